@@ -33,6 +33,7 @@ class Prompt:
     reference: str | None = None  # the expected answer; None when no verifier needs one
     rewards: tuple[str, ...] = ()  # reward names of this row; empty: the config's
     metadata: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
+    source: str = ""  # the data set it came from; filters and mixtures count by it
 
 
 class Status(str, enum.Enum):
@@ -128,6 +129,45 @@ class PreferencePair:
     rejected: Trajectory
     chosen_reward: float
     rejected_reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and one response to it, from data or from a model: what offline stages score, filter and train on.
+
+    A multi-turn demonstration is one sample: the prompt ends where the model first answers, the response holds all that
+    follows, and `loss_mask` is True on the model's own turns.
+
+    >>> Sample(Prompt("p-1", (9, 6), "1+"), "p-1#0.0", "2", (5, 1)).num_trained
+    2
+    """
+
+    prompt: Prompt
+    sample_id: str  # unique within an artefact
+    text: str  # the response, decoded, special tokens left out
+    token_ids: tuple[int, ...]  # of the response, the end token included where the model ended it
+    loss_mask: tuple[bool, ...] | None = None  # per response token; None: all are trained on
+    finish_reason: str = "stop"  # "stop" | "length"
+    model: str = ""  # content hash of the model that said it; "" for data
+    reward: RewardResult | None = None  # its `parts` hold labelled or predicted attributes by name
+
+    @property
+    def num_trained(self) -> int:
+        return len(self.token_ids) if self.loss_mask is None else sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two responses to one prompt, the first preferred; from data, or chosen among samples."""
+
+    prompt: Prompt
+    chosen: Sample
+    rejected: Sample
+    strength: float | None = None  # how much better, on the data's own scale; None: not told
+
+    @property
+    def uid(self) -> str:
+        return f"{self.chosen.sample_id}>{self.rejected.sample_id}"
 
 
 @dataclass(slots=True)
