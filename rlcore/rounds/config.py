@@ -1,0 +1,269 @@
+"""Settings of multi-round post-training: a list of stages, repeated with overrides per round.
+
+A stage reads artefacts and makes one. It names what it reads by a reference:
+
+    best              made by the stage `best` of the same round
+    dpo@previous      by the stage `dpo` of the newest earlier round in which it ran
+    dpo@latest        by its newest run so far, this round included
+    best@all          all of its runs so far, this round included; where several are read
+    dpo@2             by its run in round 2
+    dpo@previous|sft  the first alternative that exists
+
+and what is there from the start: `start` (the run's model), `train` and `heldout` (prompts of `data`), `answers` (the
+training prompts with their references as responses), and whatever `rounds.models` and `rounds.sources` name.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rlcore.loops.config import LearningRateConfig
+
+
+class StageKind(str, enum.Enum):
+    generate = "generate"
+    score = "score"
+    filter = "filter"
+    rejection_sample = "rejection_sample"
+    pairs = "pairs"
+    sft = "sft"
+    preference = "preference"
+    reward_model = "reward_model"
+    rl = "rl"
+    average = "average"
+    rewrite = "rewrite"
+    evaluate = "evaluate"
+
+
+class Made(str, enum.Enum):
+    """What an artefact is."""
+
+    prompts = "prompts"
+    samples = "samples"
+    pairs = "pairs"
+    model = "model"
+    reward_model = "reward_model"
+    report = "report"
+
+
+RECORDS = (Made.prompts, Made.samples, Made.pairs)
+BUILT_IN = {"start": Made.model, "train": Made.prompts, "heldout": Made.prompts, "answers": Made.samples}
+
+
+class ScoreBy(str, enum.Enum):
+    reward = "reward"  # the config's reward: verifiers, and what falls back on a model or a judge
+    reward_model = "reward_model"
+    judge = "judge"
+
+
+@dataclass
+class OfflineTrainConfig:
+    """Batch words and schedule of a stage that trains on records."""
+
+    epochs: float = 1.0  # over the stage's data; not used where `steps` is set
+    steps: int | None = None
+    per_step: int = 64  # sequences, or pairs, of one optimizer step
+    learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))
+    checkpoint_every: int = 50  # steps; 0: none, a stage that is killed starts over
+    ignore_tokens: list[str] = field(default_factory=list)  # texts of tokens never trained on, as Llama 3 masks formatting
+
+
+@dataclass
+class StageConfig:
+    """What every stage has. INPUTS: the fields that hold references, and what those may lead to."""
+
+    rounds: list[int] = field(default_factory=list)  # in which it runs, counted from 1; empty: in every one
+
+    INPUTS: ClassVar[dict[str, tuple[Made, ...]]] = {}
+    READS: ClassVar[tuple[str, ...]] = ()  # groups of the run's config that change what it makes
+
+
+@dataclass
+class GenerateConfig(StageConfig):
+    """n samples per prompt from one model, or from each of a committee (Apple's iTeC, arXiv 2407.21075 section 4.3)."""
+
+    models: list[str] = field(default_factory=lambda: ["start"])
+    prompts: str = "train"
+    num_prompts: int | None = None  # drawn by seed, others each round; None: all
+    num_samples: int = 8  # per prompt and model
+    temperature: float | None = None  # None: as `rollout` has it; so are the two below
+    max_new_tokens: int | None = None
+    score: bool = True  # by the config's reward, while others still generate
+    enough: int | None = None  # adaptive: a prompt gets no more rounds of samples once so many are good
+    good: float = 1.0  # score from which a sample counts as good
+    max_samples: int = 64  # adaptive: at most, per prompt and model
+    prompts_per_chunk: int = 512  # what a restart may have to generate again
+
+    INPUTS: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,)}
+    READS: ClassVar = ("model.dtype", "rollout", "reward")
+
+
+@dataclass
+class ScoreConfig(StageConfig):
+    samples: str = "generate"
+    by: ScoreBy = ScoreBy.reward
+    reward_model: str | None = None
+    samples_per_chunk: int = 4096
+
+    INPUTS: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model.dtype", "reward")
+
+
+@dataclass
+class FilterStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # of one kind
+    filters: list[Any] = field(default_factory=list)  # {kind: ..., options}; see rlcore.data.filters
+    against: list[str] = field(default_factory=lambda: ["heldout"])  # what `contamination` compares with
+
+    INPUTS: ClassVar = {"data": RECORDS, "against": (Made.prompts,)}
+
+
+@dataclass
+class RejectionSampleConfig(StageConfig):
+    samples: list[str] = field(default_factory=list)
+    select: dict[str, Any] = field(default_factory=dict)  # see rlcore.data.selection.SelectionConfig
+
+    INPUTS: ClassVar = {"samples": (Made.samples,)}
+
+
+@dataclass
+class PairsConfig(StageConfig):
+    samples: list[str] = field(default_factory=list)
+    pairing: dict[str, Any] = field(default_factory=dict)  # see rlcore.data.pairing.PairingConfig
+
+    INPUTS: ClassVar = {"samples": (Made.samples,)}
+
+
+@dataclass
+class SftConfig(StageConfig):
+    data: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # of the entries of `data`; empty: all of every one
+    start: str = "start"
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
+
+    INPUTS: ClassVar = {"data": (Made.samples,), "start": (Made.model,)}
+    READS: ClassVar = ("model", "engine")
+
+
+@dataclass
+class PreferenceStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # pairs; for `kto` scored samples will do
+    start: str = "start"
+    reference: str | None = None  # None: `start`
+    loss: str = "dpo"  # see rlcore.ops.preference_losses
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    gamma: float = 0.0
+    eta: float = 1.0
+    sft_coef: float = 0.0  # times the chosen response's negative log-likelihood per token, added
+    desirable_weight: float = 1.0  # of kto, as is the next
+    undesirable_weight: float = 1.0
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
+
+    INPUTS: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model,), "reference": (Made.model,)}
+    READS: ClassVar = ("model", "engine")
+
+
+@dataclass
+class RewardModelStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # pairs, or for regression samples with attributes
+    start: str = "start"  # a model, or a reward model to go on with
+    held_out: float = 0.1  # share of the prompts that is measured on, not trained on
+    training: dict[str, Any] = field(default_factory=dict)  # see rlcore.algorithms.reward_config
+    checkpoint_every: int = 50
+
+    INPUTS: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model, Made.reward_model)}
+    READS: ClassVar = ("model", "engine")
+
+
+@dataclass
+class RlConfig(StageConfig):
+    """The online loop, on the config of the run with `overrides` applied: `[algorithm=mdloo, trainer.steps=20]`."""
+
+    prompts: str = "train"
+    start: str = "start"
+    reward_model: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+    INPUTS: ClassVar = {"prompts": (Made.prompts,), "start": (Made.model,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model", "engine", "rollout", "reward", "algorithm", "trainer")
+
+
+@dataclass
+class AverageConfig(StageConfig):
+    models: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # empty: equal
+
+    INPUTS: ClassVar = {"models": (Made.model,)}
+
+
+@dataclass
+class RewriteConfig(StageConfig):
+    """New prompts or responses out of old ones, by a model: see rlcore.data.rewriting."""
+
+    data: str = "train"
+    model: str = "start"
+    rewriting: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    score: bool = True  # new responses, by the config's reward
+    prompts_per_chunk: int = 512
+
+    INPUTS: ClassVar = {"data": (Made.prompts, Made.samples), "model": (Made.model,)}
+    READS: ClassVar = ("model.dtype", "rollout", "reward")
+
+
+@dataclass
+class EvaluateConfig(StageConfig):
+    model: str = "start"
+    prompts: str = "heldout"
+    num_samples: int = 1
+    temperature: float = 0.0
+    max_prompts: int | None = None
+    reward_model: str | None = None  # its mean reward too
+
+    INPUTS: ClassVar = {"model": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model.dtype", "rollout", "reward")
+
+
+STAGES: dict[StageKind, type[StageConfig]] = {
+    StageKind.generate: GenerateConfig,
+    StageKind.score: ScoreConfig,
+    StageKind.filter: FilterStageConfig,
+    StageKind.rejection_sample: RejectionSampleConfig,
+    StageKind.pairs: PairsConfig,
+    StageKind.sft: SftConfig,
+    StageKind.preference: PreferenceStageConfig,
+    StageKind.reward_model: RewardModelStageConfig,
+    StageKind.rl: RlConfig,
+    StageKind.average: AverageConfig,
+    StageKind.rewrite: RewriteConfig,
+    StageKind.evaluate: EvaluateConfig,
+}
+MAKES: dict[StageKind, Made | None] = {  # None: what its `data` is
+    StageKind.generate: Made.samples,
+    StageKind.score: Made.samples,
+    StageKind.filter: None,
+    StageKind.rejection_sample: Made.samples,
+    StageKind.pairs: Made.pairs,
+    StageKind.sft: Made.model,
+    StageKind.preference: Made.model,
+    StageKind.reward_model: Made.reward_model,
+    StageKind.rl: Made.model,
+    StageKind.average: Made.model,
+    StageKind.rewrite: None,
+    StageKind.evaluate: Made.report,
+}
+
+
+@dataclass
+class RoundsConfig:
+    """`rlcore rounds`. Stages run in the order that their references demand, otherwise as listed."""
+
+    count: int = 1
+    stages: dict[str, Any] = field(default_factory=dict)  # name: {kind: ..., options of that kind}
+    overrides: dict[str, Any] = field(default_factory=dict)  # number of a round: {stage name: {option: value}}
+    models: dict[str, str] = field(default_factory=dict)  # name: a Hugging Face folder, to be referred to
+    sources: dict[str, Any] = field(default_factory=dict)  # name: data from a file, see rlcore.data.examples
