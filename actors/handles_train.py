@@ -106,8 +106,9 @@ class LogprobHandle:
     scoring: Scoring
     temperature: float
 
-    def logprobs(self, batch: TrainBatch) -> Float32:
-        return self.scoring(LanguageModelWorker.logprobs, batch, self.temperature, phase="log-probs")
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+        asked = self.temperature if temperature is None else temperature
+        return self.scoring(LanguageModelWorker.logprobs, batch, asked, phase="log-probs")
 
 
 @dataclass
@@ -141,8 +142,15 @@ class PolicyHandle:
     objectives: dict[str, Objective]
     deadlines: DeadlinesConfig
 
-    def logprobs(self, batch: TrainBatch) -> Float32:
-        return self.scorer.logprobs(batch)
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+        return self.scorer.logprobs(batch, temperature)
+
+    def set_objective(self, name: str, objective: Objective) -> None:
+        self.objectives[name] = objective
+        self._everywhere(PolicyWorker.set_objective, name, objective)
+
+    def initialize(self, directory: Path) -> None:
+        self._everywhere(PolicyWorker.initialize, str(directory))
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
         args = (self.objectives[objective].denominator(batch), learning_rate, objective)

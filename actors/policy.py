@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ class PolicyWorker(LanguageModelWorker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._objectives: Mapping[str, Objective] = {}
+        self._spec: StartSpec | None = None
+        self._objectives: dict[str, Objective] = {}
 
     def start(self, spec: StartSpec, objectives: Mapping[str, Objective]) -> dict[str, Any]:
         """Joins the group and loads the model.
@@ -35,7 +37,7 @@ class PolicyWorker(LanguageModelWorker):
             `describe()`.
         """
         join(spec)
-        self._objectives = dict(objectives)
+        self._spec, self._objectives = spec, dict(objectives)
         self._engine = TrainEngine(spec.model_path, spec.model, spec.engine, spec.device)
         return self.describe()
 
@@ -71,6 +73,28 @@ class PolicyWorker(LanguageModelWorker):
             return goal.loss(logprobs, entropy, batch, denominator)
 
         return train_step(engine, shard, micro_batches, learning_rate, loss, "actor")
+
+    def set_objective(self, name: str, objective: Objective) -> None:
+        """What `update` minimises under that name from now on."""
+        self._objectives[name] = objective
+
+    def initialize(self, directory: str) -> None:
+        """Takes the weights of another folder of the same architecture, with a new optimizer, in the same process.
+
+        Raises:
+            ValueError: the folder's model has another number of parameters.
+        """
+        assert self._spec is not None
+        count, spec = self.engine.num_parameters, self._spec
+        self._engine = None
+        gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
+        self._engine = TrainEngine(directory, spec.model, spec.engine, spec.device)
+        if self._engine.num_parameters != count:
+            raise ValueError(
+                f"{directory} holds a model of another architecture: {self._engine.num_parameters} parameters, the "
+                f"policy has {count}"
+            )
+        self.reconnect()
 
     def reset_optimizer(self) -> None:
         """Forgets Adam's moments and step count."""

@@ -52,8 +52,8 @@ class RewardScorer(Protocol):
 
 
 class LogprobModel(Protocol):
-    def logprobs(self, batch: TrainBatch) -> Float32:
-        """[B, T] float32 log-probs at the sampling temperature, without gradient; index 0 and padding are 0."""
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+        """[B, T] float32 log-probs without gradient; index 0 and padding are 0. `temperature` None: as sampled."""
         ...
 
 
@@ -87,7 +87,15 @@ class ValueModel(Protocol):
 class PolicyModel(LogprobModel, Protocol):
     def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> Metrics:
         """One optimizer step on the whole batch. `objective` is a key of the objectives the policy was built with
-        ("rl", "sft"); the loss's denominator is counted over all of `batch`."""
+        ("rl", "sft") or given since; the loss's denominator is counted over all of `batch`."""
+        ...
+
+    def set_objective(self, name: str, objective: Any) -> None:
+        """What `update` minimises under that name from now on: a `rlcore.algorithms.objective.Objective`."""
+        ...
+
+    def initialize(self, directory: Path) -> None:
+        """Takes its weights from a Hugging Face folder of the same architecture, and a new optimizer."""
         ...
 
     def reset_optimizer(self) -> None: ...

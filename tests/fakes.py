@@ -47,9 +47,16 @@ class FakePolicy:
         logits[:, 1:] = end  # after the answer comes the end
         return token_logprobs(logits, batch.tokens), entropy(logits)
 
-    def logprobs(self, batch: TrainBatch) -> Float32:
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         with torch.no_grad():
             return self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy()
+
+    def set_objective(self, name: str, objective: Any) -> None:
+        self.objectives = {**self.objectives, name: objective}
+
+    def initialize(self, directory: Path) -> None:
+        self.load(directory)
+        self.reset_optimizer()
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
         self.updates.append(list(batch.sample_ids))

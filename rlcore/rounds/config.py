@@ -67,7 +67,7 @@ class OfflineTrainConfig:
     per_step: int = 64  # sequences, or pairs, of one optimizer step
     learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))
     checkpoint_every: int = 50  # steps; 0: none, a stage that is killed starts over
-    ignore_tokens: list[str] = field(default_factory=list)  # texts of tokens never trained on, as Llama 3 masks formatting
+    ignore_tokens: list[str] = field(default_factory=list)  # never trained on, as Llama 3 masks formatting tokens
 
 
 @dataclass
