@@ -158,3 +158,55 @@ class World:
     reference: ReferenceModel | None = None
     critic: ValueModel | None = None
     reference_weights: ReferencePublisher | None = None
+    reward_model: RewardModel | None = None
+
+
+class RewardModel(Protocol):
+    """A trained judge of responses: K numbers of a prompt with its response, and one reward made of them."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the K outputs."""
+        ...
+
+    def scores(self, batch: TrainBatch) -> Float32:
+        """[B, K] raw outputs, one row of each sequence; `loss_mask` plays no part."""
+        ...
+
+    def rewards(self, batch: TrainBatch) -> Float32:
+        """[B]: outputs weighed and added up, then `(x - mean) / std` of the saved normalisation."""
+        ...
+
+    def begin(self, objective: Any) -> None:
+        """Sets what `update` minimises (`rlcore.algorithms.reward_modeling.RewardObjective`), and with it the
+        weights of the outputs.
+
+        Raises:
+            ValueError: its outputs are not this model's `attributes`.
+        """
+        ...
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> Metrics:
+        """One optimizer step on the whole batch; the denominators are counted over all of it."""
+        ...
+
+    def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
+        """Takes its weights from a Hugging Face folder, in the same processes: a causal language model (with a new
+        head that says 0), a sequence classification model (with its head), or what `export` wrote (with its weights of
+        attributes and normalisation too). The optimizer is reset.
+
+        Args:
+            attributes: names of the outputs; None: those of the folder, or ("reward",) for a new head.
+        """
+        ...
+
+    def normalize(self, mean: float, std: float) -> None:
+        """What `rewards` subtracts and divides by, in units of the weighted sum."""
+        ...
+
+    def reset_optimizer(self) -> None: ...
+    def save(self, directory: Path) -> None: ...
+    def load(self, directory: Path) -> None: ...
+    def export(self, directory: Path) -> None:
+        """A folder that `AutoModelForSequenceClassification` loads, with `reward_model.json` beside it."""
+        ...

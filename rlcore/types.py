@@ -188,9 +188,14 @@ class TrainBatch:
     returns: Float32 | None = None  # [B, T]
     advantages: Float32 | None = None  # [B, T]
     scores: Float32 | None = None  # [B], reward of each row
+    targets: Float32 | None = None  # [B, K] labels of a reward model's outputs, NaN where not labelled
+    strengths: Float32 | None = None  # [B] of the preference a row is part of, NaN where not told
+    labels: Float32 | None = None  # [B] chance that a row is better than the other one of its pair
+    weights: Float32 | None = None  # [B] of the pair a row is part of, in the loss
     rows_per_unit: int = 1  # rows that must stay together, in one micro-batch: 2 where they are pairs
 
     ARRAYS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "values", "returns", "advantages")
+    OF_ROWS = ("scores", "targets", "strengths", "labels", "weights")
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -208,12 +213,12 @@ class TrainBatch:
         index = np.asarray(rows, dtype=np.int64)
         width = int(self.lengths[index].max()) if index.size else 0
         arrays = {name: None if (a := getattr(self, name)) is None else a[index, :width] for name in self.ARRAYS}
+        arrays |= {name: None if (a := getattr(self, name)) is None else a[index] for name in self.OF_ROWS}
         return TrainBatch(
             tokens=self.tokens[index, :width],
             lengths=self.lengths[index],
             loss_mask=self.loss_mask[index, :width],
             sample_ids=[self.sample_ids[i] for i in index],
-            scores=None if self.scores is None else self.scores[index],
             rows_per_unit=self.rows_per_unit,
             **arrays,
         )
