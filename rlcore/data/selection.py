@@ -1,0 +1,327 @@
+"""Which of the samples of a prompt go on to training: best of n, top k, thresholds, statistical rejection sampling.
+
+Pure and deterministic: what is kept of a prompt depends on its own samples, the settings and the seed, never on the
+other prompts. Every sample that is not kept has a reason, and the counts add up.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlcore.types import Sample
+
+
+class SelectionMethod(str, enum.Enum):
+    best = "best"  # of n, as Llama 2 and 3 and Apple's iTeC do
+    top_k = "top_k"
+    threshold = "threshold"  # all that are good; with max_per_prompt=1 and cap=random one good one
+    rso = "rso"  # statistical rejection sampling, arXiv 2309.06657
+    all = "all"
+
+
+class Ties(str, enum.Enum):
+    """Which of two samples of one score ranks before the other."""
+
+    first = "first"  # in the order given
+    shortest = "shortest"  # fewest response tokens, then the first
+    longest = "longest"
+    random = "random"
+
+
+class Cap(str, enum.Enum):
+    best = "best"
+    random = "random"
+
+
+class Unscored(str, enum.Enum):
+    """What becomes of a sample without a reward, or whose reward has another status than ok."""
+
+    drop = "drop"
+    error = "error"
+    lowest = "lowest"  # ranks below every score; never passes a threshold
+
+
+@dataclass
+class SelectionConfig:
+    method: SelectionMethod = SelectionMethod.best
+    k: int = 1  # kept per prompt by top_k, accepted per prompt by rso
+    threshold: float | None = None  # lowest score of a good sample, whatever the method; needed by `threshold`
+    beta: float = 0.5  # temperature of rso: near 0 it takes the best, at infinity it draws evenly
+    max_per_prompt: int | None = None  # of what the method took
+    cap: Cap = Cap.best  # which ones stay
+    cap_by_difficulty: bool = False  # max_per_prompt times the share of bad samples (arXiv 2407.13690, Prop2Diff)
+    distinct: bool = False  # one sample of each response text (blank ends apart), the best ranked
+    ties: Ties = Ties.first
+    unscored: Unscored = Unscored.drop
+
+    def problems(self) -> list[str]:
+        """What cannot work, each as `key=value: why`."""
+        found = []
+        if self.k < 1:
+            found.append(f"k={self.k}: at least 1")
+        if not self.beta > 0:
+            found.append(f"beta={self.beta}: above 0")
+        if self.threshold is not None and math.isnan(self.threshold):
+            found.append("threshold=nan: give a number")
+        if self.max_per_prompt is not None and self.max_per_prompt < 1:
+            found.append(f"max_per_prompt={self.max_per_prompt}: at least 1, or null for no cap")
+        if self.method is SelectionMethod.threshold and self.threshold is None:
+            found.append("threshold=None: method=threshold needs the lowest score that is good")
+        if self.cap_by_difficulty and (self.threshold is None or self.max_per_prompt is None):
+            found.append("cap_by_difficulty=True: needs max_per_prompt, and the threshold of good samples")
+        return found
+
+
+# of a dropped sample; `select` counts each as `dropped_<reason>`
+REASONS = ("unscored", "copy", "below_threshold", "not_best", "not_top_k", "not_accepted", "over_cap")
+
+
+def select(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> tuple[list[Sample], dict[str, int]]:
+    """The samples kept, in the order given, and counts.
+
+    Counts: `samples` given, `selected`, `dropped_<reason>` for each of REASONS (samples = selected + all dropped),
+    `prompts`, and `prompts_without` of which nothing was kept.
+
+    Raises:
+        ValueError: settings that cannot work, a score that is not finite, an unscored sample where `unscored=error`.
+    """
+    reasons = explain(samples, config, seed)
+    kept = [sample for sample, reason in zip(samples, reasons, strict=True) if not reason]
+    dropped = Counter(reasons)
+    prompts = {sample.prompt.uid for sample in samples}
+    counts = {"samples": len(samples), "selected": len(kept)}
+    counts |= {f"dropped_{reason}": dropped[reason] for reason in REASONS}
+    without = len(prompts) - len({sample.prompt.uid for sample in kept})
+    return kept, counts | {"prompts": len(prompts), "prompts_without": without}
+
+
+def explain(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> list[str]:
+    """Per sample the reason why it is dropped, "" where it is kept. Raises what `select` raises."""
+    if found := config.problems():
+        raise ValueError("selection: " + "; ".join(found))
+    scores = [_score_or(sample, config.unscored) for sample in samples]
+    reasons = [""] * len(samples)
+    for uid, rows in by_prompt(samples).items():
+        rng = prompt_rng(seed, "selection", uid)
+        for row, reason in _of_prompt(rows, samples, scores, config, rng).items():
+            reasons[row] = reason
+    return reasons
+
+
+def _of_prompt(
+    rows: list[int],
+    samples: Sequence[Sample],
+    scores: Sequence[float | None],
+    config: SelectionConfig,
+    rng: np.random.Generator,
+) -> dict[int, str]:
+    """Reasons of the rows that are dropped."""
+    dropped = {row: "unscored" for row in rows if scores[row] is None}
+    known = {row: score for row in rows if (score := scores[row]) is not None}
+    if config.method is SelectionMethod.rso and config.unscored is Unscored.lowest:
+        dropped |= {row: "unscored" for row, score in known.items() if score == -math.inf}  # exp(-inf) is 0
+    left = [row for row in ranked(list(known), known, samples, config.ties, rng) if row not in dropped]
+    if config.distinct:
+        left = _split(left, _first_of_text(left, samples), "copy", dropped)
+    limit = config.threshold
+    if limit is not None:
+        left = _split(left, {row for row in left if known[row] >= limit}, "below_threshold", dropped)
+    left = _taken(left, known, config, rng, dropped)
+    cap = len(left) if config.max_per_prompt is None else config.max_per_prompt
+    if config.cap_by_difficulty and limit is not None and known:
+        share = sum(score < limit for score in known.values()) / len(known)
+        cap = max(math.ceil(cap * share), 1)
+    if len(left) > cap:
+        order = left if config.cap is Cap.best else [left[i] for i in rng.permutation(len(left))]
+        _split(left, set(order[:cap]), "over_cap", dropped)
+    return dropped
+
+
+def _taken(
+    left: list[int],
+    scores: Mapping[int, float],
+    config: SelectionConfig,
+    rng: np.random.Generator,
+    dropped: dict[int, str],
+) -> list[int]:
+    """`left` is ranked, the best first."""
+    if config.method is SelectionMethod.best:
+        return _split(left, set(left[:1]), "not_best", dropped)
+    if config.method is SelectionMethod.top_k:
+        return _split(left, set(left[: config.k]), "not_top_k", dropped)
+    if config.method is SelectionMethod.rso:
+        accepted = rejection_sample([scores[row] for row in left], config.k, config.beta, rng)
+        return _split(left, {left[i] for i in accepted}, "not_accepted", dropped)
+    return left
+
+
+def _split(rows: list[int], keep: set[int], reason: str, dropped: dict[int, str]) -> list[int]:
+    dropped.update({row: reason for row in rows if row not in keep})
+    return [row for row in rows if row in keep]
+
+
+def rejection_sample(scores: Sequence[float], num: int, beta: float, rng: np.random.Generator) -> list[int]:
+    """Statistical rejection sampling (Liu et al., arXiv 2309.06657, Algorithm 1): positions accepted, in that order.
+
+    Passes over the candidates accept each with probability `exp((r - r_max) / beta)`, r_max the highest reward of those
+    that remain, until `num` are accepted or none is left; what one pass accepts leaves the pool. Candidates drawn from
+    pi come out, while few of many are taken, as drawn from `pi(y|x) exp(r(x, y) / beta)` up to its norm (equation 4).
+    They are gone through in random order, so that the order they are given in (models of a committee one after the
+    other) favours none.
+
+    Raises:
+        ValueError: a beta that is not above 0.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta={beta}: above 0")
+    pool = [int(i) for i in rng.permutation(len(scores))]
+    accepted: list[int] = []
+    while pool and len(accepted) < num:
+        highest = max(scores[i] for i in pool)
+        draws = rng.random(len(pool))
+        chances = np.exp((np.array([scores[i] for i in pool]) - highest) / beta)
+        passed = [i for i, draw, chance in zip(pool, draws, chances, strict=True) if draw < chance]
+        accepted += passed[: num - len(accepted)]
+        gone = set(passed)
+        pool = [i for i in pool if i not in gone]
+    return accepted
+
+
+def by_prompt(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """Rows of each prompt's samples, both in the order given."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, sample in enumerate(samples):
+        groups[sample.prompt.uid].append(row)
+    return dict(groups)
+
+
+def prompt_rng(seed: int, *names: str) -> np.random.Generator:
+    """A random stream of its own for each prompt (and whatever else is named), the same in every process."""
+    digest = hashlib.sha256("\0".join(names).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+
+
+def score_of(sample: Sample) -> float | None:
+    """Its score; None where it was not scored, or scoring failed.
+
+    Raises:
+        ValueError: a score that is not finite.
+    """
+    if sample.reward is None or not sample.reward.ok:
+        return None
+    if not math.isfinite(sample.reward.score):
+        raise ValueError(f"sample {sample.sample_id!r} has the score {sample.reward.score}: scores must be finite")
+    return sample.reward.score
+
+
+def ranked(
+    rows: Sequence[int],
+    scores: Mapping[int, float],
+    samples: Sequence[Sample],
+    ties: Ties,
+    rng: np.random.Generator,
+) -> list[int]:
+    """The rows, the best score first."""
+    place = {row: i for i, row in enumerate(rows)}
+    if ties is Ties.random:
+        place = {row: int(i) for row, i in zip(rows, rng.permutation(len(rows)), strict=True)}
+    sign = {Ties.shortest: 1, Ties.longest: -1}.get(ties, 0)
+    return sorted(rows, key=lambda row: (-scores[row], sign * len(samples[row].token_ids), place[row]))
+
+
+def _score_or(sample: Sample, unscored: Unscored) -> float | None:
+    score = score_of(sample)
+    if score is not None or unscored is Unscored.drop:
+        return score
+    if unscored is Unscored.lowest:
+        return -math.inf
+    state = "no reward" if sample.reward is None else f"a reward of status {sample.reward.status.value}"
+    raise ValueError(f"sample {sample.sample_id!r} has {state}: score it first, or set unscored=drop or lowest")
+
+
+def _first_of_text(rows: Sequence[int], samples: Sequence[Sample]) -> set[int]:
+    first: dict[str, int] = {}
+    for row in rows:
+        first.setdefault(samples[row].text.strip(), row)
+    return set(first.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Of one prompt: samples drawn so far, and how many of them are good."""
+
+    drawn: int = 0
+    good: int = 0
+
+
+def tally(samples: Sequence[Sample], good: float) -> dict[str, Tally]:
+    """By uid; a sample is good from the score `good` on, one that was not or could not be scored never is."""
+    tallies: dict[str, Tally] = {}
+    for sample in samples:
+        so_far, score = tallies.get(sample.prompt.uid, Tally()), score_of(sample)
+        tallies[sample.prompt.uid] = Tally(so_far.drawn + 1, so_far.good + (score is not None and score >= good))
+    return tallies
+
+
+@dataclass
+class AdaptivePlan:
+    """How many samples each prompt gets in the next round of generation, given what came of those before.
+
+    A prompt stops when it has `enough` good samples or has used its budget. Before that it gets what its pass rate
+    lets expect to be needed: `ceil((enough - good) / rate)` with `rate = (good + 1) / (drawn + 2)`, the posterior mean
+    under an even prior (Laplace's rule of succession), within `per_round` and the budget.
+
+    >>> plan = AdaptivePlan(first=4, enough=2, max_samples=16, per_round=8)
+    >>> plan.next({"a": Tally(drawn=4, good=3), "b": Tally(drawn=4, good=1), "c": Tally()})
+    {'b': 3, 'c': 4}
+    """
+
+    first: int = 4  # samples of a prompt that has none yet
+    enough: int = 1  # good samples that a prompt needs
+    max_samples: int = 64  # budget of a prompt
+    per_round: int = 16  # at most, of a prompt in one round
+
+    def problems(self) -> list[str]:
+        names = ("first", "enough", "max_samples", "per_round")
+        return [f"{name}={value}: at least 1" for name in names if (value := getattr(self, name)) < 1]
+
+    def next(self, tallies: Mapping[str, Tally]) -> dict[str, int]:
+        """Samples to draw by uid, prompts that need none left out. Empty: generation is done.
+
+        Raises:
+            ValueError: settings below 1, or a tally with more good samples than drawn ones.
+        """
+        if found := self.problems():
+            raise ValueError("adaptive plan: " + "; ".join(found))
+        return {uid: num for uid, tally in tallies.items() if (num := self._needed(uid, tally))}
+
+    def counts(self, tallies: Mapping[str, Tally]) -> dict[str, int]:
+        """`prompts` = `enough` + `out_of_budget` + `open`; `drawn` and `good` samples in all."""
+        enough = sum(t.good >= self.enough for t in tallies.values())
+        spent = sum(t.good < self.enough and t.drawn >= self.max_samples for t in tallies.values())
+        return {
+            "prompts": len(tallies),
+            "enough": enough,
+            "out_of_budget": spent,
+            "open": len(tallies) - enough - spent,
+            "drawn": sum(t.drawn for t in tallies.values()),
+            "good": sum(t.good for t in tallies.values()),
+        }
+
+    def _needed(self, uid: str, tally: Tally) -> int:
+        if not 0 <= tally.good <= tally.drawn:
+            raise ValueError(f"prompt {uid!r} has {tally.good} good samples of {tally.drawn} drawn")
+        missing, budget = self.enough - tally.good, max(self.max_samples - tally.drawn, 0)
+        if missing <= 0:
+            return 0
+        if not tally.drawn:
+            return min(self.first, budget)
+        expected = -(-missing * (tally.drawn + 2) // (tally.good + 1))
+        return min(expected, self.per_round, budget)
