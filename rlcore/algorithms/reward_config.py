@@ -60,7 +60,7 @@ class RewardTrainingConfig:
     weighting: Weighting = Weighting.first
     attribute_weights: dict[str, float] = field(default_factory=dict)
     grade_coef: float = 0.0  # times the loss on single responses' grades, added to the loss on pairs
-    grade_classes: int = 0  # grades are classes 0 to this less 1, by cross-entropy (Apple: 3); 0: numbers, squared error
+    grade_classes: int = 0  # 0: grades are numbers, squared error; C: classes 0 to C - 1, cross-entropy (Apple: 3)
     per_prompt: bool = True  # every prompt weighs the same, however many pairs it has (InstructGPT equation 1)
     smoothing_beta: float = 0.0  # of iterative data smoothing (2401.16335); 0: labels stay
     epochs: int = 1  # InstructGPT and Llama 2: more overfit
@@ -71,7 +71,7 @@ class RewardTrainingConfig:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the model's K numbers: the attributes, a grade of classes once per class, as `truth=0`, `truth=1`."""
+        """Names of the model's K numbers: the attributes, a grade of classes once per class: `truth=0`, `truth=1`."""
         if not self.grade_classes:
             return tuple(self.attributes)
         grades = (f"{name}={c}" for name in self.attributes[1:] for c in range(self.grade_classes))

@@ -1,0 +1,274 @@
+"""Reward models: what they are trained on, and what makes one reward of their outputs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlcore.algorithms.objective import means, zero_loss
+from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig
+from rlcore.metrics import Mean, Metrics
+from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
+from rlcore.types import Bool, Float32, TrainBatch
+
+FILE = "reward_model.json"
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; lies beside the model as reward_model.json.
+
+    >>> RewardScale(("helpfulness", "verbosity"), (1.0, -0.5), mean=1.0, std=2.0).rewards(np.array([[4.0, 2.0]]))
+    array([1.], dtype=float32)
+    """
+
+    attributes: tuple[str, ...]
+    weights: tuple[float, ...]
+    mean: float = 0.0
+    std: float = 1.0
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # the settings, as JSON has them; empty: not here
+
+    def __post_init__(self) -> None:
+        if len(self.attributes) != len(self.weights) or not self.attributes:
+            raise ValueError(f"attributes {self.attributes} and weights {self.weights} must be as many, at least one")
+        if not (self.std > 0 and all(map(math.isfinite, (self.std, self.mean, *self.weights)))):
+            raise ValueError(f"mean {self.mean}, std {self.std} and weights {self.weights} must be finite, std above 0")
+
+    @classmethod
+    def of(cls, attributes: Sequence[str]) -> RewardScale:
+        """The first attribute alone."""
+        return cls(tuple(attributes), (1.0, *([0.0] * (len(attributes) - 1))))
+
+    def rewards(self, scores: Float32) -> Float32:
+        """[B] float32 of [B, K]."""
+        summed = np.asarray(scores, dtype=np.float64) @ np.asarray(self.weights)
+        rewards: Float32 = ((summed - self.mean) / self.std).astype(np.float32)
+        return rewards
+
+    def write(self, directory: str | Path) -> None:
+        (Path(directory) / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, directory: str | Path) -> RewardScale | None:
+        """None where the folder has no such file.
+
+        Raises:
+            ValueError: the file is there and is not what `write` writes.
+        """
+        file = Path(directory) / FILE
+        if not file.is_file():
+            return None
+        try:
+            held = json.loads(file.read_text())
+            names, weights = tuple(map(str, held["attributes"])), tuple(map(float, held["weights"]))
+            return cls(names, weights, float(held["mean"]), float(held["std"]), held["trained_with"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} does not describe a reward model: {error!r}. Export the model again") from error
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Denominators of a whole optimizer batch."""
+
+    pairs: float  # sum of the pairs' weights
+    labels: float  # labelled numbers, or graded responses times grades
+
+
+@dataclass(frozen=True)
+class RewardObjective:
+    """The losses of a reward model. Pair losses are on r = sum_k weights_k s_k of the K outputs s:
+
+        L = sum_i w_i L_pair(r_c, r_r) / sum_i w_i  +  grade_coef L_grades
+
+    with `config.loss` one of
+
+        bradley_terry  -log sigmoid(r_c - r_r)
+        margin         -log sigmoid(r_c - r_r - m), m by the preference's strength; 0 where it is not told
+        soft_label     cross-entropy to a chance p by the strength; 1 where it is not told
+        regression     no pairs: the mean squared error over all labelled outputs
+
+    (`rlcore.ops.reward_losses`). A batch with `labels` (iterative data smoothing) takes these for p, whichever of
+    bradley_terry and soft_label is set. `weights` of the batch say what a pair counts; None is 1.
+
+    L_grades is the mean over all labels of outputs behind the first: squared errors, or with `grade_classes` the
+    cross-entropy of a grade. Apple (arXiv 2407.21075, appendix) adds the latter summed over two responses and four
+    grades to the soft-label loss, each grade from a small MLP of its own; here it is a linear head, since that is what
+    a sequence classification folder holds, and the mean: grade_coef is their lambda times the labels of a pair.
+
+    Rows 2i and 2i + 1 of a batch with pairs are chosen and rejected (`rlcore.data.collate_reward`). Rows without a loss
+    token are padding.
+
+    Metrics: `reward_model/pair_loss`, `reward_model/accuracy` (a tie is half right), `reward_model/margin` (r_c - r_r)
+    per pair, by weight; `reward_model/grade_loss` per label.
+    """
+
+    config: RewardTrainingConfig
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return self.config.outputs
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return self.config.weights
+
+    @property
+    def scale(self) -> RewardScale:
+        """What the trained model says of its outputs, before any normalisation."""
+        plain = json.loads(json.dumps(asdict(self.config)))  # enums by value
+        return RewardScale(self.attributes, self.weights, trained_with=plain)
+
+    @property
+    def on_pairs(self) -> bool:
+        return self.config.loss is not RewardLoss.regression
+
+    def denominator(self, batch: TrainBatch) -> Counts:
+        """Counted over the whole optimizer batch, before any split.
+
+        Raises:
+            ValueError: half a pair, or `regression` without any label.
+        """
+        real = _real(batch)
+        pairs = float(self._pair_weights(batch, _whole_pairs(real)).sum()) if self.on_pairs else 0.0
+        labels = 0.0
+        if self._has_grades and batch.targets is not None:
+            labelled = self._labelled(batch.targets)
+            labels = float(labelled[real].sum())
+        if not self.on_pairs and not labels:
+            raise ValueError(f"loss=regression, but no row has a label of {', '.join(self.attributes)}")
+        return Counts(pairs, labels)
+
+    @property
+    def _has_grades(self) -> bool:
+        return not self.on_pairs or self.config.grade_coef > 0
+
+    def _labelled(self, targets: Float32) -> Bool:
+        """[B, K'] bool: numbers that carry a loss, or whole grades where these are classes."""
+        if targets.ndim != 2 or targets.shape[1] != len(self.attributes):
+            raise ValueError(f"targets have shape {targets.shape}, the model has {len(self.attributes)} outputs")
+        known = ~np.isnan(targets)
+        if not self.on_pairs:
+            return known
+        classes = self.config.grade_classes
+        return known[:, 1::classes] if classes else known[:, 1:]
+
+    def _pair_weights(self, batch: TrainBatch, first: Int64) -> Float64:
+        return np.ones(len(first)) if batch.weights is None else batch.weights[first].astype(np.float64)
+
+    def loss(self, scores: Tensor, batch: TrainBatch, counts: Counts) -> tuple[Tensor, Metrics]:
+        """A scalar whose sum over micro-batches and ranks is the loss of the whole batch, and metrics.
+
+        Args:
+            scores: [b, K] float32 with gradient.
+
+        Raises:
+            ValueError: half a pair, or targets of another shape than the scores.
+        """
+        real = _real(batch)
+        if not real.any():
+            return zero_loss(scores), {}
+        total, metrics = zero_loss(scores), Metrics()
+        if self.on_pairs:
+            loss, metrics = self._pairs(scores, batch, _whole_pairs(real), counts)
+            total = total + loss
+        if self._has_grades and batch.targets is not None:
+            loss, found = self._grades(scores, batch.targets, real, counts)
+            total, metrics = total + loss * (self.config.grade_coef if self.on_pairs else 1.0), metrics | found
+        return total, metrics
+
+    def _pairs(self, scores: Tensor, batch: TrainBatch, first: Int64, counts: Counts) -> tuple[Tensor, Metrics]:
+        rewards = scores @ scores.new_tensor(self.weights)
+        chosen, rejected = rewards[first], rewards[first + 1]
+        weights = scores.new_tensor(self._pair_weights(batch, first))
+        summed = (weights * self._per_pair(chosen, rejected, batch, first)).sum()
+        d, count = (chosen - rejected).detach(), float(weights.sum())
+        if not count:
+            return summed / max(counts.pairs, 1.0), {}
+        scalars = {
+            "reward_model/pair_loss": summed / count,
+            "reward_model/accuracy": (weights * ((d > 0).float() + 0.5 * (d == 0).float())).sum() / count,
+            "reward_model/margin": (weights * d).sum() / count,
+        }
+        return summed / counts.pairs, means(scalars, count)
+
+    def _per_pair(self, chosen: Tensor, rejected: Tensor, batch: TrainBatch, first: Int64) -> Tensor:
+        strengths = np.full(len(first), np.nan) if batch.strengths is None else batch.strengths[first]
+        if self.config.loss is RewardLoss.margin:
+            return bradley_terry(chosen, rejected, chosen.new_tensor(margins(strengths, self.config)))
+        if batch.labels is not None:
+            return soft_label(chosen, rejected, chosen.new_tensor(batch.labels[first]))
+        return soft_label(chosen, rejected, chosen.new_tensor(first_labels(strengths, self.config)))
+
+    def _grades(self, scores: Tensor, targets: Float32, real: Bool, counts: Counts) -> tuple[Tensor, Metrics]:
+        classes = self.config.grade_classes
+        labelled = torch.as_tensor(self._labelled(targets) & real[:, None], device=scores.device)
+        offset = 1 if self.on_pairs else 0
+        wanted = scores.new_tensor(np.nan_to_num(targets[:, offset:]))
+        if not classes:
+            summed = attribute_regression(scores[:, offset:], wanted, labelled).sum()
+        else:
+            by_class = [x.reshape(-1, classes)[labelled.flatten()] for x in (scores[:, 1:], wanted)]
+            summed = grade_cross_entropy(*by_class).sum()
+        count = float(labelled.sum())
+        if not count:
+            return zero_loss(scores), {}
+        return summed / counts.labels, {"reward_model/grade_loss": Mean(float(summed.detach()), count)}
+
+
+def margins(strengths: Any, config: RewardTrainingConfig) -> Float64:
+    """[pairs] m of each preference: `config.margins` at `config.strength_levels`, linear between; 0 for NaN."""
+    return _by_strength(strengths, config.strength_levels, config.margins, 0.0)
+
+
+def first_labels(strengths: Any, config: RewardTrainingConfig) -> Float64:
+    """[pairs] chances that the chosen response is better, before any smoothing: 1 in `bradley_terry`; in `soft_label`
+    by strength, 1 for NaN. What `rlcore.ops.reward_losses.smoothed_labels` starts from."""
+    if config.loss is not RewardLoss.soft_label:
+        return np.ones(np.shape(strengths))
+    return _by_strength(strengths, config.strength_levels, config.soft_labels, 1.0)
+
+
+def _by_strength(strengths: Any, levels: Sequence[float], table: Sequence[float], unknown: float) -> Float64:
+    x = np.asarray(strengths, dtype=np.float64)
+    found = np.interp(np.nan_to_num(x), levels, table)
+    return np.where(np.isnan(x), unknown, found)
+
+
+def _real(batch: TrainBatch) -> Bool:
+    """[b], True at rows that are no padding."""
+    rows: Bool = np.asarray(batch.loss_mask.any(axis=1))
+    return rows
+
+
+def _whole_pairs(real: Bool) -> Int64:
+    """First rows of the pairs that are no padding."""
+    if len(real) % 2 or (real[::2] != real[1::2]).any():
+        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or neither")
+    return 2 * np.flatnonzero(real[::2])
+
+
+def named(scale: RewardScale, attributes: Sequence[str] | None) -> RewardScale:
+    """`scale` with its outputs called `attributes`; None leaves it.
+
+    Raises:
+        ValueError: another number of names than outputs.
+    """
+    if attributes is None or tuple(attributes) == scale.attributes:
+        return scale
+    if len(attributes) != len(scale.attributes):
+        raise ValueError(
+            f"the model has {len(scale.attributes)} outputs ({', '.join(scale.attributes)}), attributes are "
+            f"{', '.join(attributes)}: name as many, or start from a causal language model, which gets a new head"
+        )
+    return replace(scale, attributes=tuple(attributes))
