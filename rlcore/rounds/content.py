@@ -1,0 +1,234 @@
+"""What an artefact holds, as one number: hashes of tables, folders and JSON that equal content always shares.
+
+A table's hash does not see how its rows were cut into parts or chunks, its parquet file, its schema's metadata or the
+version of the library that wrote it: each column is a stream of its own, of validity, lengths and values, row by row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+FLOAT = "$float"  # JSON has no NaN and no infinities
+_WIDE = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary(), pa.string_view(): pa.string()}
+
+
+# ---- JSON
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """`value` as strict JSON types; NaN and infinities become `{"$float": "nan"}`.
+
+    Raises:
+        TypeError: something in it is no JSON, named by its path.
+    """
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        if set(value) == {FLOAT} and value[FLOAT] in ("nan", "inf", "-inf"):
+            return dict(value)  # plain already
+        if bad := [key for key in value if not isinstance(key, str | int) or key == FLOAT]:
+            raise TypeError(f"{where} has the key {bad[0]!r}: keys must be texts other than {FLOAT!r}")
+        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: str(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def restored(value: Any) -> Any:
+    """What `plain` was given, floats that JSON lacks included."""
+    if isinstance(value, dict):
+        return float(value[FLOAT]) if value.keys() == {FLOAT} else {key: restored(item) for key, item in value.items()}
+    return [restored(item) for item in value] if isinstance(value, list) else value
+
+
+def canonical(value: Any) -> str:
+    """JSON that equal values share: keys sorted, no spaces."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def json_hash(value: Any) -> str:
+    """sha256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def report_hash(report: Mapping[str, Any]) -> str:
+    """As `json_hash`, without seconds (keys `seconds` and `*_s`): they differ in every run of the same thing."""
+    return json_hash(_timeless(plain(report)))
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k != "seconds" and not k.endswith("_s")}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+# ---- tables
+
+
+def table_hash(tables: Iterable[pa.Table]) -> str:
+    """sha256 in hex over the rows of all tables, one behind the other; they must have the same columns.
+
+    Raises:
+        ValueError: no table, or the columns of two differ.
+        TypeError: a column's type is none that records have.
+    """
+    hasher = TableHasher()
+    for table in tables:
+        hasher.update(table)
+    return hasher.hexdigest()
+
+
+class TableHasher:
+    """`table_hash` of tables that come one by one; memory: one chunk of one column."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._schema: list[tuple[str, str]] | None = None
+        self._columns: list[_Column] = []
+
+    def update(self, table: pa.Table) -> None:
+        schema = [(field.name, _type_name(field.type)) for field in table.schema]
+        if self._schema is None:
+            self._schema, self._columns = schema, [_Column() for _ in schema]
+        elif schema != self._schema:
+            raise ValueError(f"tables of one artefact have the same columns; found {self._schema} and {schema}")
+        self.num_rows += table.num_rows
+        for column, chunked in zip(self._columns, table.columns, strict=True):
+            for chunk in chunked.chunks:
+                column.update(chunk)
+
+    def hexdigest(self) -> str:
+        if self._schema is None:
+            raise ValueError("there is no table to hash: an artefact without rows still has columns")
+        return json_hash([self._schema, self.num_rows, [column.digests() for column in self._columns]])
+
+
+class _Column:
+    """Streams of one column; concatenated over chunks they do not tell where the cuts were."""
+
+    def __init__(self) -> None:
+        self.valid, self.lengths, self.values = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self.children: list[_Column] = []
+
+    def update(self, array: pa.Array) -> None:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            return self.update(array.dictionary_decode())
+        if pa.types.is_null(kind):
+            return self.valid.update(bytes(len(array)))
+        if kind in _WIDE:
+            array, kind = array.cast(_WIDE[kind]), _WIDE[kind]
+        self.valid.update(_bytes(pc.is_valid(array)))
+        if pa.types.is_string(kind) or pa.types.is_binary(kind):
+            self._add_texts(array)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            self.lengths.update(_numbers(pc.list_value_length(array), np.int64))
+            self._child(0).update(array.flatten())  # leaves out what lies under nulls
+        elif pa.types.is_struct(kind):
+            for i, part in enumerate(array.flatten()):
+                self._child(i).update(part)
+        elif pa.types.is_boolean(kind):
+            self.values.update(_bytes(array))
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            self.values.update(_numbers(array, kind.to_pandas_dtype()))
+        else:
+            raise TypeError(f"records hold texts, numbers, truth values and lists of them, not {kind}")
+        return None
+
+    def _add_texts(self, array: pa.Array) -> None:
+        if array.null_count:
+            array = pc.fill_null(array, "" if pa.types.is_string(array.type) else b"")
+        if not len(array):
+            return
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4)
+        self.lengths.update(np.diff(ends).astype("<i8").tobytes())
+        if data is not None:
+            self.values.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+
+    def _child(self, index: int) -> _Column:
+        if index == len(self.children):
+            self.children.append(_Column())
+        return self.children[index]
+
+    def digests(self) -> list[Any]:
+        own = [stream.hexdigest() for stream in (self.valid, self.lengths, self.values)]
+        return [*own, [child.digests() for child in self.children]]
+
+
+def _bytes(array: pa.Array) -> bytes:
+    """One byte, 0 or 1, per truth value; a null counts as 0."""
+    filled = pc.fill_null(array, False) if array.null_count else array
+    return bytes(pc.cast(filled, pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
+
+
+def _numbers(array: pa.Array, dtype: Any) -> bytes:
+    """Little-endian; nulls are 0 and there is one NaN: neither's bits mean anything."""
+    filled = pc.fill_null(array, 0) if array.null_count else array
+    values = filled.to_numpy(zero_copy_only=False).astype(np.dtype(dtype).newbyteorder("<"))
+    if values.dtype.kind == "f":
+        values[np.isnan(values)] = np.nan
+    return bytes(values.tobytes())
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _type_name(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        fields = (f"{kind.field(i).name}: {_type_name(kind.field(i).type)}" for i in range(kind.num_fields))
+        return f"struct<{', '.join(fields)}>"
+    return str(_WIDE.get(kind, kind))
+
+
+# ---- folders
+
+
+def file_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Relative name -> bytes and sha256 of every file below `folder` (or of `names`), sorted, read in parallel.
+
+    Hidden files and folders do not count where `names` is not given; links are followed.
+    """
+    found = sorted(names if names is not None else visible_files(folder))
+    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(found))), "content") as pool:
+        sums = list(pool.map(lambda name: _file_sum(folder / name), found))
+    return dict(zip(found, sums, strict=True))
+
+
+def visible_files(folder: Path) -> list[str]:
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def folder_hash(sums: Mapping[str, Mapping[str, Any]]) -> str:
+    """Over sorted relative names and the files' bytes, these by their sha256."""
+    return json_hash([[name, sums[name]["sha256"]] for name in sorted(sums)])
+
+
+def _file_sum(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

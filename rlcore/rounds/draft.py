@@ -1,0 +1,263 @@
+"""An artefact in the making: whatever is killed goes on from the parts and checkpoints that are on disk.
+
+    artefacts/r02-sft-1f6c0a9b.draft/
+        draft.json          key, stage, config, parents, seconds of earlier starts
+        work/               the stage's own files: checkpoints; deleted once the artefact is finished
+        parts/part-00000.parquet ...
+
+Finishing writes `artefact.json` and renames the folder; a kill between the two is made good at the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlcore.data import tables
+from rlcore.rounds import artefact as records
+from rlcore.rounds.artefact import MODEL, PARTS, Artefact, ArtefactError, DamagedError, Parent, fsync
+from rlcore.rounds.config import RECORDS, Made
+from rlcore.rounds.content import TableHasher, file_sums, folder_hash, report_hash
+
+DRAFT, DRAFT_RECORD, WORK = ".draft", "draft.json", "work"
+_PART, _STEP = re.compile(r"part-(\d{5,})\.parquet"), re.compile(r"step-(\d{6,})")
+_log = logging.getLogger(__name__)
+
+
+class Draft:
+    """What `ArtefactStore.begin` opens; one process writes it, until a `finish_*`.
+
+    Attributes:
+        reopened: whether an earlier start had begun it.
+    """
+
+    def __init__(self, folder: Path, body: Mapping[str, Any], publish: Callable[[Draft, Artefact], Artefact]) -> None:
+        self.folder, self.body, self._publish = folder, dict(body), publish
+        self.key, self.stage, self.round = body["key"], body["stage"], body["round"]
+        self.made = Made(body["made"])
+        self.reopened = bool(body["sessions"])
+        self._before, self._begun = sum(body["sessions"]), time.monotonic()
+        self._intact: set[int] = set()
+        for path in (folder / WORK, folder / PARTS):
+            path.mkdir(exist_ok=True)
+        for path in (folder / PARTS).glob("*.partial"):
+            path.unlink()
+
+    @property
+    def directory(self) -> Path:
+        """For the stage's own working files; gone once the artefact is finished."""
+        return self.folder / WORK
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of work, over all starts; of a killed start, up to the last file that it wrote."""
+        return float(self._before + time.monotonic() - self._begun)
+
+    # ---- records
+
+    def has_part(self, index: int) -> bool:
+        """Whether part `index` was written by this or an earlier start; one that was torn since is set aside."""
+        path = self._part(index)
+        if index not in self._intact and path.exists():
+            try:
+                pq.read_metadata(path)
+                self._intact.add(index)
+            except (OSError, pa.ArrowException) as error:
+                self._set_aside(index, str(error))
+        return index in self._intact
+
+    def parts(self) -> list[int]:
+        """Indexes of the parts that are there, sorted."""
+        return [index for index in part_indexes(self.folder) if self.has_part(index)]
+
+    def write_part(self, index: int, table: pa.Table) -> None:
+        """Makes one part durable; replaces an earlier one of the same index. Parts may come in any order.
+
+        Raises:
+            ArtefactError: the table's columns are not those of `made`, or the disk is full.
+        """
+        if index < 0:
+            raise ValueError(f"parts are counted from 0, not {index}")
+        if self.made not in RECORDS:
+            raise ArtefactError(f"{self.stage} makes a {self.made.value}, which has no parts")
+        schema = tables.SCHEMAS[self.made.value]
+        if table.schema.names != schema.names:
+            raise ArtefactError(
+                f"part {index} of {self.stage} has the columns {', '.join(table.schema.names)}; {self.made.value} have "
+                f"{', '.join(schema.names)}: make tables by rlcore.data.tables"
+            )
+        try:
+            table = table.cast(schema)
+        except pa.ArrowException as error:
+            raise ArtefactError(f"part {index} of {self.stage} does not fit {self.made.value}: {error}") from error
+        with enough_room(self.folder):
+            records.write_table(self._part(index), table)
+        self._intact.add(index)
+
+    def read_part(self, index: int) -> pa.Table:
+        """
+        Raises:
+            DamagedError: the part is not there, or is not what was written; such a one is set aside.
+        """
+        try:
+            return records.read_table(self._part(index))
+        except DamagedError as error:
+            if self._part(index).exists():
+                self._set_aside(index, str(error))
+            raise
+
+    def finish_records(self, report: Mapping[str, Any]) -> Artefact:
+        """The parts in order become the artefact; they must be 0 to n-1, at least one, however short.
+
+        Raises:
+            ArtefactError: a part is missing or damaged, or the disk is full.
+        """
+        self._expect(*RECORDS)
+        found = self.parts()
+        if not found or found != list(range(len(found))):
+            missing = sorted(set(range(max(found, default=0) + 1)) - set(found))
+            raise ArtefactError(
+                f"{self.folder} lacks part {missing[0]} (there are {len(found)}): write it first; an artefact without "
+                "rows has one empty part"
+            )
+        hasher = TableHasher()
+        for index in found:
+            hasher.update(self.read_part(index))
+        files = file_sums(self.folder, [f"{PARTS}/{self._part(index).name}" for index in found])
+        return self._finish(hasher.hexdigest(), files, report, hasher.num_rows)
+
+    # ---- models and reports
+
+    def finish_folder(self, folder: Path, report: Mapping[str, Any]) -> Artefact:
+        """Moves a model's folder in. Its hash is over sorted relative names and bytes; hidden files do not count.
+
+        Raises:
+            ArtefactError: the folder is missing, empty or holds links; or the disk is full.
+        """
+        self._expect(Made.model, Made.reward_model)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise ArtefactError(f"{folder} holds no model: save it there before the stage is finished")
+        if links := [path for path in folder.rglob("*") if path.is_symlink()]:
+            raise ArtefactError(f"{links[0]} is a link: an artefact holds its own bytes; save the model without links")
+        target = self.folder / MODEL
+        with enough_room(self.folder):
+            if folder.resolve() != target.resolve():
+                remove(target)  # of a start that was killed after the move; its checkpoint made this one again
+                _move(folder, target)
+            records.fsync_tree(target)
+            fsync(self.folder)
+        sums = file_sums(target)
+        return self._finish(folder_hash(sums), {f"{MODEL}/{name}": entry for name, entry in sums.items()}, report)
+
+    def finish_report(self, report: Mapping[str, Any]) -> Artefact:
+        """The report itself is the artefact; seconds in it (`seconds`, `*_s`) do not enter its hash."""
+        self._expect(Made.report)
+        return self._finish(report_hash(report), {}, report)
+
+    def _finish(
+        self, content: str, files: Mapping[str, Any], report: Mapping[str, Any], num_rows: int = 0
+    ) -> Artefact:
+        made = Artefact(
+            key=self.key, hash=content, made=self.made, stage=self.stage, round=self.round, kind=self.body["kind"],
+            folder=self.folder, path=self.folder / MODEL if self.made not in (*RECORDS, Made.report) else self.folder,
+            num_rows=num_rows, num_bytes=sum(entry["bytes"] for entry in files.values()), seconds=self.seconds,
+            created=time.time(), config=self.body["config"], report=dict(report),
+            parents=tuple(Parent(**row) for row in self.body["parents"]), files=files,
+        )  # fmt: skip
+        with enough_room(self.folder):
+            records.save(self.folder, made)
+        return self._publish(self, made)
+
+    def _expect(self, *kinds: Made) -> None:
+        if self.made not in kinds:
+            raise ArtefactError(f"{self.stage} makes a {self.made.value}, not {kinds[0].value}: finish it as such")
+
+    def _part(self, index: int) -> Path:
+        return self.folder / PARTS / f"part-{index:05d}.parquet"
+
+    def _set_aside(self, index: int, wrong: str) -> None:
+        path = self._part(index)
+        kept = free_name(path.with_name(path.name + ".corrupt"))
+        os.rename(path, kept)
+        self._intact.discard(index)
+        _log.warning("%s is damaged (%s): set aside as %s, and made anew", path, wrong, kept.name)
+
+
+def part_indexes(folder: Path) -> list[int]:
+    """Of a draft's parts, by their names alone, sorted."""
+    matches = (_PART.fullmatch(path.name) for path in (folder / PARTS).glob("part-*"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def steps_done(folder: Path) -> int:
+    """The newest step of which the draft's working files hold a checkpoint; 0: none."""
+    matches = (_STEP.fullmatch(path.name) for path in (folder / WORK).glob("**/step-*"))
+    return max((int(match[1]) for match in matches if match), default=0)
+
+
+def last_written(folder: Path) -> float:
+    """Unix time of the newest file below: the last sign of life of whoever wrote there."""
+    times = [folder.stat().st_mtime]
+    for root, folders, names in os.walk(folder):
+        times += [os.lstat(os.path.join(root, name)).st_mtime for name in (*folders, *names)]
+    return max(times)
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or with -2, -3, ... behind it, whichever is not taken."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def remove(path: Path) -> None:
+    """Deletes what the store itself made, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = target.with_name(target.name + ".partial")  # from another file system: copied, then the original goes
+        remove(aside)
+        shutil.copytree(source, aside)
+        records.fsync_tree(aside)
+        os.rename(aside, target)
+        shutil.rmtree(source)
+
+
+@contextmanager
+def enough_room(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        ArtefactError: in place of the system's error when the disk or a quota is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise ArtefactError(
+            f"no room for {folder}: {free:,} bytes are free; what is finished is kept. Free some space there and start "
+            "again: the stage goes on where it was"
+        ) from error

@@ -1,0 +1,369 @@
+"""The artefacts of a run: finished ones found by key, half-done ones reopened, each with its parents.
+
+There is no index: the folders are read. A finished artefact never changes; several of one stage and round lie side by
+side when the config changed in between. What is damaged is renamed `*.corrupt` and stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from rlcore.data import tables
+from rlcore.redact import strip_secrets
+from rlcore.rounds import artefact as records
+from rlcore.rounds.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, Parent, fsync
+from rlcore.rounds.config import RECORDS, STAGES, Made, StageKind
+from rlcore.rounds.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
+from rlcore.rounds.draft import (
+    DRAFT,
+    DRAFT_RECORD,
+    WORK,
+    Draft,
+    free_name,
+    last_written,
+    part_indexes,
+    remove,
+    steps_done,
+)
+
+__all__ = ["Artefact", "ArtefactError", "ArtefactStore", "Draft", "HalfDone", "Link", "Parent", "key_of"]
+CORRUPT = ".corrupt"
+FREE_OPTIONS = ("rounds", "checkpoint_every")  # of a stage: when it runs and how it is saved, not what it makes
+ADOPTED_ROWS = 1 << 17  # per part of a table that is adopted
+_log = logging.getLogger(__name__)
+
+
+def key_of(
+    kind: StageKind,
+    config: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    parents: Mapping[str, Sequence[str]],
+    seed: int,
+) -> str:
+    """sha256 of all that decides what a run of a stage makes: equal keys, equal results.
+
+    Args:
+        config: the stage's own, plain. Its references do not enter, the content they lead to does; so no names do.
+        reads: the groups of the run's config that change the result, without paths, logging and placement. Secrets
+            do not enter.
+        parents: field -> content hashes, in order.
+        seed: of this run of the stage.
+    """
+    own = _without(plain(config, "config"), (*FREE_OPTIONS, *STAGES[kind].INPUTS, "kind"))
+    return json_hash({
+        "format": 1, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")), "seed": seed,
+        "parents": {name: list(hashes) for name, hashes in parents.items() if hashes},
+    })  # fmt: skip
+
+
+def _without(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """References stand at the top alone; `checkpoint_every` also under `train`."""
+    kept = {name: value for name, value in config.items() if name not in names}
+    train = kept.get("train")
+    return kept | {"train": _without(train, FREE_OPTIONS)} if isinstance(train, dict) else kept
+
+
+@dataclass(frozen=True, slots=True)
+class HalfDone:
+    """A draft as seen from outside."""
+
+    folder: Path
+    key: str
+    stage: str
+    round: int
+    parts: int  # of records
+    steps: int  # of the newest checkpoint
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An ancestor: how its child read it, and how many generations back. `artefact` None: it is here no more."""
+
+    depth: int
+    child: str  # folder name
+    parent: Parent
+    artefact: Artefact | None
+
+
+class ArtefactStore:
+    """One process writes, until `close` or its end; others look with `read_only=True`.
+
+    Attributes:
+        warnings: what was found damaged, one line each; also logged.
+    """
+
+    def __init__(self, directory: Path, read_only: bool = False) -> None:
+        """
+        Raises:
+            ArtefactError: another process writes there, or the folder cannot be written.
+        """
+        self.directory, self.read_only = Path(directory).absolute(), read_only
+        self.warnings: list[str] = []
+        self._checked: set[str] = set()  # folders of which every byte was read
+        self._lock: int | None = None
+        if not read_only:
+            self._take_lock()
+            self._recover()
+
+    def __enter__(self) -> ArtefactStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets others write; the store is of no use afterwards."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # ---- finding
+
+    def artefacts(self) -> list[Artefact]:
+        """All finished ones, newest first, their files unchecked.
+
+        Raises:
+            ArtefactError: one is of a schema that this version does not read.
+        """
+        found = []
+        for folder in self._folders():
+            if DRAFT not in folder.suffix:
+                try:
+                    one = records.load(folder)
+                except DamagedError as error:
+                    self._set_aside(folder, str(error))
+                    continue
+                if one is not None:
+                    found.append(one)
+        return sorted(found, key=lambda one: one.created, reverse=True)
+
+    def find(self, key: str) -> Artefact | None:
+        """The newest finished artefact of this key whose files are intact. The first time, every byte of it is read
+        (read-only: sizes alone); a damaged one is renamed `*.corrupt`, named in `warnings`, and the next is tried."""
+        for one in self.artefacts():
+            if one.key == key and self._intact(one):
+                return one
+        return None
+
+    def by_hash(self, content: str) -> Artefact | None:
+        """The newest artefact that holds this content, unchecked."""
+        return next((one for one in self.artefacts() if one.hash == content), None)
+
+    def half_done(self) -> list[HalfDone]:
+        found = []
+        for folder in self._folders():
+            if DRAFT in folder.suffix and (body := self._draft_body(folder)) is not None:
+                parts, steps = len(part_indexes(folder)), steps_done(folder)
+                seconds = sum(body["sessions"]) + max(0.0, last_written(folder) - body["begun"])
+                found.append(HalfDone(folder, body["key"], body["stage"], body["round"], parts, steps, seconds))
+        return found
+
+    def lineage(self, artefact: Artefact) -> list[Link]:
+        """Its ancestors, nearest first, each once."""
+        known = self.artefacts()
+        exact = {(one.key, one.hash): one for one in reversed(known)}
+        same = {one.hash: one for one in reversed(known)}
+        links: list[Link] = []
+        seen: set[tuple[str, str]] = set()
+        queue = deque([(1, artefact)])
+        while queue:
+            depth, child = queue.popleft()
+            for parent in child.parents:
+                if (parent.key, parent.hash) in seen:
+                    continue
+                seen.add((parent.key, parent.hash))
+                one = exact.get((parent.key, parent.hash)) or same.get(parent.hash)
+                links.append(Link(depth, child.name, parent, one))
+                if one is not None:
+                    queue.append((depth + 1, one))
+        return links
+
+    # ---- making
+
+    def begin(
+        self, key: str, *, stage: str, round: int, kind: str, made: Made, config: Mapping[str, Any],
+        parents: Mapping[str, Sequence[Artefact]],
+    ) -> Draft:  # fmt: skip
+        """Opens a draft; one of the same key that a killed start left is reopened, with its parts and working files.
+
+        Args:
+            config: of the stage, for the record; secrets are masked.
+            parents: field of the config -> what it read.
+        """
+        self._writable()
+        rows = [
+            {"field": name, "hash": one.hash, "key": one.key, "stage": one.stage, "round": one.round}
+            for name, several in parents.items()
+            for one in several
+        ]
+        body = {
+            "schema": records.SCHEMA, "key": key, "stage": stage, "round": round, "kind": kind, "made": made,
+            "config": strip_secrets(plain(config, "config")), "parents": rows, "sessions": [], "begun": time.time(),
+        }  # fmt: skip
+        folder = self._draft_of(key)
+        if folder is not None and (old := self._draft_body(folder)) is not None:
+            spent = max(0.0, last_written(folder) - old["begun"])
+            body["sessions"] = [*old["sessions"], spent]
+        else:
+            folder = self.directory / (self._name(stage, round, key) + DRAFT)
+            if (folder / DRAFT_RECORD).exists():  # of a key that begins alike; without a record it was killed at birth
+                folder = free_name(folder)
+            folder.mkdir(exist_ok=True)
+        records.write_json(folder / DRAFT_RECORD, body)
+        fsync(self.directory)
+        return Draft(folder, plain(body), self._publish)
+
+    def adopt_folder(self, name: str, path: Path, made: Made) -> Artefact:
+        """A model from outside as an artefact: it stays where it is. Its bytes are read once, and again only when the
+        size or the time of a file has changed.
+
+        Raises:
+            ArtefactError: the folder is missing or holds no file.
+        """
+        self._writable()
+        path = Path(path).absolute()
+        names = visible_files(path) if path.is_dir() else []
+        if not names:
+            raise ArtefactError(f"{path} ({name}) is no folder with a model: give the path of a Hugging Face folder")
+        stats = {file: (path / file).stat() for file in names}
+        seen = {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+        known = [one for one in self.artefacts() if (one.stage, one.round, one.path, one.made) == (name, 0, path, made)]
+        for one in known:
+            if {file: (entry["bytes"], entry["mtime_ns"]) for file, entry in one.files.items()} == seen:
+                return one
+        sums = file_sums(path, names)
+        files = {file: {**entry, "mtime_ns": stats[file].st_mtime_ns} for file, entry in sums.items()}
+        content, size = folder_hash(sums), sum(entry["bytes"] for entry in sums.values())
+        if (same := next((one for one in known if one.hash == content), None)) is not None:
+            touched = replace(same, files=files)
+            records.save(same.folder, touched)
+            return touched
+        draft = self.begin(content, stage=name, round=0, kind="", made=made, config={}, parents={})
+        one = Artefact(
+            key=content, hash=content, made=made, stage=name, round=0, kind="", folder=draft.folder, path=path,
+            num_rows=0, num_bytes=size, seconds=draft.seconds, created=time.time(), files=files,
+        )  # fmt: skip
+        records.save(draft.folder, one)
+        return self._publish(draft, one)
+
+    def adopt_table(self, name: str, table: pa.Table, made: Made) -> Artefact:
+        """Data that is there from the start as an artefact; copied once for each content."""
+        self._writable()
+        if made not in RECORDS or tables.kind_of(table) != made.value:
+            raise ArtefactError(f"{name} is a table of {tables.kind_of(table)}, not of {made.value}")
+        table = table.cast(tables.SCHEMAS[made.value])
+        content = table_hash([table])
+        for one in self.artefacts():
+            if (one.hash, one.stage, one.round) == (content, name, 0) and self._intact(one):
+                return one
+        draft = self.begin(content, stage=name, round=0, kind="", made=made, config={}, parents={})
+        for index, start in enumerate(range(0, max(table.num_rows, 1), ADOPTED_ROWS)):
+            if not draft.has_part(index):
+                draft.write_part(index, table.slice(start, ADOPTED_ROWS))
+        return draft.finish_records({})
+
+    # ---- the folders
+
+    def _folders(self) -> list[Path]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(p for p in self.directory.iterdir() if p.is_dir() and CORRUPT not in p.suffix)
+
+    def _name(self, stage: str, number: int, key: str) -> str:
+        return f"r{number:02d}-{stage}-{key[:8]}"
+
+    def _draft_of(self, key: str) -> Path | None:
+        for folder in self._folders():
+            if DRAFT in folder.suffix and (body := self._draft_body(folder)) is not None and body["key"] == key:
+                return folder
+        return None
+
+    def _draft_body(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            return records.read_json(folder / DRAFT_RECORD)
+        except DamagedError as error:
+            self._set_aside(folder, str(error))
+            return None
+
+    def _publish(self, draft: Draft, artefact: Artefact) -> Artefact:
+        published = self._give_name(draft.folder, artefact)
+        self._checked.add(published.name)
+        return published
+
+    def _give_name(self, folder: Path, artefact: Artefact) -> Artefact:
+        """The draft's record is complete: its folder gets the plain name, then its working files go."""
+        final = free_name(self.directory / self._name(artefact.stage, artefact.round, artefact.key))
+        os.rename(folder, final)
+        fsync(self.directory)
+        _clean(final)
+        path = artefact.path if artefact.external else final / artefact.path.relative_to(folder)
+        return replace(artefact, folder=final, path=path)
+
+    def _recover(self) -> None:
+        """Finishes what a kill left between two steps of `_give_name`."""
+        for folder in self._folders():
+            if DRAFT in folder.suffix:
+                try:
+                    one = records.load(folder)
+                except DamagedError as error:
+                    self._set_aside(folder, str(error))
+                    continue
+                if one is not None:
+                    self._give_name(folder, one)
+            elif (folder / RECORD).exists():
+                _clean(folder)
+
+    def _intact(self, one: Artefact) -> bool:
+        deep = not self.read_only and one.name not in self._checked
+        if wrong := records.damage(one, deep):
+            self._set_aside(one.folder, wrong)
+            return False
+        self._checked.add(one.name)
+        return True
+
+    def _set_aside(self, folder: Path, wrong: str) -> None:
+        text = f"{folder} is damaged ({wrong})"
+        if not self.read_only:
+            target = free_name(folder.with_name(folder.name + CORRUPT))
+            os.rename(folder, target)
+            text += f": set aside as {target.name}, and made anew; delete that when it is of no use to you"
+        if text not in self.warnings:
+            self.warnings.append(text)
+            _log.warning(text)
+
+    def _writable(self) -> None:
+        if self._lock is None:
+            raise ArtefactError(f"{self.directory} was opened read-only, or is closed")
+
+    def _take_lock(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ArtefactError(f"{self.directory} cannot be written: {error}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            text = "is in use by another process: wait for it, or give another run_dir"
+            raise ArtefactError(f"{self.directory} {text}") from None
+        self._lock = handle
+
+
+def _clean(folder: Path) -> None:
+    for name in (DRAFT_RECORD, WORK):
+        remove(folder / name)
+    if (parts := folder / PARTS).is_dir() and not any(parts.iterdir()):
+        parts.rmdir()
