@@ -79,3 +79,15 @@ class TrainerConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
+
+
+@dataclass
+class OfflineTrainConfig:
+    """Batch words and schedule of a stage that trains on records."""
+
+    epochs: float = 1.0  # over the stage's data; not used where `steps` is set
+    steps: int | None = None  # of the optimizer
+    per_step: int = 64  # sequences, or pairs, of one optimizer step; at most
+    learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))
+    checkpoint_every: int = 50  # steps; 0: none, a stage that is killed starts over
+    ignore_tokens: list[str] = field(default_factory=list)  # never trained on, as Llama 3 masks formatting tokens

@@ -19,7 +19,10 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rlcore.loops.config import LearningRateConfig
+from rlcore.algorithms.reward_config import RewardTrainingConfig
+from rlcore.data.pairing import PairingConfig
+from rlcore.data.selection import SelectionConfig
+from rlcore.loops.config import OfflineTrainConfig
 
 
 class StageKind(str, enum.Enum):
@@ -59,18 +62,6 @@ class ScoreBy(str, enum.Enum):
 
 
 @dataclass
-class OfflineTrainConfig:
-    """Batch words and schedule of a stage that trains on records."""
-
-    epochs: float = 1.0  # over the stage's data; not used where `steps` is set
-    steps: int | None = None
-    per_step: int = 64  # sequences, or pairs, of one optimizer step
-    learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))
-    checkpoint_every: int = 50  # steps; 0: none, a stage that is killed starts over
-    ignore_tokens: list[str] = field(default_factory=list)  # never trained on, as Llama 3 masks formatting tokens
-
-
-@dataclass
 class StageConfig:
     """What every stage has. INPUTS: the fields that hold references, and what those may lead to."""
 
@@ -94,15 +85,16 @@ class GenerateConfig(StageConfig):
     enough: int | None = None  # adaptive: a prompt gets no more rounds of samples once so many are good
     good: float = 1.0  # score from which a sample counts as good
     max_samples: int = 64  # adaptive: at most, per prompt and model
+    reward_model: str | None = None  # for a reward that asks one
     prompts_per_chunk: int = 512  # what a restart may have to generate again
 
-    INPUTS: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,)}
+    INPUTS: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
     READS: ClassVar = ("model.dtype", "rollout", "reward")
 
 
 @dataclass
 class ScoreConfig(StageConfig):
-    samples: str = "generate"
+    samples: list[str] = field(default_factory=list)
     by: ScoreBy = ScoreBy.reward
     reward_model: str | None = None
     samples_per_chunk: int = 4096
@@ -123,7 +115,7 @@ class FilterStageConfig(StageConfig):
 @dataclass
 class RejectionSampleConfig(StageConfig):
     samples: list[str] = field(default_factory=list)
-    select: dict[str, Any] = field(default_factory=dict)  # see rlcore.data.selection.SelectionConfig
+    select: SelectionConfig = field(default_factory=SelectionConfig)
 
     INPUTS: ClassVar = {"samples": (Made.samples,)}
 
@@ -131,7 +123,7 @@ class RejectionSampleConfig(StageConfig):
 @dataclass
 class PairsConfig(StageConfig):
     samples: list[str] = field(default_factory=list)
-    pairing: dict[str, Any] = field(default_factory=dict)  # see rlcore.data.pairing.PairingConfig
+    pairing: PairingConfig = field(default_factory=PairingConfig)
 
     INPUTS: ClassVar = {"samples": (Made.samples,)}
 
@@ -171,7 +163,7 @@ class RewardModelStageConfig(StageConfig):
     data: list[str] = field(default_factory=list)  # pairs, or for regression samples with attributes
     start: str = "start"  # a model, or a reward model to go on with
     held_out: float = 0.1  # share of the prompts that is measured on, not trained on
-    training: dict[str, Any] = field(default_factory=dict)  # see rlcore.algorithms.reward_config
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
     checkpoint_every: int = 50
 
     INPUTS: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model, Made.reward_model)}

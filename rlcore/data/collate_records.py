@@ -1,0 +1,122 @@
+"""Records of offline stages to batches that train, and to the groups that scorers take, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from rlcore.data.tables import SIDES
+from rlcore.types import Group, Sample, TrainBatch, Trajectory
+
+
+def samples_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
+    """Rows of a table of samples, padded on the right; trained on their responses, or on what their loss mask says.
+
+    Args:
+        ignored: token ids that are never trained on.
+
+    Raises:
+        ValueError: no rows, or a loss mask of another length than its response.
+    """
+    return _batch([table], [""], frozenset(ignored))
+
+
+def pairs_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
+    """Rows of a table of pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected.
+
+    `rows_per_unit` is 2; `scores` [2 * pairs] are the responses' scores, None unless every one has one.
+
+    Raises:
+        ValueError: no rows, or a response in which nothing is left to train on.
+    """
+    batch = _batch([table, table], [f"{side}_" for side in SIDES], frozenset(ignored))
+    empty = ~batch.loss_mask.any(axis=1)
+    if empty.any():
+        raise ValueError(f"sample {batch.sample_ids[int(np.flatnonzero(empty)[0])]}: nothing in it is trained on")
+    scores = [table[f"{side}_score"].to_pylist() for side in SIDES]
+    known = all(s is not None for side in scores for s in side)
+    flat = np.array(scores, dtype=np.float32).T.reshape(-1) if known else None
+    return replace(batch, rows_per_unit=2, scores=flat)
+
+
+def _batch(tables: Sequence[pa.Table], prefixes: Sequence[str], ignored: frozenset[int]) -> TrainBatch:
+    """Rows of the tables in turn: the first of each, then the second of each."""
+    if not tables[0].num_rows:
+        raise ValueError("nothing to collate")
+    sides = [_rows(table, prefix, ignored) for table, prefix in zip(tables, prefixes, strict=True)]
+    rows = [row for together in zip(*sides, strict=True) for row in together]
+    lengths = np.array([len(tokens) for tokens, _, _ in rows], dtype=np.int32)
+    tokens = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
+    mask = np.zeros(tokens.shape, dtype=np.bool_)
+    for i, (row, trained, _) in enumerate(rows):
+        tokens[i, : len(row)] = row
+        mask[i, len(row) - len(trained) : len(row)] = trained
+    mask[:, 0] = False  # it has no context
+    return TrainBatch(tokens=tokens, lengths=lengths, loss_mask=mask, sample_ids=[name for _, _, name in rows])
+
+
+def _rows(table: pa.Table, prefix: str, ignored: frozenset[int]) -> list[tuple[list[int], list[bool], str]]:
+    columns = ("prompt_ids", f"{prefix}response_ids", f"{prefix}loss_mask", f"{prefix}sample_id")
+    found = []
+    for prompt, response, mask, name in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        trained = mask if mask is not None else [True] * len(response)
+        if len(trained) != len(response):
+            raise ValueError(f"sample {name}: {len(response)} response tokens, but a loss mask of {len(trained)}")
+        if ignored:
+            trained = [t and token not in ignored for t, token in zip(trained, response, strict=True)]
+        found.append((prompt + response, trained, name))
+    return found
+
+
+def trajectory_of(sample: Sample) -> Trajectory:
+    """For scorers: nobody's weights sampled it, as far as this run knows."""
+    prompt, response = sample.prompt.token_ids, sample.token_ids
+    tokens = np.array([*prompt, *response], dtype=np.int32)
+    mask = np.zeros(tokens.size, dtype=np.bool_)
+    mask[len(prompt) :] = True if sample.loss_mask is None else np.array(sample.loss_mask, dtype=np.bool_)
+    return Trajectory(
+        uid=sample.prompt.uid,
+        sample_id=sample.sample_id,
+        tokens=tokens,
+        loss_mask=mask,
+        rollout_logprobs=np.zeros(tokens.size, dtype=np.float32),
+        versions=np.full(tokens.size, -1, dtype=np.int32),
+        num_prompt_tokens=len(prompt),
+        finish_reason=sample.finish_reason,
+        text=sample.text,
+    )
+
+
+def groups_of(samples: Sequence[Sample]) -> list[Group]:
+    """Samples of one prompt that stand beside each other become a group; the order stays."""
+    groups: list[Group] = []
+    for sample in samples:
+        if not groups or groups[-1].prompt.uid != sample.prompt.uid:
+            groups.append(Group(sample.prompt, []))
+        groups[-1].trajectories.append(trajectory_of(sample))
+    return groups
+
+
+def samples_of(group: Group, model: str, first: int = 0, member: int = 0) -> list[Sample]:
+    """A sampled group as records.
+
+    Args:
+        model: content hash of what sampled it.
+        first: number of the group's first sample among those of its prompt and `member`.
+        member: of the committee.
+    """
+    return [
+        Sample(
+            prompt=group.prompt,
+            sample_id=f"{group.prompt.uid}#{member}.{first + k}",
+            text=t.text,
+            token_ids=tuple(int(token) for token in t.tokens[t.num_prompt_tokens :]),
+            finish_reason=t.finish_reason,
+            model=model,
+            reward=t.reward,
+        )
+        for k, t in enumerate(group.trajectories)
+    ]

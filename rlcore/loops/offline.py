@@ -1,0 +1,109 @@
+"""Training on records: supervised, on pairs, reward models. Epochs in a seeded order, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcore import metrics as M
+from rlcore.interfaces import CheckpointStore, Tracker
+from rlcore.loops.config import OfflineTrainConfig
+from rlcore.loops.schedule import learning_rate
+from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.types import TrainBatch
+
+Units = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """What does not change during a run. A unit is what stays together: a sequence, or a pair."""
+
+    name: str  # of the phase that shows progress
+    num_units: int
+    batch: Callable[[Units], TrainBatch]
+    update: Callable[[TrainBatch, float], M.Metrics]  # one optimizer step at a learning rate
+    config: OfflineTrainConfig
+    write: Callable[[Path], None]  # the model and its optimizer, into a checkpoint
+    read: Callable[[Path], None]
+    checkpoints: CheckpointStore
+    tracker: Tracker  # of the stage: one row a step
+    progress: Tracker  # of the run: phases
+    stop: StopSignal
+    seed: int
+    after_epoch: Callable[[int], None] | None = None  # called with the number of epochs done, again after a resume
+
+
+def steps_per_epoch(config: OfflineTrainConfig, num_units: int) -> int:
+    return -(-num_units // config.per_step)
+
+
+def total_steps(config: OfflineTrainConfig, num_units: int) -> int:
+    """Of a run: `steps`, or as many as `epochs` take, rounded up."""
+    if config.steps is not None:
+        return config.steps
+    return math.ceil(config.epochs * steps_per_epoch(config, num_units) - 1e-9)
+
+
+def units_of(step: int, config: OfflineTrainConfig, num_units: int, seed: int) -> Units:
+    """Rows of one optimizer step: every epoch a new permutation, cut into nearly equal parts."""
+    per_epoch = steps_per_epoch(config, num_units)
+    epoch, part = divmod(step, per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(num_units)
+    return np.array_split(order, per_epoch)[part]
+
+
+def train(run: OfflineRun) -> dict[str, float]:
+    """Runs to the end, from the newest checkpoint if there is one; returns the last step's metrics and `steps`.
+
+    Raises:
+        Interrupted: a checkpoint of the last completed step has been written.
+        ValueError: nothing to train on.
+    """
+    config, step, done = run.config, 0, 0
+    if run.num_units < 1:
+        raise ValueError(f"{run.name}: there is nothing to train on")
+    last: dict[str, float] = {}
+    if (found := run.checkpoints.load_latest()) is not None:
+        directory, state = found
+        run.read(directory)
+        step, last = int(state["step"]), dict(state["last"])
+        run.progress.message(f"{run.name}: goes on at step {step}")
+    steps, saved = total_steps(config, run.num_units), step
+    with run.progress.phase(run.name, total=steps) as advance:
+        advance(step)
+        try:
+            while step < steps:
+                run.stop.check()
+                epoch = step // steps_per_epoch(config, run.num_units)
+                if run.after_epoch is not None and epoch > done:
+                    run.after_epoch(epoch)
+                done = epoch
+                last = one_step(run, step, steps)
+                step += 1
+                advance()
+                if config.checkpoint_every and step % config.checkpoint_every == 0 and step < steps:
+                    saved = save(run, step, last)
+        except Interrupted:
+            if saved != step:
+                save(run, step, last)
+            raise
+    return last | {"steps": float(steps)}
+
+
+def one_step(run: OfflineRun, step: int, steps: int) -> dict[str, float]:
+    batch = run.batch(units_of(step, run.config, run.num_units, run.seed))
+    rate = learning_rate(run.config.learning_rate, step, steps)
+    metrics = M.values(run.update(batch, rate))
+    run.tracker.log(step + 1, metrics)
+    return metrics
+
+
+def save(run: OfflineRun, step: int, last: dict[str, float]) -> int:
+    run.checkpoints.save(step, {"step": step, "last": last}, run.write)
+    return step

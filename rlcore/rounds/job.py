@@ -1,0 +1,121 @@
+"""What a stage is given: the live actors and whose weights they hold, its inputs, and the draft of what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rlcore.data import tables
+from rlcore.data.tokenizer import Tokenizer
+from rlcore.interfaces import Sampling, Tracker, World
+from rlcore.loops.online import OnlineRun
+from rlcore.loops.stop import StopSignal
+from rlcore.rewards.config import RewardConfig
+from rlcore.rounds.graph import Node
+from rlcore.rounds.store import Artefact, Draft
+
+
+@dataclass
+class Live:
+    """The actors that stay alive between stages, and the content hash of what each holds."""
+
+    world: World
+    tokenizer: Tokenizer
+    sampling: Sampling  # as the config's `rollout` has it
+    reward: RewardConfig
+    stop: StopSignal
+    run_dir: Path
+    exact: bool  # the weights that train are those that are exported: float32, no adapters
+    open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
+    online_run: Callable[[Sequence[str], pa.Table, World, Path], OnlineRun]  # overrides, prompts, world, folder
+    held: str  # by the policy
+    fresh: bool = True  # its optimizer has taken no step
+    sent: str = ""  # to the engines
+    held_reward: str = ""  # by the reward model
+    version: int = 0
+    loads: int = 0  # of weights from a folder into a running actor
+
+    def hold(self, model: Artefact, to_train: bool = False) -> None:
+        """The policy holds these weights; `to_train`: with an optimizer that has taken no step."""
+        if self.held != model.hash or (to_train and not self.fresh and not self.exact):
+            self.world.policy.initialize(model.path)
+            self.held, self.fresh = model.hash, True
+            self.loads += 1
+        elif to_train and not self.fresh:
+            self.world.policy.reset_optimizer()
+            self.fresh = True
+
+    def publish(self, model: Artefact) -> None:
+        """The engines sample from these weights."""
+        self.hold(model)
+        if self.sent != model.hash:
+            self.version += 1
+            self.world.weights.publish(self.version)
+            self.sent = model.hash
+
+    def training(self) -> None:
+        """The policy's weights are about to change: until `trained` nobody knows what they are."""
+        self.held, self.fresh = "", False
+
+    def trained(self, model: Artefact, sent: bool = False) -> None:
+        """The policy ended with these weights; `sent`: so did the engines."""
+        self.held = model.hash
+        self.sent = model.hash if sent else self.sent
+
+    def hold_reward(self, model: Artefact) -> None:
+        if self.world.reward_model is None:
+            raise RuntimeError("a reward model is asked for, and none is started: cluster.roles.reward.num_workers=1")
+        if self.held_reward != model.hash:
+            self.world.reward_model.initialize(model.path)
+            self.held_reward = model.hash
+            self.loads += 1
+
+
+@dataclass
+class Job:
+    """One run of one stage."""
+
+    live: Live
+    node: Node
+    inputs: Mapping[str, Sequence[Artefact]]  # by the field that refers to them
+    draft: Draft
+    seed: int  # of the run
+    folder: Path  # for what is kept beside the artefact: curves, samples to look at
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Any:
+        return self.node.config
+
+    def one(self, name: str) -> Artefact:
+        (found,) = self.inputs[name]
+        return found
+
+    def maybe(self, name: str) -> Artefact | None:
+        found = self.inputs.get(name, ())
+        return found[0] if found else None
+
+    def seeds(self, *more: int) -> int:
+        """A seed of this stage in this round, and of what `more` counts: equal after a restart."""
+        return int(np.random.SeedSequence([self.seed, self.node.round, *more]).generate_state(1)[0])
+
+    def sampling(self, num_samples: int, seed: int, **changes: Any) -> Sampling:
+        """The config's sampling; `changes` that are None leave it as it is."""
+        wanted = {name: value for name, value in changes.items() if value is not None}
+        return replace(self.live.sampling, num_samples=num_samples, seed=seed, **wanted)
+
+
+def joined(artefacts: Sequence[Artefact]) -> pa.Table:
+    return tables.concat([artefact.table() for artefact in artefacts])
+
+
+def beside(*calls: Callable[[], Any]) -> list[Any]:
+    """Runs them at the same time, each on actors of its own."""
+    with ThreadPoolExecutor(len(calls), "stage") as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]

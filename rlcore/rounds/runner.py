@@ -1,0 +1,139 @@
+"""Runs the plan: every stage that is not done already, on actors that stay alive from one to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcore.rounds.config import StageKind
+from rlcore.rounds.graph import Node
+from rlcore.rounds.job import Job, Live
+from rlcore.rounds.stages import average, evaluate, filter, generate, reward, rewrite, rl, score, select, train
+from rlcore.rounds.store import Artefact, ArtefactStore, key_of
+
+STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
+    StageKind.generate: generate.run,
+    StageKind.score: score.run,
+    StageKind.filter: filter.run,
+    StageKind.rejection_sample: select.rejection_sample,
+    StageKind.pairs: select.pairs,
+    StageKind.sft: train.sft,
+    StageKind.preference: train.preference,
+    StageKind.reward_model: reward.run,
+    StageKind.rl: rl.run,
+    StageKind.average: average.run,
+    StageKind.rewrite: rewrite.run,
+    StageKind.evaluate: evaluate.run,
+}
+SEEDED = frozenset(set(StageKind) - {StageKind.average, StageKind.score, StageKind.filter, StageKind.evaluate})
+STAGES = "stages"  # in the run folder: curves and samples of each run of a stage, beside the artefacts
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """What decides which stages are done: the plan, the artefacts, and the settings that enter their keys."""
+
+    plan: Sequence[Node]
+    store: ArtefactStore
+    roots: Mapping[str, Artefact]  # what is there from the start, by name
+    reads: Callable[[Node], Mapping[str, Any]]  # the part of the run's config that changes what a stage makes
+    seed: int
+
+    def inputs(self, node: Node, made: Mapping[tuple[int, str], Artefact]) -> dict[str, list[Artefact]] | None:
+        """What a node reads, by field; None while one of them has not been made."""
+        found: dict[str, list[Artefact]] = {}
+        for field, sources in node.inputs.items():
+            known = [self.roots.get(s.stage) if s.round == 0 else made.get(s.key) for s in sources]
+            if any(one is None for one in known):
+                return None
+            found[field] = [one for one in known if one is not None]
+        return found
+
+    def key(self, node: Node, inputs: Mapping[str, Sequence[Artefact]]) -> str:
+        parents = {field: [one.hash for one in found] for field, found in inputs.items()}
+        seed = hash_seed(self.seed, node.round) if node.kind in SEEDED else self.seed
+        return key_of(node.kind, dataclasses.asdict(node.config), self.reads(node), parents, seed)
+
+    def known(self) -> tuple[dict[tuple[int, str], str], dict[tuple[int, str], Artefact]]:
+        """Keys as far as they can be told, and the finished artefacts among them; starts nothing."""
+        keys: dict[tuple[int, str], str] = {}
+        made: dict[tuple[int, str], Artefact] = {}
+        for node in self.plan:
+            if (inputs := self.inputs(node, made)) is not None:
+                keys[node.key] = self.key(node, inputs)
+                if (artefact := self.store.find(keys[node.key])) is not None:
+                    made[node.key] = artefact
+        return keys, made
+
+
+def hash_seed(seed: int, round_: int) -> int:
+    """Rounds draw other samples of equal inputs."""
+    return seed * 1_000_003 + round_
+
+
+def run(desk: Desk, live: Live) -> dict[tuple[int, str], Artefact]:
+    """Every node in turn; finished ones are skipped, half-done ones go on. Returns all artefacts.
+
+    Raises:
+        Interrupted: between two stages, or in one, which then goes on from its last part or checkpoint.
+    """
+    made: dict[tuple[int, str], Artefact] = {}
+    tracker = live.world.tracker
+    for index, node in enumerate(desk.plan, 1):
+        live.stop.check()
+        inputs = desk.inputs(node, made)
+        assert inputs is not None  # the plan is in an order in which each finds what it reads
+        key = desk.key(node, inputs)
+        artefact, verb = desk.store.find(key), "done before"
+        if artefact is None:
+            artefact, verb = one_stage(desk, live, node, inputs, key), "done"
+            tracker.log(index, numbers(node, artefact))
+        made[node.key] = artefact
+        tracker.message(line(node, artefact, index, len(desk.plan), verb))
+    return made
+
+
+def one_stage(
+    desk: Desk, live: Live, node: Node, inputs: Mapping[str, Sequence[Artefact]], key: str
+) -> Artefact:  # fmt: skip
+    draft = desk.store.begin(
+        key, stage=node.stage, round=node.round, kind=node.kind.value, made=node.made,
+        config=dataclasses.asdict(node.config), parents=inputs,
+    )  # fmt: skip
+    if draft.reopened:
+        live.world.tracker.message(f"round {node.round}, {node.stage}: goes on where it was left")
+    folder = live.run_dir / STAGES / f"r{node.round:02d}-{node.stage}-{key[:8]}"
+    return STAGE_FUNCTIONS[node.kind](Job(live, node, inputs, draft, desk.seed, folder))
+
+
+def numbers(node: Node, artefact: Artefact) -> dict[str, float]:
+    """The report's numbers, for trackers."""
+    found = {f"{node.stage}/{name}": value for name, value in flat(artefact.report).items()}
+    return {**found, f"{node.stage}/seconds": artefact.seconds, "rounds/round": float(node.round)}
+
+
+def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """
+    >>> flat({"a": {"b": 1}, "c": "text", "d": True})
+    {'a/b': 1.0, 'd': 1.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in report.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def line(node: Node, artefact: Artefact, index: int, total: int, verb: str) -> str:
+    shown = {k: v for k, v in flat(artefact.report).items() if not k.startswith(("eval/", "counts/dropped_"))}
+    told = ", ".join(f"{name} {value:.4g}" for name, value in list(shown.items())[:6])
+    return f"[{index}/{total}] round {node.round} {node.stage}: {verb} in {artefact.seconds:.1f} s; {told}"
+
+
+def folder_of(run_dir: Path) -> Path:
+    """Of the artefacts of a run."""
+    return run_dir / "artefacts"

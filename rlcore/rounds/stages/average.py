@@ -1,0 +1,23 @@
+"""Weights averaged over models of one architecture, as Llama 3 does (arXiv 2407.21783 section 4.1.5)."""
+
+from __future__ import annotations
+
+import shutil
+
+from rlcore.rounds.config import AverageConfig
+from rlcore.rounds.job import Job
+from rlcore.rounds.store import Artefact
+from rlcore.weights import average
+
+
+def run(job: Job) -> Artefact:
+    config: AverageConfig = job.config
+    models = job.inputs["models"]
+    shares = {entry: config.weights[entry] for entry in range(len(config.weights))}
+    sources = job.node.inputs["models"]
+    counts = {entry: sum(s.entry == entry for s in sources) for entry in shares}
+    weights = [shares[s.entry] / counts[s.entry] for s in sources] if shares else None
+    folder = job.draft.directory / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start
+    average([model.path for model in models], folder, weights)
+    return job.draft.finish_folder(folder, {"models": [model.hash for model in models]})

@@ -1,0 +1,137 @@
+"""Samples: n per prompt from one model, or from each of a committee; adaptively until a prompt has enough good ones."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlcore.data import tables
+from rlcore.data.collate_records import samples_of
+from rlcore.data.selection import AdaptivePlan, Tally
+from rlcore.interfaces import Sampling
+from rlcore.loops.sampling import sample_and_score
+from rlcore.rounds.config import GenerateConfig
+from rlcore.rounds.job import Job
+from rlcore.rounds.store import Artefact
+from rlcore.types import Group, Prompt, Sample
+
+ORDER = 0x0DDE  # of the stream of prompts
+
+
+def run(job: Job) -> Artefact:
+    """Chunk by chunk: a restart generates at most one chunk again. A committee's members follow each other, so that
+    the engines take each member's weights once.
+
+    Raises:
+        RewardFailure: see `rlcore.loops.sampling.sample_and_score`.
+    """
+    config: GenerateConfig = job.config
+    prompts = chosen(job.one("prompts").table(), config.num_prompts, job.seed, job.node.round)
+    starts = range(0, prompts.num_rows, config.prompts_per_chunk)
+    members = job.inputs["models"]
+    if (reward_model := job.maybe("reward_model")) is not None:
+        job.live.hold_reward(reward_model)
+    with job.live.world.tracker.phase(job.node.stage, total=len(members) * prompts.num_rows) as advance:
+        for m, model in enumerate(members):
+            for c, start in enumerate(starts):
+                part = m * len(starts) + c
+                chunk = tables.to_prompts(prompts.slice(start, config.prompts_per_chunk))
+                if not job.draft.has_part(part):
+                    job.live.publish(model)
+                    with job.live.stop.abandonable():
+                        samples = Sampler(job, model.hash, m, c).draw(chunk)
+                    job.draft.write_part(part, tables.from_samples(samples))
+                advance(len(chunk))
+    table = tables.concat([job.draft.read_part(i) for i in range(len(members) * len(starts))])
+    return job.draft.finish_records({"prompts": prompts.num_rows, "members": len(members), **score_report(table)})
+
+
+def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.Table:
+    """Round r's `count` prompts of a seeded order: those behind round r - 1's, from the start again once all are used.
+
+    >>> sorted(chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 1)["uid"].to_pylist()
+    ...        + chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 2)["uid"].to_pylist())
+    [0, 1, 2, 3]
+    """
+    total = prompts.num_rows
+    if count is None or count >= total:
+        return prompts
+    places = np.arange((round_ - 1) * count, round_ * count)
+    orders = {e: np.random.default_rng([seed, ORDER, e]).permutation(total) for e in set(places // total)}
+    rows = sorted({int(orders[place // total][place % total]) for place in places})
+    return prompts.take(rows)
+
+
+class Sampler:
+    """Draws and scores the samples of a chunk of prompts."""
+
+    def __init__(self, job: Job, model: str, member: int, chunk: int) -> None:
+        self.job, self.model, self.member, self.chunk = job, model, member, chunk
+        self.config: GenerateConfig = job.config
+
+    def draw(self, prompts: Sequence[Prompt]) -> list[Sample]:
+        """In the order of the prompts, and of one prompt in the order they were drawn."""
+        config, drawn = self.config, defaultdict[str, list[Sample]](list)
+        if config.enough is None:
+            self._round(prompts, config.num_samples, 0, drawn)
+        else:
+            plan = AdaptivePlan(config.num_samples, config.enough, config.max_samples, config.num_samples)
+            turn = 0
+            while wanted := plan.next({p.uid: self._tally(drawn[p.uid]) for p in prompts}):
+                for count in sorted(set(wanted.values())):
+                    alike = [p for p in prompts if wanted.get(p.uid) == count]
+                    self._round(alike, count, turn, drawn)
+                    turn += 1
+        return [sample for prompt in prompts for sample in drawn[prompt.uid]]
+
+    def _round(self, prompts: Sequence[Prompt], count: int, turn: int, drawn: dict[str, list[Sample]]) -> None:
+        config = self.config
+        sampling = self.job.sampling(
+            count,
+            self.job.seeds(self.member, self.chunk, turn),
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+        )
+        for group in sampled(self.job, prompts, sampling, config.score):
+            first = len(drawn[group.prompt.uid])
+            drawn[group.prompt.uid] += samples_of(group, self.model, first, self.member)
+
+    def _tally(self, samples: Sequence[Sample]) -> Tally:
+        good = sum(s.reward is not None and s.reward.ok and s.reward.score >= self.config.good for s in samples)
+        return Tally(len(samples), good)
+
+
+def sampled(job: Job, prompts: Sequence[Prompt], sampling: Sampling, score: bool) -> list[Group]:
+    """Groups in the order of the prompts, scored by the config's reward when asked."""
+    world = job.live.world
+    if score:
+        return sample_and_score(world, prompts, sampling, job.live.reward, phase="stage_gen")
+    found = {group.prompt.uid: group for group in world.rollout.generate(prompts, sampling)}
+    return [found[prompt.uid] for prompt in prompts]
+
+
+def score_report(table: pa.Table) -> dict[str, Any]:
+    """Of a table of samples: how many, tokens, mean score, statuses, and the share of prompts with a right one."""
+    lengths = pc.list_value_length(table["response_ids"])
+    report: dict[str, Any] = {
+        "samples": table.num_rows,
+        "response_tokens": pc.sum(lengths).as_py() or 0,
+        "truncated": pc.sum(pc.equal(table["finish_reason"], "length")).as_py() or 0,
+    }
+    statuses = pc.value_counts(table["status"].combine_chunks() if table.num_rows else table["status"])
+    counts = {entry["values"]: entry["counts"] for entry in statuses.to_pylist() if entry["values"] is not None}
+    if not counts:
+        return report
+    scored = table.filter(pc.equal(table["status"], "ok"))
+    mean = pc.mean(scored["score"]).as_py()
+    report |= {"statuses": counts, "mean_score": None if mean is None or math.isnan(mean) else mean}
+    best = scored.select(["uid", "score"]).group_by("uid").aggregate([("score", "max")])
+    solved = pc.sum(pc.greater_equal(best["score_max"], 1.0)).as_py() or 0
+    report["solved_prompts"] = solved / max(1, pc.count_distinct(table["uid"]).as_py())
+    return report

@@ -1,0 +1,73 @@
+"""Log-probs of a stage's records under its reference, computed once before training and kept in the draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlcore.interfaces import LogprobModel, Tracker
+from rlcore.loops.offline import Units
+from rlcore.loops.stop import StopSignal
+from rlcore.types import Float32, TrainBatch
+
+CHUNK = 1024  # units; what a restart computes again at most
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The values of every row of all units, one behind the other.
+
+    Attributes:
+        values: [sum of lengths] float32.
+        starts: [rows + 1] int64, where each row's values begin.
+        rows_per_unit: as in the batches they came from.
+    """
+
+    values: Float32
+    starts: Units
+    rows_per_unit: int
+
+    def put(self, batch: TrainBatch, units: Units) -> TrainBatch:
+        """The batch of these units, with `ref_logprobs`."""
+        filled = np.zeros(batch.tokens.shape, dtype=np.float32)
+        n = self.rows_per_unit
+        for row, at in enumerate((units[:, None] * n + np.arange(n)).ravel()):
+            values = self.values[self.starts[at] : self.starts[at + 1]]
+            filled[row, : len(values)] = values
+        return batch.with_arrays(ref_logprobs=filled)
+
+
+def compute(
+    model: LogprobModel, num_units: int, batch: Callable[[Units], TrainBatch], folder: Path, tracker: Tracker,
+    stop: StopSignal, name: str,
+) -> Reference:  # fmt: skip
+    """At temperature 1. A file per chunk in `folder`; those that are there are read, not computed.
+
+    Args:
+        batch: of units by their numbers.
+        name: of the phase that shows progress.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    values, lengths, rows_per_unit = [], [], 1
+    with tracker.phase(name, total=num_units) as advance:
+        for start in range(0, num_units, CHUNK):
+            units = np.arange(start, min(start + CHUNK, num_units))
+            part = batch(units)
+            rows_per_unit = part.rows_per_unit
+            real = np.arange(part.tokens.shape[1]) < part.lengths[:, None]
+            file = folder / f"{start:09d}.npy"
+            if not file.exists():
+                with stop.abandonable():
+                    found = model.logprobs(part, 1.0)[real]
+                partial = file.with_suffix(".partial")
+                with partial.open("wb") as stream:
+                    np.save(stream, found)
+                partial.rename(file)
+            values.append(np.load(file))
+            lengths.append(part.lengths)
+            advance(len(units))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return Reference(np.concatenate(values), starts, rows_per_unit)

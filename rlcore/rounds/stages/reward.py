@@ -1,0 +1,167 @@
+"""Trains a reward model on pairs or on labelled samples, measures it on prompts held out, saves its normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlcore.algorithms.reward_config import RewardTrainingConfig
+from rlcore.algorithms.reward_modeling import RewardObjective, first_labels
+from rlcore.data import tables
+from rlcore.data.collate_reward import num_tokens, reward_batch_pairs, reward_batch_samples, targets_of
+from rlcore.interfaces import RewardModel
+from rlcore.loops import offline
+from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig
+from rlcore.loops.offline import OfflineRun, Units
+from rlcore.ops.reward_losses import smoothed_labels
+from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
+from rlcore.rounds.config import Made, RewardModelStageConfig
+from rlcore.rounds.job import Job, joined
+from rlcore.rounds.stages.train import stage_checkpoints
+from rlcore.rounds.store import Artefact
+from rlcore.types import Float32, Pair, Sample, TrainBatch
+
+SCORED_AT_ONCE = 2048  # rows
+LABELS = "labels.npy"  # beside the model in a checkpoint
+Float64 = NDArray[np.float64]
+
+
+def run(job: Job) -> Artefact:
+    """Rewards are normalised to mean 0 and deviation 1 over the training responses.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+    config: RewardModelStageConfig = job.config
+    training, live = config.training, job.live
+    model, start = live.world.reward_model, job.one("start")
+    if model is None:
+        raise RuntimeError("a reward model is to be trained, and none is started: cluster.roles.reward.num_workers=1")
+    table = joined(job.inputs["data"])
+    records: Sequence[Pair | Sample] = (
+        tables.to_pairs(table) if tables.kind_of(table) == "pairs" else tables.to_samples(table)
+    )
+    fitting = [r for r in records if num_tokens(r) <= training.max_tokens]
+    held = [r for r in fitting if is_held_out(r.prompt.uid, config.held_out)]
+    course = Course(model, training, [r for r in fitting if not is_held_out(r.prompt.uid, config.held_out)])
+    live.held_reward = ""
+    names = None if start.made is Made.reward_model else training.outputs
+    model.initialize(start.path, names)
+    model.begin(RewardObjective(training))
+    report: dict[str, Any] = {"too_long": len(records) - len(fitting), "trained_on": len(course.records)}
+    report |= _fit(job, course)
+    model.normalize(*normalisation(course.rewards(course.records)))
+    if held:
+        report["held_out"] = {"records": len(held), **course.measure(held)}
+    folder = job.draft.directory / "model"
+    model.export(folder)
+    made = job.draft.finish_folder(folder, report)
+    live.held_reward = made.hash
+    return made
+
+
+def is_held_out(uid: str, share: float) -> bool:
+    """By the prompt's uid alone: a prompt is held out in every round, or in none."""
+    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest()) < share * 2**64
+
+
+@dataclass
+class Course:
+    """The records as units, and the labels that iterative data smoothing changes between epochs."""
+
+    model: RewardModel
+    config: RewardTrainingConfig
+    records: Sequence[Any]  # all pairs, or all samples
+    labels: Float64 | None = None
+    labels_epoch: int = 0  # how many epochs have smoothed them
+    groups: list[list[int]] = field(init=False)  # records of each unit: the pairs of a prompt, or a sample alone
+
+    def __post_init__(self) -> None:
+        by_prompt: dict[str, list[int]] = {}
+        for i, record in enumerate(self.records):
+            by_prompt.setdefault(record.prompt.uid if self.on_pairs else str(i), []).append(i)
+        self.groups = list(by_prompt.values())
+        if self.on_pairs and self.config.smoothing_beta:
+            strengths = [np.nan if r.strength is None else r.strength for r in self.records]
+            self.labels = first_labels(strengths, self.config)
+
+    @property
+    def on_pairs(self) -> bool:
+        return bool(self.records) and isinstance(self.records[0], Pair)
+
+    def batch(self, units: Units) -> TrainBatch:
+        rows = [i for unit in units for i in self.groups[unit]]
+        return self.collate([self.records[i] for i in rows], None if self.labels is None else self.labels[rows])
+
+    def collate(self, records: Sequence[Any], labels: Float64 | None = None) -> TrainBatch:
+        names = self.model.attributes
+        if isinstance(records[0], Sample):
+            return reward_batch_samples(records, names)
+        targets = names if self.config.grade_coef else ()
+        return reward_batch_pairs(records, targets, labels, self.config.per_prompt)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Once for each epoch: a resumed run has read the labels of its own."""
+        if self.labels is not None and epoch > self.labels_epoch:
+            chosen, rejected = self.raw(self.records).reshape(-1, 2).T
+            self.labels = smoothed_labels(self.labels, chosen, rejected, self.config.smoothing_beta)
+            self.labels_epoch = epoch
+
+    def write(self, directory: Path) -> None:
+        self.model.save(directory)
+        if self.labels is not None:
+            np.save(directory / LABELS, np.append(self.labels, self.labels_epoch))
+
+    def read(self, directory: Path) -> None:
+        self.model.load(directory)
+        if self.labels is not None:
+            stored = np.load(directory / LABELS)
+            self.labels, self.labels_epoch = stored[:-1], int(stored[-1])
+
+    def _all(self, records: Sequence[Any], of: Callable[[TrainBatch], Float32]) -> Float32:
+        parts = [of(self.collate(records[i : i + SCORED_AT_ONCE])) for i in range(0, len(records), SCORED_AT_ONCE)]
+        return np.concatenate(parts)
+
+    def rewards(self, records: Sequence[Any]) -> Float32:
+        """[rows], chosen and rejected in turn where they are pairs."""
+        return self._all(records, self.model.rewards)
+
+    def raw(self, records: Sequence[Any]) -> Float64:
+        """The weighted sum of the outputs, before any normalisation: the scale of the losses."""
+        weights = np.asarray(self.config.weights, dtype=np.float64)
+        return np.asarray(self._all(records, self.model.scores).astype(np.float64) @ weights)
+
+    def measure(self, records: Sequence[Any]) -> dict[str, float]:
+        if isinstance(records[0], Sample):
+            targets = np.array([targets_of(r, self.model.attributes) for r in records])
+            return attribute_metrics(self._all(records, self.model.scores), targets, self.model.attributes)
+        chosen, rejected = self.raw(records).reshape(-1, 2).T
+        told = [np.nan if r.strength is None else r.strength for r in records]
+        return pair_metrics(chosen, rejected, None if np.isnan(told).all() else told)
+
+
+def _fit(job: Job, course: Course) -> dict[str, float]:
+    training, live = course.config, job.live
+    per_unit = len(course.records) / max(1, len(course.groups))
+    config = OfflineTrainConfig(
+        epochs=training.epochs,
+        per_step=max(1, round(training.pairs_per_step / max(1.0, per_unit))),
+        learning_rate=LearningRateConfig(training.learning_rate, warmup_steps=training.warmup_steps),
+        checkpoint_every=job.config.checkpoint_every,
+    )
+    tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, len(course.groups))))
+    run = OfflineRun(
+        name=job.node.stage, num_units=len(course.groups), batch=course.batch, update=course.model.update,
+        config=config, write=course.write, read=course.read, checkpoints=stage_checkpoints(job), tracker=tracker,
+        progress=live.world.tracker, stop=live.stop, seed=job.seeds(), after_epoch=course.after_epoch,
+    )  # fmt: skip
+    try:
+        return offline.train(run)
+    finally:
+        tracker.close()

@@ -1,0 +1,47 @@
+"""The online loop as a stage: same actors, its own algorithm, prompts, checkpoints and curve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rlcore.checkpoint import Checkpoints
+from rlcore.loops import online
+from rlcore.rounds.config import RlConfig
+from rlcore.rounds.job import Job
+from rlcore.rounds.store import Artefact
+
+
+def run(job: Job) -> Artefact:
+    """Reference and critic begin where the policy does. A restart goes on from the loop's own checkpoint."""
+    config: RlConfig = job.config
+    live, start = job.live, job.one("start")
+    if (reward_model := job.maybe("reward_model")) is not None:
+        live.hold_reward(reward_model)
+    live.hold(start, to_train=True)
+    for model in (live.world.reference, live.world.critic):
+        if model is not None:
+            model.initialize(start.path)
+    folder = job.draft.directory / "run"
+    folder.mkdir(exist_ok=True)
+    planned = live.online_run(config.overrides, job.one("prompts").table(), live.world, folder)
+    tracker = live.open_tracker(job.folder, planned.trainer.steps)
+    world = replace(
+        planned.world,
+        tracker=tracker,
+        checkpoints=Checkpoints(folder / "checkpoints", planned.trainer.checkpoint.keep),
+    )
+    live.training()
+    try:
+        state = online.train(replace(planned, world=world, seed=job.seeds()))
+    finally:
+        tracker.close()
+    live.sent = ""
+    exported = job.draft.directory / "model"
+    live.world.policy.export(exported)
+    made = job.draft.finish_folder(exported, _report(state))
+    live.trained(made, sent=True)
+    return made
+
+
+def _report(state: online.LoopState) -> dict[str, object]:
+    return {"steps": state.step, "accuracy": state.accuracy, "best": state.best, **state.counters}

@@ -1,0 +1,92 @@
+"""Scores of samples that are there: by the config's reward, a reward model, or a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from rlcore.data import tables
+from rlcore.data.collate import collate
+from rlcore.data.collate_records import groups_of
+from rlcore.interfaces import RewardScorer
+from rlcore.loops.sampling import apply_failure_policy
+from rlcore.rounds.config import ScoreBy, ScoreConfig
+from rlcore.rounds.job import Job, joined
+from rlcore.rounds.stages.generate import score_report
+from rlcore.rounds.store import Artefact
+from rlcore.types import Group, RewardResult, Sample
+
+
+def run(job: Job) -> Artefact:
+    """In chunks that hold all samples of a prompt: a judge may compare them.
+
+    Raises:
+        RewardFailure: too many samples could not be scored.
+    """
+    config: ScoreConfig = job.config
+    table = joined(job.inputs["samples"])
+    chunks = cuts(table, config.samples_per_chunk)
+    if (reward_model := job.maybe("reward_model")) is not None:
+        job.live.hold_reward(reward_model)
+    with job.live.world.tracker.phase(job.node.stage, total=table.num_rows) as advance:
+        for part, (start, size) in enumerate(chunks):
+            if not job.draft.has_part(part):
+                with job.live.stop.abandonable():
+                    samples = scored(job, tables.to_samples(table.slice(start, size)))
+                job.draft.write_part(part, tables.from_samples(samples))
+            advance(size)
+    made = tables.concat([job.draft.read_part(i) for i in range(len(chunks))])
+    return job.draft.finish_records(score_report(made))
+
+
+def cuts(table: pa.Table, size: int) -> list[tuple[int, int]]:
+    """(start, rows) of chunks of at least `size` rows that end where a prompt's rows end.
+
+    >>> cuts(pa.table({"uid": ["a", "a", "b", "b", "c"]}), 1)
+    [(0, 2), (2, 2), (4, 1)]
+    """
+    uids = table["uid"].to_pylist()
+    found, start = [], 0
+    for i in range(1, len(uids) + 1):
+        if i == len(uids) or (i - start >= size and uids[i] != uids[i - 1]):
+            found.append((start, i - start))
+            start = i
+    return found
+
+
+def scored(job: Job, samples: Sequence[Sample]) -> list[Sample]:
+    by, world = job.config.by, job.live.world
+    if by is ScoreBy.reward_model:
+        return _by_model(job, samples)
+    scorer: RewardScorer | None = world.judge if by is ScoreBy.judge else world.rewards
+    if scorer is None:
+        raise RuntimeError("a judge is asked for, and none is started: reward.judge")
+    groups = groups_of(samples)
+    return _by_scorer(job, samples, groups, scorer)
+
+
+def _by_scorer(job: Job, samples: Sequence[Sample], groups: Sequence[Group], scorer: RewardScorer) -> list[Sample]:
+    waiting = [scorer.submit(group) for group in groups]
+    results: list[RewardResult] = []
+    for group, future in zip(groups, waiting, strict=True):
+        found = future.result()
+        for trajectory, result in zip(group.trajectories, found, strict=True):
+            trajectory.reward = result
+        results += found
+    apply_failure_policy(groups, job.live.reward)
+    kept = [t.reward for group in groups for t in group.trajectories]  # the policy may have turned failures into zeros
+    return [replace(sample, reward=reward) for sample, reward in zip(samples, kept, strict=True)]
+
+
+def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
+    """The weighted, normalised reward as score, every attribute as a part."""
+    model = job.live.world.reward_model
+    assert model is not None  # `hold_reward` has seen to it
+    batch = collate([t for group in groups_of(samples) for t in group.trajectories])
+    rewards, scores = model.rewards(batch), model.scores(batch)
+    return [
+        replace(s, reward=RewardResult(float(r), parts=dict(zip(model.attributes, map(float, row), strict=True))))
+        for s, r, row in zip(samples, rewards, scores, strict=True)
+    ]

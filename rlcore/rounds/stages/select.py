@@ -1,0 +1,50 @@
+"""Which records go on: filters, rejection sampling, pairs. No actor takes part; a restart begins anew."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rlcore.data import tables
+from rlcore.data.pairing import PairingConfig, make_pairs
+from rlcore.data.selection import SelectionConfig, select
+from rlcore.data.tokenizer import encode
+from rlcore.rounds.config import PairsConfig, RejectionSampleConfig
+from rlcore.rounds.job import Job, joined
+from rlcore.rounds.store import Artefact
+
+PARTS = 65_536  # rows of one part of the artefact
+
+
+def finish(job: Job, table: pa.Table, report: dict[str, object]) -> Artefact:
+    for i, start in enumerate(range(0, max(1, table.num_rows), PARTS)):
+        job.draft.write_part(i, table.slice(start, PARTS))
+    return job.draft.finish_records(report)
+
+
+def rejection_sample(job: Job) -> Artefact:
+    config: RejectionSampleConfig = job.config
+    selection: SelectionConfig = config.select
+    kept, counts = select(tables.to_samples(_beside(joined(job.inputs["samples"]))), selection, job.seeds())
+    table = tables.from_samples(kept)
+    mean = pc.mean(table["score"]).as_py() if kept else None
+    return finish(job, table, {"counts": counts, "mean_score": mean})
+
+
+def pairs(job: Job) -> Artefact:
+    config: PairsConfig = job.config
+    pairing: PairingConfig = config.pairing
+    tokenizer = job.live.tokenizer
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return (*encode(tokenizer, [text], special=False)[0], int(tokenizer.eos_token_id))
+
+    samples = tables.to_samples(_beside(joined(job.inputs["samples"])))
+    made, counts = make_pairs(samples, pairing, job.seeds(), tokens)
+    return finish(job, tables.from_pairs(made), {"counts": counts})
+
+
+def _beside(table: pa.Table) -> pa.Table:
+    """Samples of one prompt beside each other, however many artefacts they came from; prompts as they came first."""
+    uids = table["uid"].combine_chunks()
+    return table.take(pc.sort_indices(pc.index_in(uids, pc.unique(uids))))

@@ -1,0 +1,206 @@
+"""Supervised fine-tuning, and preference optimisation against a fixed reference, on the policy's own workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from rlcore import metrics as M
+from rlcore.algorithms.config import AlgorithmConfig, Family, PreferenceConfig, PreferenceKind
+from rlcore.algorithms.kto import KtoObjective
+from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.checkpoint import Checkpoints
+from rlcore.data import tables
+from rlcore.data.collate_records import pairs_batch, samples_batch
+from rlcore.data.tokenizer import Tokenizer, encode
+from rlcore.loops import offline
+from rlcore.loops.offline import OfflineRun, Units
+from rlcore.ops.preference_losses import kto_reference_point
+from rlcore.rounds.config import PreferenceStageConfig, SftConfig
+from rlcore.rounds.job import Job, joined
+from rlcore.rounds.stages import reference
+from rlcore.rounds.store import Artefact
+from rlcore.types import TrainBatch
+
+KTO = "kto"
+MIX = 0x3147  # of the rows drawn by weight
+
+
+def sft(job: Job) -> Artefact:
+    """Negative log-likelihood of the responses, a mean over the tokens of a step."""
+    config: SftConfig = job.config
+    table = mixed([a.table() for a in job.inputs["data"]], weights_of(job), job.seeds(MIX))
+    ignored = token_ids(job.live.tokenizer, config.train.ignore_tokens)
+
+    def batch(units: Units) -> TrainBatch:
+        return samples_batch(table.take(units), ignored)
+
+    job.live.hold(job.one("start"), to_train=True)
+    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, "sft"))
+    return _finish(job, {"sequences": table.num_rows, **last})
+
+
+def weights_of(job: Job) -> list[float]:
+    """One per artefact of `data`: an entry's weight is shared by all the artefacts that it leads to."""
+    sources, weights = job.node.inputs["data"], job.config.weights
+    counts = [sum(s.entry == entry for s in sources) for entry in range(len(weights))]
+    return [weights[s.entry] / counts[s.entry] for s in sources] if weights else []
+
+
+def mixed(parts: Sequence[pa.Table], weights: Sequence[float], seed: int) -> pa.Table:
+    """All rows; or with weights, as many rows in all, drawn by largest remainder in proportion to the weights, each
+    part's rows used up before any is drawn again."""
+    if not weights:
+        return tables.concat(parts)
+    total, shares = sum(p.num_rows for p in parts), np.array(weights) / sum(weights)
+    counts = np.floor(total * shares).astype(int)
+    for i in np.argsort(-(total * shares - counts), kind="stable")[: total - counts.sum()]:
+        counts[i] += 1
+    drawn = []
+    for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        if count and not part.num_rows:
+            raise ValueError(f"entry {i} of `data` has weight {weights[i]} and no rows")
+        rounds = -(-count // max(1, part.num_rows))
+        rng = np.random.default_rng([seed, i])
+        rows = np.concatenate([rng.permutation(part.num_rows) for _ in range(rounds)] or [np.array([], dtype=int)])
+        drawn.append(part.take(np.sort(rows[:count])))
+    return tables.concat(drawn)
+
+
+def preference(job: Job) -> Artefact:
+    """One of the losses of `rlcore.ops.preference_losses` on pairs, or `kto` on scored samples."""
+    config: PreferenceStageConfig = job.config
+    if config.loss == KTO:
+        return _kto(job, labelled(job))
+    table = joined(job.inputs["data"])
+    ignored = token_ids(job.live.tokenizer, config.train.ignore_tokens)
+
+    def plain(units: Units) -> TrainBatch:
+        return pairs_batch(table.take(units), ignored)
+
+    batch: Callable[[Units], TrainBatch] = plain
+    objective = objective_of(config, job.live.sampling.max_new_tokens)
+    if objective.config.preference.loss is not PreferenceKind.simpo:
+        known = _reference(job, "reference", table.num_rows, plain)
+        batch = lambda units: known.put(plain(units), units)  # noqa: E731
+    job.live.hold(job.one("start"), to_train=True)
+    job.live.world.policy.set_objective(config.loss, objective)
+    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, config.loss))
+    return _finish(job, {"pairs": table.num_rows, **last})
+
+
+def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> PreferenceObjective:
+    names = ("beta", "label_smoothing", "gamma", "eta", "sft_coef")
+    chosen = PreferenceConfig(loss=PreferenceKind(config.loss), **{name: getattr(config, name) for name in names})
+    return PreferenceObjective(AlgorithmConfig(config.loss, Family.preference, preference=chosen), 1.0, max_new_tokens)
+
+
+def labelled(job: Job) -> pa.Table:
+    """Scored samples as they are; pairs as two samples each, the chosen one with score 1, the rejected with 0."""
+    found = []
+    for artefact in job.inputs["data"]:
+        table = artefact.table()
+        if tables.kind_of(table) == "samples":
+            found.append(table.filter(pa.compute.equal(table["status"], "ok")))
+            continue
+        for side, score in zip(tables.SIDES, (1.0, 0.0), strict=True):
+            columns = {f.name: table[f.name] for f in tables.PROMPT_FIELDS}
+            columns |= {f.name: table[f"{side}_{f.name}"] for f in tables.RESPONSE_FIELDS}
+            columns["score"] = pa.array([score] * table.num_rows, pa.float64())
+            found.append(pa.table(columns, tables.SAMPLES))
+    return tables.concat(found)
+
+
+def _kto(job: Job, table: pa.Table) -> Artefact:
+    """The reference point is taken from each step's own prompts, each with the response of the row behind it."""
+    config: PreferenceStageConfig = job.config
+    policy, ignored = job.live.world.policy, token_ids(job.live.tokenizer, config.train.ignore_tokens)
+    behind = table.take(np.roll(np.arange(table.num_rows), -1))
+    prompts = [f.name for f in tables.PROMPT_FIELDS]
+    crossed = pa.table({n: (table if n in prompts else behind)[n] for n in tables.SAMPLES.names}, tables.SAMPLES)
+    good = np.array(table["score"].to_pylist(), dtype=np.float32) >= 0.5
+
+    def plain(units: Units) -> TrainBatch:
+        return replace(samples_batch(table.take(units), ignored), scores=good[units].astype(np.float32))
+
+    def across(units: Units) -> TrainBatch:
+        return samples_batch(crossed.take(units), ignored)
+
+    known = _reference(job, "reference", table.num_rows, plain)
+    apart = _reference(job, "reference-crossed", table.num_rows, across)
+    base = KtoObjective(config.beta, config.desirable_weight, config.undesirable_weight)
+    job.live.hold(job.one("start"), to_train=True)
+    points: list[float] = []  # of the step whose batch was made last
+
+    def batch(units: Units) -> TrainBatch:
+        far = apart.put(across(units), units)
+        assert far.ref_logprobs is not None
+        sums = [(x * far.loss_mask).sum(axis=1) for x in (policy.logprobs(far, 1.0), far.ref_logprobs)]
+        points[:] = [float(kto_reference_point(*(torch.from_numpy(s) for s in sums)))]
+        return known.put(plain(units), units)
+
+    def update(rows: TrainBatch, rate: float) -> M.Metrics:
+        policy.set_objective(KTO, replace(base, kl=points[0]))
+        return policy.update(rows, rate, KTO) | {"actor/kto_kl": M.Last(points[0])}
+
+    last = _train(job, table.num_rows, batch, update)
+    return _finish(job, {"samples": table.num_rows, "desirable": int(good.sum()), **last})
+
+
+def _reference(job: Job, name: str, num_units: int, batch: Callable[[Units], TrainBatch]) -> reference.Reference:
+    live = job.live
+    live.hold(job.maybe("reference") or job.one("start"))
+    folder = job.draft.directory / name
+    return reference.compute(
+        live.world.policy, num_units, batch, folder, live.world.tracker, live.stop, f"{job.node.stage}: reference"
+    )
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Of texts that are one token each.
+
+    Raises:
+        ValueError: a text is another number of tokens.
+    """
+    encoded = encode(tokenizer, texts, special=False)
+    for text, ids in zip(texts, encoded, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"train.ignore_tokens: {text!r} is {len(ids)} tokens, not one")
+    return [ids[0] for ids in encoded]
+
+
+def _train(
+    job: Job, num_units: int, batch: Callable[[Units], TrainBatch], update: Callable[[TrainBatch, float], M.Metrics]
+) -> dict[str, Any]:
+    live, config = job.live, job.config.train
+    live.training()
+    tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, num_units)))
+    run = OfflineRun(
+        name=job.node.stage, num_units=num_units, batch=batch, update=update, config=config,
+        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(job),
+        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=job.seeds(),
+    )  # fmt: skip
+    try:
+        return offline.train(run)
+    finally:
+        tracker.close()
+
+
+def stage_checkpoints(job: Job) -> Checkpoints:
+    return Checkpoints(job.draft.directory / "checkpoints", keep=1)
+
+
+def _finish(job: Job, report: dict[str, Any]) -> Artefact:
+    folder = job.draft.directory / "model"
+    job.live.world.policy.export(folder)
+    made = job.draft.finish_folder(Path(folder), report)
+    job.live.trained(made)
+    return made
+
+
