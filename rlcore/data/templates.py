@@ -1,0 +1,84 @@
+"""Text put to a model, and text taken out of what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import regex  # type: ignore[import-untyped, unused-ignore]
+
+PLACEHOLDERS = ("prompt", "response", "critique", "principle", "operation", "evolved")
+PATTERN_LIMIT_S = 1.0  # of one search: a pattern that backtracks over a model's answer must not hold the run
+_FIELD = regex.compile(r"\{([a-z_]+)\}")
+
+
+def render(template: str, **values: str) -> str:
+    """Puts values in the places of `{prompt}` and the like, in one pass: braces inside the values stay as they are.
+
+    >>> render("Improve: {prompt}", prompt="print({response})")
+    'Improve: print({response})'
+
+    Raises:
+        ValueError: the template has a placeholder without a value.
+    """
+
+    def put(found: regex.Match[str]) -> str:
+        name: str = found.group(1)
+        if name not in values and name in PLACEHOLDERS:
+            raise ValueError(f"the template {template[:60]!r} has {{{name}}}; there are {', '.join(values)}")
+        return values.get(name, f"{{{name}}}")
+
+    return str(_FIELD.sub(put, template))
+
+
+def template_problems(key: str, template: str, allowed: Sequence[str], needed: Sequence[str]) -> list[str]:
+    """What is wrong with a template, each as `key: why`; other words in braces than PLACEHOLDERS are plain text."""
+    used = set(_FIELD.findall(template))
+    found = [f"{key}: lacks {{{name}}}" for name in needed if name not in used]
+    foreign = sorted(used & set(PLACEHOLDERS) - set(allowed))
+    return found + [f"{key}: {{{name}}} has no value there; it may use {', '.join(allowed)}" for name in foreign]
+
+
+@dataclass
+class AnswerConfig:
+    """Where in a model's answer the text is that was asked for; blank ends are stripped."""
+
+    after: str = ""  # what follows its last occurrence, if it occurs
+    before: str = ""  # of that, what comes before the first occurrence of this, if it occurs
+    must_mark: bool = False  # an answer without `after` cannot be read
+    pattern: str = ""  # of that, what this regular expression finds first: its first group, or all it matched
+
+    def problems(self, key: str) -> list[str]:
+        found = []
+        if self.must_mark and not self.after:
+            found.append(f"{key}.must_mark=True: needs {key}.after")
+        try:
+            regex.compile(self.pattern)
+        except regex.error as error:
+            found.append(f"{key}.pattern={self.pattern!r}: {error}")
+        return found
+
+
+def parse(answer: str, config: AnswerConfig) -> str | None:
+    """The text asked for, maybe empty; None where it cannot be told.
+
+    >>> parse("Sure! New task: Sort {a, b}. ", AnswerConfig(after="New task:"))
+    'Sort {a, b}.'
+    """
+    text = answer
+    if config.after:
+        _, mark, tail = text.rpartition(config.after)
+        if not mark and config.must_mark:
+            return None
+        text = tail  # all of it where there is no mark
+    if config.before:
+        text = text.partition(config.before)[0]
+    if config.pattern:
+        try:
+            found = regex.search(config.pattern, text, flags=regex.DOTALL, timeout=PATTERN_LIMIT_S)
+        except TimeoutError:
+            return None
+        if found is None:
+            return None
+        text = (found.group(1) if found.re.groups else found.group(0)) or ""
+    return text.strip()
