@@ -18,7 +18,7 @@ from rlcore.ops.logprobs import entropy, token_logprobs, token_logprobs_and_entr
 from rlcore.ops.masking import masked_mean, masked_whiten
 from rlcore.ops.mismatch import importance_weights
 from rlcore.ops.preference_losses import implicit_rewards, kto_reference_point, preference_loss
-from rlcore.ops.reward_losses import attribute_regression, bradley_terry, soft_label
+from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
 from rlcore.ops.value_losses import clipped_value_loss
 
 X, MASK = torch.randn(2, 3), torch.tensor([[True, True, False], [False, False, False]])
@@ -49,6 +49,7 @@ CALLS = [
     (bradley_terry, (X[0], X[1], X[0])),
     (soft_label, (X[0], X[1], X[0].sigmoid())),
     (attribute_regression, (X, X, MASK)),
+    (grade_cross_entropy, (X, X.softmax(1))),
 ]
 
 
