@@ -75,7 +75,8 @@ class RewardFolder:
         hf, info = AutoModelForSequenceClassification.from_pretrained(
             self.path,
             dtype=getattr(torch, model.dtype.value),
-            attn_implementation=model.attention,
+            # sdpa is what Hugging Face takes by itself, where the architecture has it: DeBERTa has not
+            attn_implementation=None if model.attention == "sdpa" else model.attention,
             trust_remote_code=model.trust_remote_code,
             num_labels=len(self.scale.attributes),
             output_loading_info=True,
