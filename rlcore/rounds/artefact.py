@@ -137,11 +137,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
         wanted = body.pop("checksum")
+        found = json_hash(body)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-    if json_hash(body) != wanted:
+    if found != wanted:
         raise DamagedError(f"{path} is damaged (wrong checksum)")
     return body  # type: ignore[no-any-return]
 

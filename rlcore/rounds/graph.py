@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlcore.data.readers import did_you_mean
 from rlcore.rounds.config import MAKES, Made, PreferenceStageConfig, StageConfig, StageKind
 from rlcore.rounds.references import Alternative, Reference, ReferenceFault, When, parse
-from rlcore.rounds.settings import STAGES_KEY, GraphError, GraphProblem
+from rlcore.rounds.settings import STAGES_KEY, GraphError, GraphProblem, nearest
 
 __all__ = ["GraphError", "GraphProblem", "Node", "Source", "plan", "resolve"]
 MAY_BE_EMPTY = ("against",)  # lists of references that need none
@@ -183,7 +182,7 @@ class _Planner:
                 if name in self.unread:
                     continue
                 known = [*self.stages, *self.builtins]
-                guess = did_you_mean(name, known)
+                guess = nearest(name, known)
                 cure = f"did you mean {guess}?" if guess else f"there are {', '.join(known)}"
                 self.add("unknown", key, text, f"nobody makes `{name}`", cure)
         return good

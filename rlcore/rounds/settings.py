@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlcore.data.readers import did_you_mean
 from rlcore.rounds.config import BUILT_IN, RoundsConfig, StageKind
 from rlcore.rounds.references import name_fault
 
@@ -88,6 +88,13 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The likeliest of `names` for a misspelt one, "" where none is near. Names are short: one slip in three counts."""
+    lower = {n.lower(): n for n in names}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return lower[found[0]] if found else ""
+
+
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _copy(item) for key, item in value.items()}
@@ -117,10 +124,10 @@ def _check_kind(key: str, raw: Any) -> list[GraphProblem]:
     if not isinstance(raw, Mapping):
         return [GraphProblem(key, raw, "a stage is a mapping of options", f"write {{kind: ...}}, {known}")]
     if "kind" not in raw:
-        guess = did_you_mean(key.rpartition(".")[2], kinds)
+        guess = nearest(key.rpartition(".")[2], kinds)
         return [GraphProblem(f"{key}.kind", None, "a stage has a kind", f"write kind: {guess or known}")]
     if kind_of(raw) is None:
-        guess = did_you_mean(str(raw["kind"]), kinds)
+        guess = nearest(str(raw["kind"]), kinds)
         cure = f"did you mean {guess}? The kinds are {', '.join(kinds)}" if guess else f"write {known}"
         return [GraphProblem(f"{key}.kind", raw["kind"], "there is no such kind of stage", cure)]
     return []
@@ -137,7 +144,7 @@ def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[Grap
     for name, options in stages.items():
         at = f"{key}.{name}"
         if name not in rounds.stages:
-            guess = did_you_mean(str(name), [str(n) for n in rounds.stages])
+            guess = nearest(str(name), [str(n) for n in rounds.stages])
             cure = f"did you mean {guess}?" if guess else f"the stages are {', '.join(map(str, rounds.stages))}"
             problems.append(GraphProblem(at, name, "there is no such stage", cure))
         elif not isinstance(options, Mapping):

@@ -115,7 +115,11 @@ class ArtefactStore:
         self._lock: int | None = None
         if not read_only:
             self._take_lock()
-            self._recover()
+            try:
+                self._recover()
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> ArtefactStore:
         return self
