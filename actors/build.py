@@ -15,11 +15,13 @@ from actors.config import Config, Device, RolesConfig, WeightSyncBackend
 from actors.critic import CriticWorker
 from actors.group import ActorGroup, Pending
 from actors.handles import Revival, RewardHandle, RolloutHandle, WeightHandle
+from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Residency, Scoring, ValueHandle
 from actors.models import load_tokenizer, prepare_model
 from actors.placement import Placement
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
+from actors.reward_model import RewardModelWorker
 from actors.rollout import RolloutWorker
 from actors.verifier import VerifierWorker
 from actors.weight_sync import choose_backend
@@ -145,6 +147,7 @@ class Groups:
     policy: ActorGroup[PolicyWorker]
     reference: ActorGroup[ReferenceWorker] | None = None
     critic: ActorGroup[CriticWorker] | None = None
+    reward: ActorGroup[RewardModelWorker] | None = None
 
 
 class Builder:
@@ -179,6 +182,9 @@ class Builder:
         if groups.reference:
             of_reference = replace(scoring, group=groups.reference)
             reference = ReferenceHandle(of_reference, config.rollout.temperature, self.deadlines.checkpoint_s)
+        reward_model = None
+        if groups.reward:
+            reward_model = RewardModelHandle(replace(scoring, group=groups.reward), self.deadlines)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
             rollout=RolloutHandle(groups.rollout, residency, self.deadlines.generate_s, revival),
@@ -190,6 +196,7 @@ class Builder:
             reference=reference,
             critic=critic,
             reference_weights=weights if weights.reference else None,
+            reward_model=reward_model,
         )
         return world, groups.rollout
 
@@ -215,6 +222,9 @@ class Builder:
         if roles.critic.num_workers:
             groups.critic = self.group(CriticWorker, "critic")
             starting.append(self.start_ranks(groups.critic, CriticWorker, self.value_objective))
+        if roles.reward.num_workers:
+            groups.reward = self.group(RewardModelWorker, "reward")
+            starting.append(self.start_ranks(groups.reward, RewardModelWorker))
         for pending in starting:
             pending.result()
         return groups

@@ -13,6 +13,8 @@ USAGE = """rlcore: online RL training for language models on Ray, vLLM and DeepS
   rlcore train [overrides]    train; --cfg job prints the config, --multirun sweeps, +experiment=NAME picks a recipe
   rlcore plan [overrides]     check the config; placement, batch arithmetic and memory; starts nothing
   rlcore eval [overrides]     accuracy of a model (model.path=...) or of a run's newest checkpoint on the held-out set
+  rlcore rounds [overrides]   several rounds of sampling, filtering, SFT, preferences and RL on the same live actors
+  rlcore rounds status [...]  the tree of its stages, and what each round gained
   rlcore report RUN_DIR       summary and learning curve of a run
   rlcore rewards list         the rewards a config can name
   rlcore rewards score FILE.jsonl --reward NAME --out OUT.jsonl
@@ -83,6 +85,14 @@ def plan(arguments: list[str]) -> int:
     return 0
 
 
+def rounds(arguments: list[str]) -> int:
+    from actors import rounds, validate
+
+    if arguments[:1] == ["status"]:
+        return rounds.status(validate.compose(arguments[1:]))
+    return rounds.rounds(validate.compose(arguments), arguments)
+
+
 def report(arguments: list[str]) -> int:
     from rlcore.report import render, write_report
 
@@ -133,6 +143,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "plan": plan,
     "eval": evaluate,
+    "rounds": rounds,
     "report": report,
     "rewards": rewards,
     "doctor": doctor,

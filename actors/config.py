@@ -10,6 +10,7 @@ from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.data.config import DataConfig
 from rlcore.loops.config import Resume, TrainerConfig
 from rlcore.rewards.config import RewardConfig
+from rlcore.rounds.config import RoundsConfig
 from rlcore.tracking_config import TrackingConfig
 
 
@@ -123,7 +124,8 @@ class RolesConfig:
     rollout: RoleConfig = field(default_factory=RoleConfig)
     reference: RoleConfig = field(default_factory=lambda: RoleConfig(num_workers=0))  # 0: role not used
     critic: RoleConfig = field(default_factory=lambda: RoleConfig(num_workers=0))
-    reward: RoleConfig = field(default_factory=lambda: RoleConfig(num_workers=0))
+    reward: RoleConfig = field(default_factory=lambda: RoleConfig(num_workers=0))  # the reward model
+    judge: RoleConfig = field(default_factory=lambda: RoleConfig(num_workers=0))  # a frozen model that compares
     verifier: RoleConfig = field(default_factory=lambda: RoleConfig(cpus_per_worker=0))  # hosts of verifier processes
 
 
@@ -163,3 +165,4 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)  # of `rlcore rounds` alone

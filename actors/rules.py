@@ -71,7 +71,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "cluster.threads_per_worker": (1, INF, False),
     **{f"cluster.roles.{r}.{k}_per_worker": (0, INF, False) for r in ROLES for k in ("gpus", "cpus")},
     **{f"cluster.roles.{r}.num_workers": (1, INF, False) for r in ("policy", "rollout", "verifier")},
-    **{f"cluster.roles.{r}.num_workers": (0, INF, False) for r in ("reference", "critic", "reward")},
+    **{f"cluster.roles.{r}.num_workers": (0, INF, False) for r in ("reference", "critic", "reward", "judge")},
     **{f"cluster.deadlines.{k}_s": (0, INF, True) for k in ("placement", "start", "generate", "train", "sync")},
     "cluster.deadlines.checkpoint_s": (0, INF, True),
     **{f"tracking.{k}": (0, INF, False) for k in ("samples_every", "num_samples")},
@@ -275,9 +275,6 @@ def _roles(c: Config) -> Iterator[Problem]:
             before = True
             free = [n for n in roles if n in used and n != name and not roles[n].colocate_with]
             yield Problem(key, host, text, f"null, or one of: {', '.join(free)}")
-    if "reward" in used:
-        key, count = "cluster.roles.reward.num_workers", roles["reward"].num_workers
-        yield Problem(key, count, "the role reward is not built yet", "set it to 0")
     if not before:
         try:
             units(c.cluster.roles)
@@ -287,7 +284,7 @@ def _roles(c: Config) -> Iterator[Problem]:
 
 def _gpus(c: Config) -> Iterator[Problem]:
     roles, device = c.cluster.roles, c.cluster.device
-    compute = {n: getattr(roles, n) for n in ("policy", "rollout", "reference", "critic", "reward")}
+    compute = {n: getattr(roles, n) for n in ("policy", "rollout", "reference", "critic", "reward", "judge")}
     compute = {name: role for name, role in compute.items() if role.num_workers > 0}
     on_gpu = [name for name, role in compute.items() if role.gpus_per_worker > 0]
     for name, role in compute.items():
@@ -297,7 +294,7 @@ def _gpus(c: Config) -> Iterator[Problem]:
         elif gpus == 0 and (device is Device.cuda or (device is Device.auto and on_gpu)):
             why = "cluster.device=cuda" if device is Device.cuda else f"{', '.join(on_gpu)} on GPUs"
             yield Problem(key, gpus, f"{why} and this role without", "all models on GPUs, or none")
-        if name != "rollout" and gpus > 1:
+        if name not in ("rollout", "judge") and gpus > 1:
             text = "a training or scoring worker uses one GPU; the others would idle"
             yield Problem(key, gpus, text, f"set it to 1 and num_workers={int(role.num_workers * gpus)}")
         if gpus > 1 and gpus != int(gpus):

@@ -159,6 +159,7 @@ class World:
     critic: ValueModel | None = None
     reference_weights: ReferencePublisher | None = None
     reward_model: RewardModel | None = None
+    judge: RewardScorer | None = None
 
 
 class RewardModel(Protocol):

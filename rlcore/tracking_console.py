@@ -97,6 +97,8 @@ class ConsoleTracker:
         evaluated = [metrics[name] for name in sorted(metrics) if _ACCURACY.fullmatch(name)]
         self._accuracy = evaluated[0] if evaluated else self._accuracy
         cells = [self._cell(column, metrics) for column in COLUMNS]
+        if all(cell == "-" for cell in cells):  # a row of other metrics than a step's, such as a stage's
+            return
         if not self.live:
             parts = [column.compact.format(cell) for column, cell in zip(COLUMNS, cells, strict=True) if cell != "-"]
             self._print(f"step {step}/{self._total_steps}  " + "  ".join(parts))

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from rlcore.algorithms.reward_config import RewardTrainingConfig
 from rlcore.data.pairing import PairingConfig
+from rlcore.data.rewriting import RewritingConfig
 from rlcore.data.selection import SelectionConfig
 from rlcore.loops.config import OfflineTrainConfig
 
@@ -197,7 +198,7 @@ class RewriteConfig(StageConfig):
 
     data: str = "train"
     model: str = "start"
-    rewriting: dict[str, Any] = field(default_factory=dict)
+    rewriting: RewritingConfig = field(default_factory=RewritingConfig)
     temperature: float | None = None
     max_new_tokens: int | None = None
     score: bool = True  # new responses, by the config's reward

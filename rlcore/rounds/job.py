@@ -34,6 +34,8 @@ class Live:
     exact: bool  # the weights that train are those that are exported: float32, no adapters
     open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
     online_run: Callable[[Sequence[str], pa.Table, World, Path], OnlineRun]  # overrides, prompts, world, folder
+    render: Callable[[str], tuple[str, Sequence[int]]]  # a text as the model is asked it, and its token ids
+    max_prompt_tokens: int  # that the engines take
     held: str  # by the policy
     fresh: bool = True  # its optimizer has taken no step
     sent: str = ""  # to the engines

@@ -64,10 +64,10 @@ def scored(job: Job, samples: Sequence[Sample]) -> list[Sample]:
     if scorer is None:
         raise RuntimeError("a judge is asked for, and none is started: reward.judge")
     groups = groups_of(samples)
-    return _by_scorer(job, samples, groups, scorer)
+    return by_scorer(job, samples, groups, scorer)
 
 
-def _by_scorer(job: Job, samples: Sequence[Sample], groups: Sequence[Group], scorer: RewardScorer) -> list[Sample]:
+def by_scorer(job: Job, samples: Sequence[Sample], groups: Sequence[Group], scorer: RewardScorer) -> list[Sample]:
     waiting = [scorer.submit(group) for group in groups]
     results: list[RewardResult] = []
     for group, future in zip(groups, waiting, strict=True):

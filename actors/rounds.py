@@ -1,0 +1,242 @@
+"""What `rlcore rounds` does with a checked config: the plan, the actors, the stages, the table at the end."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from actors.build import Built, Inputs, open_world, prepare
+from actors.config import Config, DType
+from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config
+from actors.run import online_run
+from actors.run_folder import binding, claim, locked, plain
+from actors.validate import ConfigError, check, compose
+from rlcore.algorithms.config import Family
+from rlcore.algorithms.policy_gradient import PolicyGradientObjective
+from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.data import tables
+from rlcore.data.examples import load_examples
+from rlcore.data.prompts import PromptStream
+from rlcore.data.tokenizer import encode
+from rlcore.interfaces import Sampling, Tracker, World
+from rlcore.loops.online import OnlineRun
+from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.rounds import runner
+from rlcore.rounds.config import EvaluateConfig, GenerateConfig, Made, RewriteConfig, RlConfig
+from rlcore.rounds.graph import Node
+from rlcore.rounds.job import Live
+from rlcore.rounds.status import render
+from rlcore.rounds.store import Artefact, ArtefactStore
+from rlcore.tracking import JsonlTracker, Trackers, build_tracker, strip_secrets
+from rlcore.types import Prompt, Sample
+
+
+def rounds(config: Config, overrides: Sequence[str]) -> int:
+    """Runs every stage that is not done. `overrides`: the command line, of which a stage `rl` composes its own config.
+
+    Raises: see `actors.errors`; Interrupted, after which the same command goes on.
+    """
+    nodes = checked(config)
+    with locked(Path(config.run_dir)):
+        run_dir = claim(config)
+        inputs = prepared(config, run_dir)
+        with ArtefactStore(runner.folder_of(run_dir)) as store:
+            desk = make_desk(config, nodes, store, inputs)
+            _, made = desk.known()
+            if len(made) < len(nodes):
+                _run(config, overrides, run_dir, inputs, desk)
+            keys, _ = desk.known()
+            print(render(nodes, keys, store))
+    return 0
+
+
+def status(config: Config) -> int:
+    """The tree of rounds and stages; starts no actor, and changes nothing but what is there from the start."""
+    nodes = checked(config)
+    run_dir = Path(config.run_dir).absolute()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    inputs = prepared(config, run_dir)
+    folder = runner.folder_of(run_dir)
+    read_only = _in_use(folder)
+    with read_only or ArtefactStore(folder) as store:
+        keys, _ = make_desk(config, nodes, store, inputs).known()
+        print(render(nodes, keys, store))
+    return 0
+
+
+def _in_use(folder: Path) -> AbstractContextManager[Any] | None:
+    """The store for looking only, where another process writes; None where nobody does."""
+    from rlcore.rounds.store import ArtefactError
+
+    try:
+        ArtefactStore(folder).close()
+        return None
+    except ArtefactError:
+        return nullcontext(ArtefactStore(folder, read_only=True))
+
+
+def checked(config: Config) -> list[Node]:
+    """Raises ConfigError with everything that is wrong, stages included."""
+    nodes, found = plan_rounds(config)
+    try:
+        check(config)
+    except ConfigError as error:
+        found = [*error.problems, *found]
+    if found:
+        raise ConfigError(found)
+    return nodes
+
+
+def prepared(config: Config, run_dir: Path) -> Inputs:
+    """Raises ModelError, DataError; ConfigError for models that cannot take the policy's place."""
+    inputs = prepare(config, run_dir)
+    if found := folder_problems(config, inputs.model_path, inputs.tokenizer):
+        raise ConfigError(found)
+    return inputs
+
+
+def make_desk(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> runner.Desk:
+    roots = _roots(config, nodes, store, inputs)
+    flat = binding(plain(config))
+    return runner.Desk(nodes, store, roots, lambda node: reads_of(node, flat, config), config.seed)
+
+
+def _roots(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
+    """What is there from the start and read by some stage, as artefacts."""
+    asked = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
+    makers: dict[str, Callable[[], Artefact]] = {
+        "start": lambda: store.adopt_folder("start", inputs.model_path, Made.model),
+        "train": lambda: store.adopt_table("train", tables.from_prompts(inputs.data.train), Made.prompts),
+        "heldout": lambda: store.adopt_table("heldout", tables.from_prompts(inputs.data.eval), Made.prompts),
+        "answers": lambda: store.adopt_table("answers", answers(inputs), Made.samples),
+    }
+    for name, path in config.rounds.models.items():
+        makers[name] = lambda name=name, path=path: store.adopt_folder(name, Path(path).expanduser(), Made.model)  # type: ignore[misc]
+    for name, raw in config.rounds.sources.items():
+        makers[name] = lambda name=name, raw=raw: _source(name, raw, store, inputs)  # type: ignore[misc]
+    return {name: makers[name]() for name in makers if name in asked}
+
+
+def answers(inputs: Inputs) -> pa.Table:
+    """The training prompts that have a reference, with it as response, end token included."""
+    known = [p for p in inputs.data.train if p.reference is not None]
+    ids = encode(inputs.tokenizer, [p.reference or "" for p in known], special=False)
+    end = int(inputs.tokenizer.eos_token_id)
+
+    def sample(prompt: Prompt, tokens: tuple[int, ...]) -> Sample:
+        return Sample(prompt, f"{prompt.uid}#reference", prompt.reference or "", (*tokens, end))
+
+    return tables.from_samples(sample(p, t) for p, t in zip(known, ids, strict=True))
+
+
+def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefact:
+    """Raises DataError, which names the broken rows."""
+    loaded = load_examples(source_config(raw), inputs.tokenizer, f"rounds.sources.{name}")
+    made = MADE_OF[source_config(raw).kind]
+    makers: dict[Made, Callable[[], pa.Table]] = {
+        Made.prompts: lambda: tables.from_prompts(loaded.prompts),
+        Made.samples: lambda: tables.from_samples(loaded.samples),
+        Made.pairs: lambda: tables.from_pairs(loaded.pairs),
+    }
+    return store.adopt_table(name, makers[made](), made)
+
+
+def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """The keys of the run's config that change what a stage makes."""
+    groups = list(node.config.READS)
+    if isinstance(node.config, (GenerateConfig, RewriteConfig)) and not node.config.score:
+        groups.remove("reward")
+    found = {k: v for k, v in flat.items() if any(k == g or k.startswith(g + ".") for g in groups)}
+    if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
+        found["trainer.steps"] = config.trainer.steps
+    if isinstance(node.config, (GenerateConfig, RewriteConfig, EvaluateConfig)):  # what cannot change a sample
+        found = {k: v for k, v in found.items() if k not in ("rollout.max_num_seqs", "rollout.sync_bucket_mb")}
+    return found
+
+
+def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, desk: runner.Desk) -> None:
+    shown = strip_secrets(plain(config))
+    tracker = build_tracker(config.tracking, run_dir, shown, len(desk.plan), len(desk.plan))
+    failed = True
+    try:
+        tracker.message(f"{config.rounds.count} rounds, {len(desk.plan)} runs of stages, run folder {run_dir}")
+        stop = StopSignal(tracker.message)
+        with open_world(config, run_dir, inputs, tracker) as built, stop.installed():
+            runner.run(desk, live(config, overrides, run_dir, built, stop, desk.roots["start"]))
+        (run_dir / "error.txt").unlink(missing_ok=True)
+        failed = False
+    except Interrupted:
+        raise
+    except Exception:
+        (run_dir / "error.txt").write_text(traceback.format_exc())
+        raise
+    finally:
+        tracker.close(failed=failed)
+
+
+def live(
+    config: Config, overrides: Sequence[str], run_dir: Path, built: Built, stop: StopSignal, start: Artefact
+) -> Live:
+    rollout = config.rollout
+    sampling = Sampling(
+        num_samples=1, max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature, top_p=rollout.top_p,
+        top_k=rollout.top_k, stop=tuple(rollout.stop),
+    )  # fmt: skip
+
+    def open_tracker(folder: Path, steps: int) -> Tracker:
+        return Trackers([JsonlTracker(folder)], 0)
+
+    def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path) -> OnlineRun:
+        stage = stage_config(overrides, stage_overrides)
+        family = PreferenceObjective if stage.algorithm.family is Family.preference else PolicyGradientObjective
+        objective = family(stage.algorithm, rollout.temperature, rollout.max_new_tokens)
+        world.policy.set_objective("rl", objective)
+        stage.trainer.warmup.steps = 0
+        stream = PromptStream(tables.to_prompts(prompts), stage.seed, stage.data.shuffle)
+        own = replace(built, world=replace(world, prompts=stream))
+        run = online_run(stage, folder, own, stop)
+        return replace(run, world=own.world)
+
+    def ask(text: str) -> tuple[str, tuple[int, ...]]:
+        return rendered(text, config, built.inputs.tokenizer)
+
+    return Live(
+        world=built.world,
+        tokenizer=built.inputs.tokenizer,
+        sampling=sampling,
+        reward=config.reward,
+        stop=stop,
+        run_dir=run_dir,
+        exact=config.model.dtype is DType.float32 and not config.model.lora.rank,
+        open_tracker=open_tracker,
+        online_run=online,
+        render=ask,
+        max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
+        - rollout.max_new_tokens,
+        held=start.hash,
+    )
+
+
+def rendered(text: str, config: Config, tokenizer: Any) -> tuple[str, tuple[int, ...]]:
+    """As a user's message where the data has a chat template, as it is elsewhere; and its token ids."""
+    shown = text
+    if config.data.chat_template:
+        messages = [{"role": "user", "content": text}]
+        shown = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    (ids,) = encode(tokenizer, [shown], special=not config.data.chat_template)
+    return shown, ids
+
+
+def stage_config(overrides: Sequence[str], stage: Sequence[str]) -> Config:
+    """The run's config with a stage's overrides behind the command line's.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    return compose([*overrides, *stage])

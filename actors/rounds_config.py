@@ -1,0 +1,242 @@
+"""From `rounds` of a config to the plan of its stages; everything that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from actors.config import Config
+from actors.problem import Problem
+from rlcore.data.examples_config import ExampleKind, ExamplesConfig
+from rlcore.ops.preference_losses import KINDS
+from rlcore.rounds import settings
+from rlcore.rounds.config import (
+    BUILT_IN,
+    STAGES,
+    Made,
+    PairsConfig,
+    PreferenceStageConfig,
+    RejectionSampleConfig,
+    RewardModelStageConfig,
+    RlConfig,
+    ScoreBy,
+    ScoreConfig,
+    StageConfig,
+    StageKind,
+)  # fmt: skip
+from rlcore.rounds.graph import Node, resolve
+
+ALLOWED_IN_RL = ("algorithm", "trainer")  # what a stage `rl` may override: the actors are shared by all stages
+
+
+MADE_OF = {
+    ExampleKind.prompts: Made.prompts,
+    ExampleKind.demonstrations: Made.samples,
+    ExampleKind.preferences: Made.pairs,
+    ExampleKind.labelled: Made.samples,
+    ExampleKind.attributes: Made.samples,
+    ExampleKind.attribute_pairs: Made.pairs,
+}
+
+
+def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
+    """The runs of all stages in their order, and what is wrong; the runs are of use only where nothing is."""
+    rounds = config.rounds
+    found = [Problem(p.key, p.value, p.text, p.cure) for p in settings.check(rounds)]
+    if rounds.count < 1 or not rounds.stages:
+        return [], found
+    stages, wrong = _stages(config)
+    found += wrong
+    unread = [name for name in rounds.stages if name not in stages]
+    nodes, problems = resolve(stages, rounds.count, roots_of(config), unread)
+    found += [Problem(p.key, p.value, p.text, p.cure) for p in problems]
+    seen: dict[tuple[str, str], Problem] = {}
+    for node in nodes:
+        for problem in _of_node(config, node):
+            seen.setdefault((problem.key, problem.text), problem)
+    return nodes, [*found, *_source_problems(config), *seen.values()]
+
+
+def roots_of(config: Config) -> dict[str, Made]:
+    """What is there from the start, by name; sources that cannot be read are left out."""
+    sources: dict[str, Made] = {}
+    for name, raw in config.rounds.sources.items():
+        with suppress(OptionError):
+            sources[name] = MADE_OF[source_config(raw).kind]
+    return {**BUILT_IN, **dict.fromkeys(config.rounds.models, Made.model), **sources}
+
+
+def source_config(raw: Any) -> ExamplesConfig:
+    """Raises OptionError."""
+    if not isinstance(raw, Mapping):
+        raise OptionError("", raw, "a source is a mapping of options", "such as {kind: preferences, path: file.jsonl}")
+    made = to_dataclass(ExamplesConfig, raw)
+    assert isinstance(made, ExamplesConfig)
+    return made
+
+
+def _source_problems(config: Config) -> Iterator[Problem]:
+    for name, raw in config.rounds.sources.items():
+        key = f"rounds.sources.{name}"
+        try:
+            path = source_config(raw).path
+        except OptionError as error:
+            yield Problem(f"{key}.{error.key}".rstrip("."), error.value, str(error), error.cure)
+            continue
+        if not Path(path).expanduser().exists() or not path:
+            yield Problem(f"{key}.path", path, "no such file", "relative paths start at the working directory")
+
+
+def _stages(config: Config) -> tuple[dict[str, tuple[StageKind, list[StageConfig]]], list[Problem]]:
+    """Stages whose options can be read, each with its config of every round, and what is wrong with the others."""
+    found: dict[tuple[str, str], Problem] = {}
+    stages: dict[str, tuple[StageKind, list[StageConfig]]] = {}
+    broken: set[str] = set()
+    for (number, name), raw in settings.merged(config.rounds).items():
+        kind = StageKind(raw["kind"])
+        key = f"{settings.STAGES_KEY}.{name}"
+        try:
+            stage = to_stage(kind, raw)
+        except OptionError as error:
+            broken.add(name)
+            problem = Problem(f"{key}.{error.key}" if error.key else key, error.value, str(error), error.cure)
+            found.setdefault((problem.key, problem.text), problem)
+            continue
+        stages.setdefault(name, (kind, []))[1].append(stage)
+        assert len(stages[name][1]) == number or name in broken
+    return {name: stage for name, stage in stages.items() if name not in broken}, list(found.values())
+
+
+class OptionError(ValueError):
+    """An option of a stage that does not exist or has another type."""
+
+    def __init__(self, key: str, value: Any, text: str, cure: str) -> None:
+        super().__init__(text)
+        self.key, self.value, self.cure = key, value, cure
+
+
+def to_stage(kind: StageKind, raw: Mapping[str, Any]) -> StageConfig:
+    """
+    Raises:
+        OptionError: the first option that is unknown or does not fit.
+    """
+    made = to_dataclass(STAGES[kind], {k: v for k, v in raw.items() if k != "kind"})
+    assert isinstance(made, StageConfig)
+    return made
+
+
+def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass out of plain values, checked by OmegaConf; raises OptionError."""
+    for key, value, known in _strangers(raw, kind(), ""):
+        near = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
+        cure = f"did you mean {near[0]}? " if near else ""
+        raise OptionError(key, value, "no such option", f"{cure}there are: {', '.join(known)}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw)))
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or error.key or "")
+        raise OptionError(key, raw.get(key.partition(".")[0], ""), str(error).splitlines()[0], "see its type") from None
+
+
+def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tuple[str, Any, list[str]]]:
+    known = [f.name for f in fields(default)]
+    for name, value in raw.items():
+        if name not in known:
+            yield f"{path}{name}", value, known
+        elif is_dataclass(inner := getattr(default, name)) and isinstance(value, Mapping):
+            yield from _strangers(value, inner, f"{path}{name}.")
+
+
+def _of_node(config: Config, node: Node) -> Iterator[Problem]:
+    """What the options of one run cannot be, beyond their types."""
+    stage, key, roles = node.config, f"{settings.STAGES_KEY}.{node.stage}", config.cluster.roles
+    nested: list[tuple[str, Sequence[str]]] = []
+    if isinstance(stage, RejectionSampleConfig):
+        nested.append(("select", stage.select.problems()))
+    if isinstance(stage, PairsConfig):
+        nested.append(("pairing", stage.pairing.problems()))
+    if isinstance(stage, RewardModelStageConfig):
+        nested.append(("training", stage.training.problems()))
+    for part, texts in nested:
+        for text in texts:
+            yield Problem(f"{key}.{part}", text.partition(":")[0], text.partition(": ")[2] or text, "mend it")
+    if isinstance(stage, PreferenceStageConfig) and stage.loss not in KINDS:
+        near = difflib.get_close_matches(stage.loss, KINDS, 1)
+        cure = f"did you mean {near[0]}? " if near else ""
+        yield Problem(f"{key}.loss", stage.loss, "no such loss", f"{cure}there are: {', '.join(KINDS)}")
+    asks = getattr(stage, "reward_model", None) is not None or isinstance(stage, RewardModelStageConfig)
+    asks = asks or (isinstance(stage, ScoreConfig) and stage.by is ScoreBy.reward_model)
+    if asks and roles.reward.num_workers < 1:
+        yield Problem(
+            "cluster.roles.reward.num_workers", 0, f"stage {node.stage} needs a reward model", "set it to 1"
+        )
+    if isinstance(stage, ScoreConfig) and stage.by is ScoreBy.reward_model and stage.reward_model is None:
+        text, cure = "by: reward_model needs to know which", "name the stage that made it"
+        yield Problem(f"{key}.reward_model", None, text, cure)
+    if isinstance(stage, RlConfig):
+        yield from _of_rl(stage, key)
+
+
+def _of_rl(stage: RlConfig, key: str) -> Iterator[Problem]:
+    for override in stage.overrides:
+        name = override.partition("=")[0].lstrip("+~")
+        if name.partition(".")[0] not in ALLOWED_IN_RL:
+            text = "the actors of all stages are the same: this cannot differ here"
+            yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or leave it out")
+
+
+def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem]:
+    """Of `rounds.models`: every one is a folder of the start model's architecture, with its tokenizer.
+
+    One set of engines holds them all in turn.
+    """
+    from actors.models import ModelError, check_model, load_tokenizer
+
+    found = []
+    for name, path in config.rounds.models.items():
+        key, folder = f"rounds.models.{name}", Path(path).expanduser()
+        if not folder.is_dir():
+            found.append(Problem(key, path, "no such folder", "a Hugging Face folder of the run's architecture"))
+            continue
+        try:
+            check_model(folder)
+            other = load_tokenizer(folder, config.model.trust_remote_code)
+        except ModelError as error:
+            found.append(Problem(key, path, str(error), "give a model folder that loads"))
+            continue
+        if text := other_tokenizer(tokenizer, other):
+            cure = "members of a committee share the run's tokenizer: its tokens are what the others are trained on"
+            found.append(Problem(key, path, text, cure))
+        if text := other_shape(start, folder):
+            found.append(Problem(key, path, text, "the engines hold one architecture: give a model of the run's"))
+    return found
+
+
+def other_tokenizer(mine: Any, other: Any) -> str:
+    """How two tokenizers differ; "" where they do not."""
+    if (a := mine.get_vocab()) != (b := other.get_vocab()):
+        missing = sorted(set(a) ^ set(b))[:3]
+        shown = f", such as {missing}" if missing else ": the same tokens under other numbers"
+        return f"its tokenizer has another vocabulary ({len(b)} tokens, the run's has {len(a)}{shown})"
+    if mine.eos_token_id != other.eos_token_id:
+        return f"its tokenizer ends with token {other.eos_token_id}, the run's with {mine.eos_token_id}"
+    return ""
+
+
+def other_shape(start: Path, folder: Path) -> str:
+    """How the architecture of a model folder differs from the start's; "" where it does not."""
+    import transformers
+
+    from rlcore.weights import BOOKKEEPING
+
+    mine, other = (transformers.AutoConfig.from_pretrained(str(path)).to_dict() for path in (start, folder))
+    skip = {*BOOKKEEPING, "_name_or_path", "name_or_path"}
+    different = sorted(k for k in {*mine, *other} - skip if mine.get(k) != other.get(k))
+    return f"its config.json differs in {', '.join(different[:5])}" if different else ""
