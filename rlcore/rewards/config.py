@@ -6,11 +6,21 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlcore.rewards.judge.config import JudgeConfig
+
 
 class OnFailure(str, enum.Enum):
     mask = "mask"  # the sample takes no part in its group's statistics and is not trained on
     zero = "zero"
     fail = "fail"  # stop the run at the first failure
+
+
+class Fallback(str, enum.Enum):
+    """What scores a row that no verifier can score."""
+
+    none = "none"
+    reward_model = "reward_model"
+    judge = "judge"
 
 
 class Tier(str, enum.Enum):
@@ -38,7 +48,7 @@ class SandboxConfig:
 
 @dataclass
 class RewardTermConfig:
-    name: str = "math"  # a registered name; ignored when `fn` is given
+    name: str = "math"  # a registered name, `reward_model` or `judge`; ignored when `fn` is given
     fn: str | None = None  # "path/to/file.py:function" or "package.module:function"
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the reward function
@@ -52,5 +62,8 @@ class RewardConfig:
     timeout_s: float = 5.0  # per sample; then the worker process is killed and replaced
     memory_limit_mb: int = 2048
     on_failure: OnFailure = OnFailure.mask
+    fallback: Fallback = Fallback.none  # where no verifier applies: without reference, or one that cannot be read
+    fallback_weight: float = 1.0
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     max_failed_share: float = 0.5  # of a step's samples; above it the run stops and shows some

@@ -1,0 +1,169 @@
+"""Settings of the judge."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class JudgeKind(str, enum.Enum):
+    none = "none"
+    engine = "engine"  # a frozen vLLM engine of the role `judge`
+    endpoint = "endpoint"  # an OpenAI-compatible address
+
+
+class JudgeMode(str, enum.Enum):
+    pointwise = "pointwise"  # each sample by the rubrics
+    pairwise = "pairwise"  # win rate of each sample
+
+
+class JudgeReading(str, enum.Enum):
+    text = "text"  # the judge writes, its verdict is read from the last line that has one
+    choice = "choice"  # one token, the verdict is read from the log-probs of the labels
+
+
+class JudgeAgainst(str, enum.Enum):
+    group = "group"  # the other samples of the prompt
+    reference = "reference"  # the row's reference response
+
+
+@dataclass
+class RubricConfig:
+    """What one pointwise question asks. Several make named parts of the score."""
+
+    name: str = "quality"
+    text: str = "How helpful, correct and clear the response is."
+    weight: float = 1.0  # in the mean over the rubrics
+
+
+@dataclass
+class JudgeScaleConfig:
+    """The scores of a pointwise judge; they go to [0, 1]: (score - low) / (high - low)."""
+
+    low: int = 1
+    high: int = 10
+
+
+@dataclass
+class JudgePromptConfig:
+    """Templates; empty: the built-in one of the mode and reading.
+
+    `{prompt}`, `{response}`, `{reference}`, `{rubric}`, `{low}`, `{high}`, `{response_a}` and `{response_b}` are filled
+    in; all other braces stay as they are.
+    """
+
+    pointwise: str = ""
+    pairwise: str = ""
+    reference: str = ""  # goes before the question where the row has a reference and the template no place for it
+    reminder: str = ""  # what an answer without verdict is met with
+    system: str = ""
+    column: str = ""  # of the row that holds the bare question; empty: the prompt as the policy sees it
+
+
+@dataclass
+class JudgeReadingConfig:
+    how: JudgeReading = JudgeReading.text
+    verdict: str = r"\[\[([ABC])\]\]"  # regular expression, one group: A, B, or C for a tie
+    score: str = r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]"  # regular expression, one group: a number
+    reminders: int = 1  # further questions where no verdict was found
+
+
+@dataclass
+class JudgeEndpointConfig:
+    """Of kind `endpoint`."""
+
+    base_url: str | None = None  # as in http://host:8000/v1
+    model: str | None = None
+    api_env: str = ""  # NAME of the environment variable that holds the key; empty: no key is sent
+    max_concurrency: int = 16
+    retries: int = 4
+    request_timeout_s: float = 60.0
+    deadline_s: float = 180.0  # of one question with its retries
+    extra: dict[str, Any] = field(default_factory=dict)  # further fields of the request, as they are
+
+
+@dataclass
+class JudgeEngineConfig:
+    """Of kind `engine`: vLLM on the weights of a folder, never synced."""
+
+    path: str | None = None  # Hugging Face folder or hub id
+    tensor_parallel_size: int = 1
+    dtype: str = "auto"
+    max_model_len: int = 4096
+    max_num_seqs: int = 256
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_gib: float = 1.0
+    enforce_eager: bool = False
+    trust_remote_code: bool = False
+    chat_template: bool | None = None  # None: where the tokenizer has one
+    chat_options: dict[str, Any] = field(default_factory=dict)  # of the chat template, such as enable_thinking
+    deadline_s: float = 600.0  # of one call; what is not answered then is a time-out
+    max_restarts: int = 3  # of one engine in a run
+    extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
+
+
+@dataclass
+class JudgeConfig:
+    kind: JudgeKind = JudgeKind.none
+    mode: JudgeMode = JudgeMode.pointwise
+    against: JudgeAgainst = JudgeAgainst.group  # pairwise
+    max_pairs: int = 28  # of one group, each asked in both orders; 28 are all pairs of 8
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    rubrics: list[RubricConfig] = field(default_factory=lambda: [RubricConfig()])
+    scale: JudgeScaleConfig = field(default_factory=JudgeScaleConfig)
+    prompts: JudgePromptConfig = field(default_factory=JudgePromptConfig)
+    reading: JudgeReadingConfig = field(default_factory=JudgeReadingConfig)
+    engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
+    endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)
+
+
+def check(config: JudgeConfig) -> list[str]:
+    """What cannot work, each with its key; empty when all is well. Reads no file and asks nobody."""
+    wrong = []
+    scale, reading, rubrics = config.scale, config.reading, config.rubrics
+    if scale.low >= scale.high:
+        wrong.append(f"reward.judge.scale: low={scale.low} must be below high={scale.high}")
+    elif reading.how is JudgeReading.choice and config.mode is JudgeMode.pointwise and scale.high - scale.low > 19:
+        wrong.append(f"reward.judge.scale: {scale.low} to {scale.high} are over 20 labels; a choice has at most 20")
+    if not rubrics or len({r.name for r in rubrics}) < len(rubrics):
+        wrong.append("reward.judge.rubrics: at least one, each with a name of its own")
+    if any(r.weight < 0 for r in rubrics) or (rubrics and not sum(r.weight for r in rubrics) > 0):
+        wrong.append("reward.judge.rubrics: weights must not be negative, and not all 0")
+    for key in ("verdict", "score"):
+        try:
+            groups = re.compile(getattr(reading, key)).groups
+        except re.error as error:
+            wrong.append(f"reward.judge.reading.{key}: no regular expression: {error}")
+        else:
+            if groups != 1:
+                wrong.append(f"reward.judge.reading.{key}: must have exactly one group, it has {groups}")
+    for name, least in {"max_pairs": 1, "max_new_tokens": 1, "temperature": 0}.items():
+        if getattr(config, name) < least:
+            wrong.append(f"reward.judge.{name}={getattr(config, name)}: must be at least {least}")
+    if reading.reminders < 0:
+        wrong.append(f"reward.judge.reading.reminders={reading.reminders}: must be at least 0")
+    if config.kind is JudgeKind.engine and not config.engine.path:
+        wrong.append("reward.judge.kind=engine needs reward.judge.engine.path: a model folder or hub id")
+    if config.kind is JudgeKind.endpoint:
+        wrong += check_endpoint(config.endpoint)
+    return wrong
+
+
+def check_endpoint(endpoint: JudgeEndpointConfig) -> list[str]:
+    """As `check`."""
+    wrong = []
+    if not (endpoint.base_url or "").startswith(("http://", "https://")):
+        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.base_url, as in http://host:8000/v1")
+    if not endpoint.model:
+        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.model")
+    # never shown: it may be a key
+    if endpoint.api_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", endpoint.api_env):
+        wrong.append("reward.judge.endpoint.api_env must be the NAME of an environment variable, not the key itself")
+    if endpoint.max_concurrency < 1 or endpoint.retries < 0:
+        wrong.append("reward.judge.endpoint: max_concurrency must be at least 1, retries at least 0")
+    if min(endpoint.request_timeout_s, endpoint.deadline_s) <= 0:
+        wrong.append("reward.judge.endpoint: request_timeout_s and deadline_s must be above 0")
+    return wrong
