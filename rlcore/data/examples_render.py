@@ -9,6 +9,7 @@ from typing import Any
 
 from rlcore.data.conversations import Said, answer_places
 from rlcore.data.examples_config import ExamplesConfig
+from rlcore.data.readers import DataError
 from rlcore.data.rows import Messages, _Wrong
 from rlcore.data.tokenizer import Tokenizer, encode
 
@@ -44,6 +45,9 @@ class Renderer:
     With a chat template the answer is exactly what the template adds to the prompt, up to and with the token that ends
     the turn: what the template writes behind the last one (ChatML's line break) no model has to say. Where the
     template ends turns with no special token, and without chat template, the tokenizer's eos is appended.
+
+    Raises:
+        DataError: a chat template that leaves text answers out.
     """
 
     def __init__(self, config: ExamplesConfig, tokenizer: Tokenizer) -> None:
@@ -57,9 +61,12 @@ class Renderer:
         """What the template writes after a last answer, and the part of it up to its first special token."""
         try:
             messages = self._with_system([{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}])
-            tail = self._apply(messages, False).rpartition(_MARK)[2]
-        except _Wrong:
+            text = self._apply(messages, False)
+        except _Wrong:  # it may refuse this one alone: every row is told by itself
             return "", ""
+        if _MARK not in text:
+            raise DataError("the chat template leaves out an answer that is text; give the tokenizer another template")
+        tail = text.rpartition(_MARK)[2]
         found = [(tail.index(text), text) for text in self._specials if text in tail]
         if not found:
             return tail, ""
