@@ -251,7 +251,8 @@ def test_the_counts_add_up(tmp_path, tokenizer):
     [
         ("demonstrations", {"question": "a", "answer": "b"}, {},
          r"no column 'prompt' \(examples.columns.prompt\); no column 'response' .*columns are question, answer\. "
-         r"Did you mean examples.columns.prompt=question examples.columns.response=answer\?\nrows of kind demonstrations:"),
+         r"Did you mean examples.columns.prompt=question examples.columns.response=answer\?\n"
+         "rows of kind demonstrations:"),
         ("demonstrations", {"conversations": []}, {}, "Did you mean .*examples.columns.messages=conversations"),
         ("demonstrations", {"prompt": "a", "response": "b"}, {"uid": "id"}, r"no column 'id' \(examples.columns.uid\)"),
         ("preferences", {"prompt": "a", "Chosen": "b", "rejected": "c"}, {}, "mean examples.columns.chosen=Chosen"),
