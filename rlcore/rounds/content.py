@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,13 +76,15 @@ def json_hash(value: Any) -> str:
 
 
 def report_hash(report: Mapping[str, Any]) -> str:
-    """As `json_hash`, without seconds (keys `seconds` and `*_s`): they differ in every run of the same thing."""
+    """As `json_hash`, without what differs in every run of the same thing: keys `seconds`, `*_s`, `timing_s/*` and
+    `perf/*`, at any depth."""
     return json_hash(_timeless(plain(report)))
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k != "seconds" and not k.endswith("_s")}
+        timed = re.compile(r"seconds|.*_s|(timing_s|perf)/.*", re.DOTALL)
+        return {key: _timeless(item) for key, item in value.items() if not timed.fullmatch(key)}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +207,12 @@ def steps_done(folder: Path) -> int:
 
 
 def last_written(folder: Path) -> float:
-    """Unix time of the newest file below: the last sign of life of whoever wrote there."""
-    times = [folder.stat().st_mtime]
+    """Unix time of the newest file below: the last sign of life of whoever writes there; 0.0: the folder is gone."""
+    times = [0.0]
     for root, folders, names in os.walk(folder):
-        times += [os.lstat(os.path.join(root, name)).st_mtime for name in (*folders, *names)]
+        for path in (root, *(os.path.join(root, name) for name in (*folders, *names))):
+            with suppress(FileNotFoundError):  # its writer goes on
+                times.append(os.lstat(path).st_mtime)
     return max(times)
 
 

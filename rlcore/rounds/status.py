@@ -79,15 +79,15 @@ def headlines(report: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def dropped(report: Mapping[str, Any]) -> dict[str, int]:
-    """Reason -> number of records, most first: counts named `dropped_<reason>`, and what stands under `dropped`."""
+    """Reason -> number of records, most first: of counts named `dropped_<reason>`, in the report or its `counts`, and
+    of its list `drops` of filters with `reason` and `dropped`."""
     counts: dict[str, int] = {}
     for part in (report, report.get("counts")):
         if isinstance(part, Mapping):
-            named = {str(k).removeprefix(DROPPED): v for k, v in part.items() if str(k).startswith(DROPPED)}
-            inner = part.get("dropped")
-            for reason, count in (named | dict(inner if isinstance(inner, Mapping) else {})).items():
-                if isinstance(count, int) and count > 0:
-                    counts[str(reason)] = count
+            named = {k.removeprefix(DROPPED): v for k, v in part.items() if k.startswith(DROPPED)}
+            counts |= {reason: v for reason, v in named.items() if isinstance(v, int) and v > 0}
+    for drop in report.get("drops") or ():
+        counts[drop["reason"]] = counts.get(drop["reason"], 0) + drop["dropped"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

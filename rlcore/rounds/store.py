@@ -363,6 +363,10 @@ class ArtefactStore:
             os.close(handle)
             text = "is in use by another process: wait for it, or give another run_dir"
             raise ArtefactError(f"{self.directory} {text}") from None
+        except OSError as error:
+            os.close(handle)
+            text = "cannot be locked, and two processes would spoil it: give a run_dir on another file system"
+            raise ArtefactError(f"{self.directory} {text} ({error})") from error
         self._lock = handle
 
 

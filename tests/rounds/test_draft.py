@@ -35,6 +35,7 @@ def test_the_last_sign_of_life(tmp_path):
         os.utime(path, (100, 100))
     os.utime(tmp_path / "a" / "file", (300, 300))
     assert last_written(tmp_path) == 300
+    assert last_written(tmp_path / "gone") == 0
 
 
 def test_names_that_are_taken(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rlcore.data import tables
+from rlcore.data.filters import FilterContext, apply
 from rlcore.rounds.config import (
     BUILT_IN,
     EvaluateConfig,
@@ -84,7 +85,10 @@ def test_what_was_dropped():
         "margin": 5,
         "tie": 2,
     }
-    assert list(dropped({"dropped": {"long": 1, "short": 1}, "dropped_x": 3})) == ["x", "long", "short"]
+    assert list(dropped({"dropped_x": 3, "dropped_long": 1, "dropped_a": 1})) == ["x", "a", "long"]
+    _, filtered = apply(samples(5), [{"kind": "duplicates"}], FilterContext())
+    assert dropped(filtered.to_json()) == filtered.by_reason
+    assert sum(dropped(filtered.to_json()).values()) == 5 - filtered.rows_kept > 0
     assert dropped({"accuracy": 1.0}) == {}
 
 

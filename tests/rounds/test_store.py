@@ -570,3 +570,41 @@ def test_killed_again_and_again(tmp_path, make, seed):
     assert len(log) == len(set(log))
     assert names(tmp_path / "killed") == names(tmp_path / "whole")
     assert starts > 1
+
+
+SLOW_STAGE = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from rlcore.rounds.store import ArtefactStore
+from test_store import begin, samples
+with ArtefactStore(Path({directory!r})) as store:
+    draft = begin(store)
+    for i in range({parts}):
+        if not draft.has_part(i):
+            draft.write_part(i, samples(2, 2 * i))
+            print(i, flush=True)
+            sys.stdin.readline()
+    print("hash", draft.finish_records({{}}).hash, flush=True)
+"""
+
+
+def test_a_process_killed_for_good_leaves_no_lock_and_loses_no_part(tmp_path):
+    parts, written = 12, []
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_STAGE.format(tests=str(Path(__file__).parent), directory=str(tmp_path), parts=parts),
+    ]
+    for stop in (3, 7, None):
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            while not (line := process.stdout.readline()).startswith("hash") and line:
+                written.append(int(line))
+                if len(written) == stop:
+                    process.kill()
+                    break
+                process.stdin.write("\n")
+                process.stdin.flush()
+        assert process.returncode == (-9 if stop else 0)
+    assert line.split()[1] == table_hash([samples(2 * parts)])
+    assert written == list(range(parts))
