@@ -177,10 +177,12 @@ def rejection_sample(scores: Sequence[float], num: int, beta: float, rng: np.ran
     other) favours none.
 
     Raises:
-        ValueError: a beta that is not above 0.
+        ValueError: a beta that is not above 0, or a score that is not finite.
     """
     if not beta > 0:
         raise ValueError(f"beta={beta}: above 0")
+    if not all(map(math.isfinite, scores)):  # nothing would ever be accepted
+        raise ValueError("scores must be finite")
     pool = [int(i) for i in rng.permutation(len(scores))]
     accepted: list[int] = []
     while pool and len(accepted) < num:

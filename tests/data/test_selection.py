@@ -218,6 +218,8 @@ def test_rso_favours_no_place_in_the_order():
     assert min(Counter(first).values()) > 140  # 200 expected, deviation 13.4
     with pytest.raises(ValueError, match="beta=0"):
         rejection_sample([1.0], 1, 0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="finite"):
+        rejection_sample([-math.inf, -math.inf], 1, 0.5, np.random.default_rng(0))
 
 
 def test_tally_and_plan():
