@@ -338,7 +338,7 @@ def test_pairs_of_a_known_answer(models: dict[int, Model], folders: dict[str, st
 
 
 def test_attributes_of_a_known_answer(models: dict[int, Model], folders: dict[str, str]) -> None:
-    """Three attributes, a fifth of the labels missing: Spearman at least 0.9 each, held out (seen: 0.96, 0.96, 0.99)."""
+    """Three attributes, a fifth of the labels missing: Spearman at least 0.9 each, held out (seen: 0.96 to 0.99)."""
     models[1].build(folders["tiny"], 0, DType.float32, 1e-8)
     handle, data = wide(models[1]), Strings(folders["tiny"], 2)
     config = RewardTrainingConfig(
