@@ -134,7 +134,7 @@ def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
         console.print(table)
     current = {line.artefact.folder for line in lines if line.artefact and line.state == DONE}
     beside = [one for one in store.artefacts() if one.round > 0 and one.folder not in current]
-    for text in [f"{len(beside)} artefacts of other settings lie beside these."] * bool(beside) + store.warnings:
+    for text in [f"Beside these lie artefacts of other settings: {len(beside)}."] * bool(beside) + store.warnings:
         console.print(Text(text))
     return out.getvalue()
 
@@ -172,7 +172,7 @@ def _size(line: Line) -> str:
     one = line.artefact
     if line.half is not None:
         parts, steps = line.half.parts, line.half.steps
-        return f"{parts:,} parts" if parts else f"step {steps:,}" if steps else "begun"
+        return f"{parts:,} part{'s' * (parts > 1)}" if parts else f"step {steps:,}" if steps else "begun"
     if one is None or line.state != DONE:
         return ""
     if one.made in RECORDS:

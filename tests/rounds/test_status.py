@@ -132,13 +132,13 @@ def test_the_tree(tmp_path):
     assert "sft sft done 1.24 KB" in line_of("sft", 1)
     assert "eval evaluate done" in line_of("eval", 1)
     assert "accuracy 0.5" in line_of("eval", 1)
-    assert "best rejection_sample half-done 1 parts" in line_of("best", 2)
+    assert "best rejection_sample half-done 1 part" in line_of("best", 2)
     assert line_of("sft", 2).endswith("sft sft to do")
     table = lines.index(next(line for line in lines if line.startswith("round ")))
     assert words[table] == ["round", "stage", "metric", "value", "gain", "seconds"]
     assert words[table + 1][:4] == ["1", "eval", "accuracy", "0.5000"]
     assert words[table + 2][0] == "2"
-    assert lines[-1] == "1 artefacts of other settings lie beside these."
+    assert lines[-1] == "Beside these lie artefacts of other settings: 1."
 
 
 def test_the_gain_of_a_round(tmp_path):
