@@ -195,9 +195,16 @@ def many(records: int, seed: int) -> dict:
         seconds[config["kind"]] = round(time.perf_counter() - start, 2)
     total = sum(seconds.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"records": records, "kept": kept.num_rows, "seconds": round(total, 1),
-            "records_per_s": round(records / total), "by_filter_s": seconds, "table_mb": given.nbytes >> 20, "peak_rss_mb": peak >> 10,
-            "peak_rss_before_mb": before >> 10}  # fmt: skip
+    return {
+        "records": records,
+        "kept": kept.num_rows,
+        "seconds": round(total, 1),
+        "records_per_s": round(records / total),
+        "by_filter_s": seconds,
+        "table_mb": given.nbytes >> 20,
+        "peak_rss_mb": peak >> 10,
+        "peak_rss_before_mb": before >> 10,
+    }
 
 
 def main() -> None:

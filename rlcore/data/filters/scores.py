@@ -120,7 +120,7 @@ def samples_per_prompt(table: pa.Table, config: SamplesPerPromptConfig, context:
 
 def _ids(table: pa.Table) -> Any:
     columns = [pc.fill_null(table[f"{side}sample_id"], "").cast(pa.large_string()) for side in view.sides(table)]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, ">")
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar(">", pa.large_string()))
 
 
 def _place(groups: I64, order: I64) -> I64:

@@ -88,7 +88,9 @@ def texts(table: pa.Table, of: str) -> list[tuple[str, Any]]:
 def joined(table: pa.Table, of: str) -> Any:
     """One text per row: all columns that `of` names, one line apart."""
     columns = [column.cast(pa.large_string()) for _, column in texts(table, of)]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\n")
+    return (
+        columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar("\n", pa.large_string()))
+    )
 
 
 def codes(column: Any) -> I64:
