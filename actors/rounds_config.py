@@ -15,11 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from actors.config import Config
 from actors.problem import Problem
 from rlcore.data.examples_config import ExampleKind, ExamplesConfig
+from rlcore.data.filters import check as check_filters
 from rlcore.ops.preference_losses import KINDS
 from rlcore.rounds import settings
 from rlcore.rounds.config import (
     BUILT_IN,
     STAGES,
+    FilterStageConfig,
     Made,
     PairsConfig,
     PreferenceStageConfig,
@@ -164,6 +166,10 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         nested.append(("pairing", stage.pairing.problems()))
     if isinstance(stage, RewardModelStageConfig):
         nested.append(("training", stage.training.problems()))
+    if isinstance(stage, FilterStageConfig):
+        for text in check_filters(stage.filters, node.made.value, "filters"):
+            place, _, why = text.partition(": ")
+            yield Problem(f"{key}.{place}", "", why, "see rlcore.data.filters.config")
     for part, texts in nested:
         for text in texts:
             yield Problem(f"{key}.{part}", text.partition(":")[0], text.partition(": ")[2] or text, "mend it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlcore.data.filters import FilterContext, apply
 from rlcore.rounds.config import FilterStageConfig
 from rlcore.rounds.job import Job, joined
 from rlcore.rounds.stages.select import finish
@@ -9,10 +10,9 @@ from rlcore.rounds.store import Artefact
 
 
 def run(job: Job) -> Artefact:
-    from rlcore.data.filters import FilterContext, apply
-
     config: FilterStageConfig = job.config
-    context = FilterContext(eval_texts=[t for a in job.inputs["against"] for t in a.table(["prompt"])["prompt"].to_pylist()])
+    texts = {a.stage: a.table(["prompt"])["prompt"].to_pylist() for a in job.inputs["against"]}
+    context = FilterContext(eval_texts=texts, seed=job.seeds())
     kept, report = apply(joined(job.inputs["data"]), config.filters, context)
     job.live.world.tracker.message(report.render())
-    return finish(job, kept, report.as_dict())
+    return finish(job, kept, report.to_json())
