@@ -206,7 +206,7 @@ def test_tokens_that_would_reach_over_the_border_are_cut_and_counted(tmp_path):
     assert sample.token_ids == (*tokenizer("er")["input_ids"], tokenizer.eos_token_id)
     whole = tokenizer("two\nuser")["input_ids"]
     assert tuple(whole[: len(sample.prompt.token_ids)]) != sample.prompt.token_ids  # "user" is one token
-    assert loaded.counts["borders_cut"] == 1
+    assert (loaded.counts["borders_cut"], sample.loss_mask) == (1, None)  # the end token put behind is trained on
     assert "ends a turn with no special token: <|endoftext|> is put behind" in loaded.notes[0]
 
 
