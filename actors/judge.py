@@ -90,6 +90,8 @@ class JudgeWorker(RolloutWorker):
                     self._changed.wait(timeout=min(left, 1.0))
         if len(done) < len(requests):
             self.abort(call_id)
+        if not done:  # of an empty list some tokenizers decode one empty text
+            return {}
         texts = self._engine.tokenizer.batch_decode(
             [list(g.output.outputs[0].token_ids) for g in done], skip_special_tokens=True
         )
