@@ -17,6 +17,7 @@ from actors.group import ActorGroup, Pending
 from actors.handles import Revival, RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Residency, Scoring, ValueHandle
+from actors.judge import CONCURRENCY, JudgeWorker, start_judge
 from actors.models import load_tokenizer, prepare_model
 from actors.placement import Placement
 from actors.policy import PolicyWorker
@@ -33,10 +34,17 @@ from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.checkpoint import Checkpoints
+from rlcore.data.collate import collate
 from rlcore.data.prompts import PromptStream
 from rlcore.data.sources import PromptData, load_data
-from rlcore.interfaces import Tracker, World
+from rlcore.interfaces import RewardScorer, Tracker, World
+from rlcore.rewards.composed import ComposedScorer
+from rlcore.rewards.judge.config import JudgeKind
+from rlcore.rewards.judge.endpoint import EndpointCompleter
+from rlcore.rewards.judge.prompts import Completer
 from rlcore.rewards.pool import LOAD_TIMEOUT_S, MIN_CHUNK
+from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
+from rlcore.types import Group, TrainBatch
 
 REWARD_SLACK_S = 60.0  # beside the verdicts' own time-outs: start of a verifier process, a queue
 
@@ -150,6 +158,10 @@ class Groups:
     reward: ActorGroup[RewardModelWorker] | None = None
 
 
+def rows_of(groups: Sequence[Group]) -> TrainBatch:
+    return collate([t for group in groups for t in group.trajectories])
+
+
 class Builder:
     """Starts the groups side by side and wires them."""
 
@@ -167,7 +179,8 @@ class Builder:
 
     def build(self, run_dir: Path, tracker: Tracker) -> tuple[World, ActorGroup[RolloutWorker]]:
         config = self.config
-        rewards = self.start_rewards()  # a bad reward must show before a model is loaded
+        verifiers = self.start_rewards()  # a bad reward must show before a model is loaded
+        judge = self.start_judge()
         groups = self.start_models()
         residency = Residency(groups.rollout, config.rollout.sleep_level, self.deadlines.sync_s)
         weights, revival = self.wire_weights(groups, residency, tracker.message)
@@ -185,6 +198,7 @@ class Builder:
         reward_model = None
         if groups.reward:
             reward_model = RewardModelHandle(replace(scoring, group=groups.reward), self.deadlines)
+        rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
             rollout=RolloutHandle(groups.rollout, residency, self.deadlines.generate_s, revival),
@@ -197,18 +211,50 @@ class Builder:
             critic=critic,
             reference_weights=weights if weights.reference else None,
             reward_model=reward_model,
+            judge=judge,
         )
         return world, groups.rollout
 
     def start_rewards(self) -> RewardHandle:
         """The verifiers, once the reward has answered for the first row."""
         verifier = self.group(VerifierWorker, "verifier")
-        self.start(verifier, VerifierWorker.start, lambda rank: (self.config.reward, os.getcwd())).result()
+        config = verifier_config(self.config.reward)
+        self.start(verifier, VerifierWorker.start, lambda rank: (config, os.getcwd())).result()
         rewards = RewardHandle(verifier, self.reward_deadline)
         self.stack.callback(rewards.close)
         limit = self.reward_deadline(1)
-        verifier.one(0, VerifierWorker.smoke, self.inputs.data.train[0], timeout_s=limit, phase="reward check")
+        seen = Terms.of(self.config.reward).split(self.inputs.data.train[0]).verified
+        if seen is not None:
+            verifier.one(0, VerifierWorker.smoke, seen, timeout_s=limit, phase="reward check")
         return rewards
+
+    def start_judge(self) -> JudgeScorer | None:
+        """The judge of the config: a frozen engine of its own role, or an endpoint."""
+        judge = self.config.reward.judge
+        if judge.kind is JudgeKind.none:
+            return None
+        completer: Completer
+        if judge.kind is JudgeKind.engine:
+            group = self.group(JudgeWorker, "judge", max_concurrency=CONCURRENCY)
+            limit = self.deadlines.start_s
+            completer = start_judge(group, judge.engine, self.device, self.threads, self.config.seed, limit)
+        else:
+            completer = EndpointCompleter(judge.endpoint)
+        scorer = JudgeScorer(completer, judge)
+        self.stack.callback(scorer.close)
+        return scorer
+
+    def compose(
+        self, verifiers: RewardHandle, reward_model: RewardModelHandle | None, judge: JudgeScorer | None
+    ) -> RewardScorer:
+        """The verifiers alone, or with what the config or the rows ask of a reward model and a judge."""
+        if reward_model is None and judge is None:
+            return verifiers
+        model_scorer = None
+        if reward_model is not None:
+            model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, rows_of)
+            self.stack.callback(model_scorer.close)
+        return ComposedScorer(verifiers, model_scorer, judge, self.config.reward)
 
     def start_models(self) -> Groups:
         """Engines and models, all at the same time."""

@@ -11,6 +11,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     """Imported late, so that `rlcore --help` stays quick."""
     from actors.group import ActorError
     from actors.handles import EngineFailed, RolloutStalled
+    from actors.judge import JudgeError
     from actors.models import ModelError
     from actors.placement import PlacementError
     from actors.run_folder import RunFolderError
@@ -21,11 +22,14 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from rlcore.loops.sampling import RewardFailure
     from rlcore.report import ReportError
     from rlcore.rewards import RewardError
+    from rlcore.rewards.judge.endpoint import EndpointError
+    from rlcore.rewards.scorers import ScorerLate
+    from rlcore.rounds.artefact import ArtefactError
     from rlcore.tracking import TrackingError
 
     return (
-        ActorError, CheckpointError, ConfigError, DataError, EngineFailed,
-        ModelError, ParityError, PlacementError, ReportError,
+        ActorError, ArtefactError, CheckpointError, ConfigError, DataError, EndpointError, EngineFailed,
+        JudgeError, ModelError, ParityError, PlacementError, ReportError,
         RewardError, RewardFailure, RolloutStalled, RunFolderError,
-        TrackingError,
+        ScorerLate, TrackingError,
     )  # fmt: skip

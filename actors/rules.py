@@ -14,6 +14,9 @@ from actors.placement import ROLES, PlacementError, units
 from actors.problem import Problem
 from actors.rules_algorithm import algorithm_problems
 from rlcore.data.config import BUILT_IN
+from rlcore.rewards.judge.config import JudgeKind
+from rlcore.rewards.judge.config import check as check_judge
+from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
 
 INF = float("inf")
 HERE = "relative paths start at the working directory"
@@ -205,7 +208,10 @@ def _rewards(c: Config) -> Iterator[Problem]:
     if not c.reward.terms:
         cure = "set reward=math, or reward.fn=path/to/file.py:function"
         yield Problem("reward.terms", [], "nothing to score with", cure)
+    yield from _scorers(c)
     for i, term in enumerate(c.reward.terms):
+        if term.fn is None and term.name in RESERVED:
+            continue
         if term.fn is not None:
             yield from _function(f"reward.terms.{i}.fn", term.fn)
         elif term.name not in (known := _reward_names()):
@@ -214,6 +220,25 @@ def _rewards(c: Config) -> Iterator[Problem]:
         elif term.name == "code" and c.reward.timeout_s <= (limit := float(term.options.get("deadline_s", 30.0))):
             text = f"the verifier process is killed before the {limit:g} s that the tests of a program may take in all"
             yield Problem("reward.timeout_s", c.reward.timeout_s, text, f"above {limit:g}, as reward=code has it")
+
+
+def _scorers(c: Config) -> Iterator[Problem]:
+    """A judge and a reward model that the rewards ask for."""
+    judge, roles = c.reward.judge, c.cluster.roles
+    for text in check_judge(judge):
+        key, _, why = text.partition(": ")
+        yield Problem(key, "", why or "cannot be", "see examples/judge")
+    asked = {t.name for t in c.reward.terms if t.fn is None} | {c.reward.fallback.value}
+    if JUDGE in asked and judge.kind is JudgeKind.none:
+        yield Problem("reward.judge.kind", judge.kind, "the rewards ask a judge", "set it to engine or endpoint")
+    key = "cluster.roles.judge.num_workers"
+    if judge.kind is JudgeKind.engine and roles.judge.num_workers < 1:
+        yield Problem(key, 0, "reward.judge.kind=engine needs the role judge", "set it to 1")
+    elif judge.kind is not JudgeKind.engine and roles.judge.num_workers > 0:
+        yield Problem(key, roles.judge.num_workers, "no engine is asked to judge", "set reward.judge.kind=engine, or 0")
+    if REWARD_MODEL in asked and roles.reward.num_workers < 1:
+        text = "the rewards ask a reward model"
+        yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
 
 
 def _reward_names() -> list[str]:
