@@ -17,16 +17,20 @@ from actors.problem import Problem
 from rlcore.data.examples_config import ExampleKind, ExamplesConfig
 from rlcore.data.filters import check as check_filters
 from rlcore.ops.preference_losses import KINDS
+from rlcore.rewards.scorers import REWARD_MODEL, Terms
 from rlcore.rounds import settings
 from rlcore.rounds.config import (
     BUILT_IN,
     STAGES,
+    EvaluateConfig,
     FilterStageConfig,
+    GenerateConfig,
     Made,
     PairsConfig,
     PreferenceStageConfig,
     RejectionSampleConfig,
     RewardModelStageConfig,
+    RewriteConfig,
     RlConfig,
     ScoreBy,
     ScoreConfig,
@@ -178,16 +182,29 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         cure = f"did you mean {near[0]}? " if near else ""
         yield Problem(f"{key}.loss", stage.loss, "no such loss", f"{cure}there are: {', '.join(KINDS)}")
     asks = getattr(stage, "reward_model", None) is not None or isinstance(stage, RewardModelStageConfig)
-    asks = asks or (isinstance(stage, ScoreConfig) and stage.by is ScoreBy.reward_model)
+    by_model = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.reward_model
+    asks = asks or by_model
     if asks and roles.reward.num_workers < 1:
         yield Problem(
             "cluster.roles.reward.num_workers", 0, f"stage {node.stage} needs a reward model", "set it to 1"
         )
-    if isinstance(stage, ScoreConfig) and stage.by is ScoreBy.reward_model and stage.reward_model is None:
+    if by_model and getattr(stage, "reward_model") is None:  # noqa: B009
         text, cure = "by: reward_model needs to know which", "name the stage that made it"
         yield Problem(f"{key}.reward_model", None, text, cure)
+    if _scores(stage) and REWARD_MODEL in Terms.of(config.reward).needed and getattr(stage, "reward_model") is None:  # noqa: B009
+        text = "the run's reward asks a reward model, and this stage does not say which"
+        yield Problem(f"{key}.reward_model", None, text, "name the stage that made it, such as reward@latest")
     if isinstance(stage, RlConfig):
         yield from _of_rl(stage, key)
+
+
+def _scores(stage: StageConfig) -> bool:
+    """Whether it asks the run's reward."""
+    if isinstance(stage, (GenerateConfig, RewriteConfig)):
+        return stage.score
+    if isinstance(stage, (ScoreConfig, RlConfig)):
+        return stage.by is ScoreBy.reward
+    return isinstance(stage, EvaluateConfig)
 
 
 def _of_rl(stage: RlConfig, key: str) -> Iterator[Problem]:

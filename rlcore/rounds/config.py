@@ -177,6 +177,7 @@ class RlConfig(StageConfig):
 
     prompts: str = "train"
     start: str = "start"
+    by: ScoreBy = ScoreBy.reward  # what the reward is
     reward_model: str | None = None
     overrides: list[str] = field(default_factory=list)
 
@@ -202,9 +203,14 @@ class RewriteConfig(StageConfig):
     temperature: float | None = None
     max_new_tokens: int | None = None
     score: bool = True  # new responses, by the config's reward
+    reward_model: str | None = None  # for a reward that asks one
     prompts_per_chunk: int = 512
 
-    INPUTS: ClassVar = {"data": (Made.prompts, Made.samples), "model": (Made.model,)}
+    INPUTS: ClassVar = {
+        "data": (Made.prompts, Made.samples),
+        "model": (Made.model,),
+        "reward_model": (Made.reward_model,),
+    }
     READS: ClassVar = ("model.dtype", "rollout", "reward")
 
 
@@ -215,7 +221,8 @@ class EvaluateConfig(StageConfig):
     num_samples: int = 1
     temperature: float = 0.0
     max_prompts: int | None = None
-    reward_model: str | None = None  # its mean reward too
+    part: str = ""  # of the reward, by name, that is the accuracy; empty: the score
+    reward_model: str | None = None  # its mean reward too; needed where the reward asks one
 
     INPUTS: ClassVar = {"model": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
     READS: ClassVar = ("model.dtype", "rollout", "reward")

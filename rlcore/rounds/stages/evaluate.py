@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlcore.data import tables
+from rlcore.data.collate import collate
 from rlcore.loops.evaluate import evaluate
 from rlcore.rounds.config import EvaluateConfig
 from rlcore.rounds.job import Job
 from rlcore.rounds.store import Artefact
+from rlcore.types import Group
 
 
 def run(job: Job) -> Artefact:
+    """`accuracy` is the mean score, or the mean of `part`; `reward_model` the mean reward of the model named."""
     config: EvaluateConfig = job.config
+    live, world = job.live, job.live.world
     prompts = tables.to_prompts(job.one("prompts").table())[: config.max_prompts]
     if (reward_model := job.maybe("reward_model")) is not None:
-        job.live.hold_reward(reward_model)
-    job.live.publish(job.one("model"))
+        live.hold_reward(reward_model)
+    live.publish(job.one("model"))
     sampling = job.sampling(config.num_samples, job.seed, temperature=config.temperature)
-    with job.live.stop.abandonable():
-        metrics, groups = evaluate(job.live.world, prompts, sampling, job.live.reward)
-    job.live.world.tracker.log_samples(job.node.round, groups)
-    accuracy = metrics[f"eval/heldout/mean@{config.num_samples}"]
-    return job.draft.finish_report({"accuracy": accuracy, "prompts": len(prompts), **metrics})
+    with live.stop.abandonable():
+        metrics, groups = evaluate(world, prompts, sampling, live.reward)
+    world.tracker.log_samples(job.node.round, groups)
+    report = {"accuracy": metrics[f"eval/heldout/mean@{config.num_samples}"], "prompts": len(prompts), **metrics}
+    if config.part:
+        report["accuracy"] = mean_part(groups, config.part)
+    if reward_model is not None and world.reward_model is not None:
+        rows = collate([t for group in groups for t in group.trajectories])
+        report["reward_model"] = float(world.reward_model.rewards(rows).mean())
+    return job.draft.finish_report(report)
+
+
+def mean_part(groups: Sequence[Group], part: str) -> float:
+    """Over all samples; those that could not be scored count as 0, as in the mean score.
+
+    Raises:
+        ValueError: no sample has such a part.
+    """
+    rewards = [t.reward for group in groups for t in group.trajectories]
+    known = {name for reward in rewards if reward is not None for name in reward.parts}
+    if part not in known:
+        raise ValueError(f"no reward has a part {part!r}; there are: {', '.join(sorted(known)) or 'none'}")
+    return sum(r.parts.get(part, 0.0) for r in rewards if r is not None and r.ok) / len(rewards)

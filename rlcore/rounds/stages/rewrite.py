@@ -28,6 +28,8 @@ def run(job: Job) -> Artefact:
     data, model = job.one("data"), job.one("model")
     table = data.table()
     starts = range(0, table.num_rows, config.prompts_per_chunk)
+    if (reward_model := job.maybe("reward_model")) is not None:
+        job.live.hold_reward(reward_model)
     counts = Counter[str]()
     with job.live.world.tracker.phase(job.node.stage, total=table.num_rows) as advance:
         for part, start in enumerate(starts):

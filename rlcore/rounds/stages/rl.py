@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rlcore.checkpoint import Checkpoints
+from rlcore.interfaces import RewardScorer
 from rlcore.loops import online
-from rlcore.rounds.config import RlConfig
+from rlcore.rewards.composed import ComposedScorer
+from rlcore.rewards.registry import RewardError
+from rlcore.rounds.config import RlConfig, ScoreBy
 from rlcore.rounds.job import Job
 from rlcore.rounds.store import Artefact
 
@@ -27,6 +30,7 @@ def run(job: Job) -> Artefact:
     tracker = live.open_tracker(job.folder, planned.trainer.steps)
     world = replace(
         planned.world,
+        rewards=rewards_of(job),
         tracker=tracker,
         checkpoints=Checkpoints(folder / "checkpoints", planned.trainer.checkpoint.keep),
     )
@@ -38,10 +42,28 @@ def run(job: Job) -> Artefact:
     live.sent = ""
     exported = job.draft.directory / "model"
     live.world.policy.export(exported)
-    made = job.draft.finish_folder(exported, _report(state))
+    made = job.draft.finish_folder(exported, _report(state, config.by))
     live.trained(made, sent=True)
     return made
 
 
-def _report(state: online.LoopState) -> dict[str, object]:
-    return {"steps": state.step, "accuracy": state.accuracy, "best": state.best, **state.counters}
+def rewards_of(job: Job) -> RewardScorer:
+    """The config's reward, or the reward model or the judge alone.
+
+    Raises:
+        RewardError: one that is not there.
+    """
+    scorer = job.live.world.rewards
+    if job.config.by is ScoreBy.reward:
+        return scorer
+    if not isinstance(scorer, ComposedScorer):
+        raise RewardError(f"by: {job.config.by.value}, but the run has verifiers alone")
+    return scorer.alone(job.config.by.value)
+
+
+def _report(state: online.LoopState, by: ScoreBy) -> dict[str, object]:
+    measured = {"accuracy": state.accuracy, "best": state.best}
+    if by is not ScoreBy.reward:
+        best = {"step": state.best["step"], "reward": state.best["accuracy"]} if state.best else {}
+        measured = {"mean_reward": state.accuracy, "best": best}
+    return {"steps": state.step, **measured, **state.counters}
