@@ -45,6 +45,7 @@ class PreferenceKind(str, enum.Enum):
     """See `rlcore.ops.preference_losses`; `xpo` is `dpo` with an exploration bonus."""
 
     dpo = "dpo"
+    dpo_norm = "dpo_norm"
     cdpo = "cdpo"
     robust = "robust"
     ipo = "ipo"

@@ -22,7 +22,8 @@ from rlcore.types import Group, PreferencePair, TrainBatch, Trajectory
 
 UNSCORABLE, TIE, MARGIN, UNPAIRED, IDENTICAL = "unscorable", "tie", "margin", "unpaired", "identical"
 REASONS = (UNSCORABLE, TIE, MARGIN, UNPAIRED, IDENTICAL)
-PER_TOKEN_KINDS = (PreferenceKind.ipo, PreferenceKind.simpo)  # their implicit reward is an average over the response
+# their implicit reward is an average over the response
+PER_TOKEN_KINDS = (PreferenceKind.dpo_norm, PreferenceKind.ipo, PreferenceKind.simpo)
 REWARD_KINDS = (PreferenceKind.rpo_sq, PreferenceKind.rpo_fwd_kl, PreferenceKind.rpo_bwd_kl)
 
 
@@ -147,7 +148,7 @@ class PreferenceObjective:
     Metrics, means over pairs: `actor/pref_loss` (L alone), `actor/sft_loss` (NLL per token; with `sft_coef`),
     `actor/opponent_logps` (log pi(y_ref); `xpo`), `actor/pref_accuracy` (share of pairs whose chosen response has the
     higher implicit reward), `actor/pref_margin` (by how much), `actor/chosen_reward`, `actor/rejected_reward` (the
-    implicit rewards: beta log(pi / ref); for `ipo` and `simpo` per token, for `simpo` without the reference),
+    implicit rewards: beta log(pi / ref); for `dpo_norm`, `ipo`, `simpo` per token, for `simpo` without the reference),
     `actor/chosen_logps`, `actor/rejected_logps` (nats per response). Per token `actor/entropy`, and the sampler's
     mismatch `rollout/*` over the policy's own samples (`rlcore.algorithms.mismatch_metrics`), measured, not corrected.
 

@@ -7,6 +7,7 @@ Symbols: pi the policy, ref the reference, c the chosen and r the rejected respo
 
     kind        loss                                                              source (arXiv)
     dpo         -log s(beta h)                                                    2305.18290 equation 7
+    dpo_norm    -log s(beta (a / |c| - b / |r|))                                  2411.15124 section 5.1.2 (Tulu 3)
     cdpo        -(1 - e) log s(beta h) - e log s(-beta h)                         E. Mitchell, cDPO note, 2023
     robust      [-(1 - e) log s(beta h) + e log s(-beta h)] / (1 - 2 e)           2403.00409 (rDPO)
     ipo         (a / |c| - b / |r| - 1 / (2 beta))^2                              2310.12036 equation 17, per token
@@ -101,6 +102,7 @@ def _kto(x: _Inputs) -> Tensor:
 
 KINDS: dict[str, Callable[[_Inputs], Tensor]] = {
     "dpo": lambda x: -F.logsigmoid(x.logit),
+    "dpo_norm": lambda x: -F.logsigmoid(x.beta * x.per_token(x.a, x.b)),
     "cdpo": lambda x: -(1 - x.label_smoothing) * F.logsigmoid(x.logit) - x.label_smoothing * F.logsigmoid(-x.logit),
     "robust": _robust,
     "ipo": lambda x: (x.per_token(x.a, x.b) - 1 / (2 * x.beta)).square(),
@@ -145,7 +147,7 @@ def preference_loss(
         label_smoothing: e in [0, 0.5), the chance that a label is wrong (`cdpo`, `robust`).
         gamma: target margin in units of beta times nats per token (`simpo`).
         eta: scale of the rewards (`rpo_*`).
-        chosen_lengths, rejected_lengths: [pairs] tokens of the responses (`ipo`, `simpo`).
+        chosen_lengths, rejected_lengths: [pairs] tokens of the responses (`dpo_norm`, `ipo`, `simpo`).
         chosen_rewards, rejected_rewards: [pairs] (`rpo_*`).
         kl: scalar z in nats, not negative, carries no gradient (`kto`): `kto_reference_point`.
         desirable_weight, undesirable_weight: w_d and w_u (`kto`).

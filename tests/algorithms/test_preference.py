@@ -273,6 +273,7 @@ def slow_loss(config: PreferenceConfig, batch: TrainBatch, x: Tensor) -> Tensor:
         target = 1 / (1 + math.exp(-gap))
         loss = {
             "dpo": lambda win: -torch.log(win),
+            "dpo_norm": lambda win, a=a, b=b, nc=nc, nr=nr: torch.log(1 + torch.exp(-beta * (a / nc - b / nr))),
             "xpo": lambda win: -torch.log(win),
             "cdpo": lambda win: -(1 - e) * torch.log(win) - e * torch.log(1 - win),
             "robust": lambda win: (-(1 - e) * torch.log(win) + e * torch.log(1 - win)) / (1 - 2 * e),

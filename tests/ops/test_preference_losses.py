@@ -28,6 +28,7 @@ def test_by_hand() -> None:
     coin = lambda u, v: u * math.log(u / v) + (1 - u) * math.log((1 - u) / (1 - v))  # noqa: E731
     expected = {
         "dpo": -math.log(p),
+        "dpo_norm": -math.log(1 / (1 + math.exp(-0.5 * (1 / 2 + 1 / 4)))),
         "cdpo": -0.9 * math.log(p) - 0.1 * math.log(1 - p),
         "robust": (-0.9 * math.log(p) + 0.1 * math.log(1 - p)) / 0.8,
         "ipo": (1 / 2 + 1 / 4 - 1) ** 2,
@@ -62,6 +63,7 @@ def slow(kind: str, pc: Any, pr: Any, rc: Any, rr: Any, lc: Any, lr: Any, xc: An
     target = sigmoid(eta * (xc - xr))
     return {
         "dpo": lambda: -torch.log(win),
+        "dpo_norm": lambda: -torch.log(sigmoid(beta / lc * (pc - rc) - beta / lr * (pr - rr))),
         "cdpo": lambda: -(1 - e) * torch.log(win) - e * torch.log(lose),
         "robust": lambda: ((1 - e) * -torch.log(win) - e * -torch.log(lose)) / (1 - 2 * e),
         "ipo": lambda: ((pc / lc - pr / lr) - (rc / lc - rr / lr) - 1 / (2 * beta)) ** 2,
@@ -174,6 +176,7 @@ def test_each_kind_is_smallest_where_its_paper_says(p: float, beta: float) -> No
     noise, true = 0.2, (p - 0.2) / 0.6  # p = (1 - e) true + e (1 - true)
     cases = [
         ("dpo", logit(p) / beta, {}),  # Bradley-Terry: beta h is the difference of the rewards
+        ("dpo_norm", logit(p) / beta, {}),  # at length 1
         ("ipo_sum", (p - 0.5) / beta, {}),  # h = (p(c > mu) - p(r > mu)) / tau of two responses
         ("ipo", (p - 0.5) / beta, {}),  # at length 1
         ("cdpo", logit((1 - noise) * p + noise * (1 - p)) / beta, {"label_smoothing": noise}),

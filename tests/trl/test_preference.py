@@ -71,6 +71,7 @@ def assert_equal(trainer: Any, ours: Tensor, theirs: Tensor) -> None:
         ("sigmoid", "dpo", {}),
         ("hinge", "hinge", {}),
         ("ipo", "ipo", {}),
+        ("sigmoid_norm", "dpo_norm", {}),
         ("sppo_hard", "sppo", {}),
         ("robust", "robust", {"label_smoothing": 0.2}),
     ],
