@@ -43,6 +43,17 @@ class ComposedScorer:
             if self._scorers[name] is None:
                 raise RewardError(f"reward.terms or reward.fallback name {name!r}, but there is none: {_CURES[name]}")
 
+    def alone(self, name: str) -> RewardScorer:
+        """The reward model or the judge without the others.
+
+        Raises:
+            RewardError: there is none.
+        """
+        scorer = self._scorers[name]
+        if scorer is None:
+            raise RewardError(f"{name!r} is to score, but there is none: {_CURES[name]}")
+        return scorer
+
     def submit(self, group: Group) -> Future[Results]:
         """Errors of any part reach the future."""
         out: Future[Results] = Future()

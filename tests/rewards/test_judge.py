@@ -386,6 +386,14 @@ def test_terms_add_up_with_named_parts():
     assert (two.score, two.parts) == (pytest.approx(1.9), {"math": 0.0, "reward_model": 19.0})
 
 
+def test_one_scorer_alone():
+    scorer = composed(Verifiers(), ("math",))
+    [[one, two]] = scored(scorer.alone("reward_model"), group(["ok", "no"]))
+    assert (one.score, one.parts, two.score) == (18.0, {}, 19.0)
+    with pytest.raises(RewardError, match=r"'judge' is to score.*reward\.judge\.kind"):
+        scorer.alone("judge")
+
+
 def test_rows_name_their_scorers():
     verifiers = Verifiers()
     scorer = composed(verifiers, ("math", "reward_model"), weights={"reward_model": 0.1})

@@ -14,7 +14,7 @@ from rlcore.types import Group
 
 
 def run(job: Job) -> Artefact:
-    """`accuracy` is the mean score, or the mean of `part`; `reward_model` the mean reward of the model named."""
+    """`accuracy` is the mean score, or the mean of `part`; `mean_reward` that of the reward model named."""
     config: EvaluateConfig = job.config
     live, world = job.live, job.live.world
     prompts = tables.to_prompts(job.one("prompts").table())[: config.max_prompts]
@@ -30,7 +30,7 @@ def run(job: Job) -> Artefact:
         report["accuracy"] = mean_part(groups, config.part)
     if reward_model is not None and world.reward_model is not None:
         rows = collate([t for group in groups for t in group.trajectories])
-        report["reward_model"] = float(world.reward_model.rewards(rows).mean())
+        report["mean_reward"] = float(world.reward_model.rewards(rows).mean())
     return job.draft.finish_report(report)
 
 
