@@ -168,6 +168,10 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         nested.append(("select", stage.select.problems()))
     if isinstance(stage, PairsConfig):
         nested.append(("pairing", stage.pairing.problems()))
+    if isinstance(stage, ScoreConfig) and stage.by is ScoreBy.model:
+        nested.append(("question", stage.question.problems()))
+        if stage.model is None:
+            yield Problem(f"{key}.model", None, "by: model needs to know which", "name the stage that made it")
     if isinstance(stage, RewardModelStageConfig):
         nested.append(("training", stage.training.problems()))
     if isinstance(stage, FilterStageConfig):
@@ -208,6 +212,9 @@ def _scores(stage: StageConfig) -> bool:
 
 
 def _of_rl(stage: RlConfig, key: str) -> Iterator[Problem]:
+    if stage.by is ScoreBy.model:
+        cure = "train a reward_model on what a stage `score` with by: model says, and name it with by: reward_model"
+        yield Problem(f"{key}.by", stage.by.value, "the policy trains: it cannot be asked meanwhile", cure)
     for override in stage.overrides:
         name = override.partition("=")[0].lstrip("+~")
         if name.partition(".")[0] not in ALLOWED_IN_RL:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from rlcore.algorithms.reward_config import RewardTrainingConfig
 from rlcore.data.pairing import PairingConfig
+from rlcore.data.question import QuestionConfig
 from rlcore.data.rewriting import RewritingConfig
 from rlcore.data.selection import SelectionConfig
 from rlcore.loops.config import OfflineTrainConfig
@@ -60,6 +61,7 @@ class ScoreBy(str, enum.Enum):
     reward = "reward"  # the config's reward: verifiers, and what falls back on a model or a judge
     reward_model = "reward_model"
     judge = "judge"
+    model = "model"  # a model of the run, by what it answers to a question; not for `rl`
 
 
 @dataclass
@@ -98,9 +100,11 @@ class ScoreConfig(StageConfig):
     samples: list[str] = field(default_factory=list)
     by: ScoreBy = ScoreBy.reward
     reward_model: str | None = None
+    model: str | None = None  # that is asked, by: model
+    question: QuestionConfig = field(default_factory=QuestionConfig)
     samples_per_chunk: int = 4096
 
-    INPUTS: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,)}
+    INPUTS: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,), "model": (Made.model,)}
     READS: ClassVar = ("model.dtype", "reward")
 
 

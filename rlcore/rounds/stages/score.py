@@ -1,17 +1,23 @@
-"""Scores of samples that are there: by the config's reward, a reward model, or a judge."""
+"""Scores of samples that are there: by the config's reward, a reward model, a judge, or a model's own answers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 
 from rlcore.data import tables
 from rlcore.data.collate import collate
-from rlcore.data.collate_records import groups_of
+from rlcore.data.collate_records import groups_of, samples_batch
+from rlcore.data.question import questions
+from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardScorer
 from rlcore.loops.sampling import apply_failure_policy
+from rlcore.rewards.judge.parse import read_choice
+from rlcore.rewards.judge.prompts import Reply
 from rlcore.rounds.config import ScoreBy, ScoreConfig
 from rlcore.rounds.job import Job, joined
 from rlcore.rounds.stages.generate import score_report
@@ -60,6 +66,8 @@ def scored(job: Job, samples: Sequence[Sample]) -> list[Sample]:
     by, world = job.config.by, job.live.world
     if by is ScoreBy.reward_model:
         return _by_model(job, samples)
+    if by is ScoreBy.model:
+        return _by_question(job, samples)
     scorer: RewardScorer | None = world.judge if by is ScoreBy.judge else world.rewards
     if scorer is None:
         raise RuntimeError("a judge is asked for, and none is started: reward.judge")
@@ -90,3 +98,22 @@ def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
         replace(s, reward=RewardResult(float(r), parts=dict(zip(model.attributes, map(float, row), strict=True))))
         for s, r, row in zip(samples, rewards, scores, strict=True)
     ]
+
+
+def _by_question(job: Job, samples: Sequence[Sample]) -> list[Sample]:
+    """The expected worth of the model's answer, the chance of each answer as a part: see `rlcore.data.question`."""
+    live, config = job.live, job.config.question
+    live.hold(job.one("model"))
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return encode(live.tokenizer, [text], special=False)[0]
+
+    batch = samples_batch(tables.from_samples(questions(samples, config, live.render, tokens)))
+    told = live.world.policy.logprobs(batch, 1.0)
+    logprobs = np.where(batch.loss_mask, told, 0.0).sum(axis=1, dtype=np.float64).reshape(len(samples), -1)
+    made = []
+    for sample, row in zip(samples, logprobs.tolist(), strict=True):
+        read = read_choice(Reply(logprobs=tuple(row)), tuple(config.answers.values()))
+        chances = {name: math.exp(x) for name, x in zip(config.answers, row, strict=True)}
+        made.append(replace(sample, reward=RewardResult(read.value, read.status, parts=chances)))
+    return made
