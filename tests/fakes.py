@@ -10,20 +10,34 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from rlcore import metrics as M
 from rlcore.algorithms.objective import TensorBatch
+from rlcore.algorithms.reward_modeling import RewardObjective, RewardScale, named
 from rlcore.algorithms.value import ValueObjective
 from rlcore.interfaces import Sampling
 from rlcore.ops.logprobs import entropy, token_logprobs
 from rlcore.types import Float32, Group, Prompt, RewardResult, TrainBatch, Trajectory
 
 V, EOS = 12, 11
+
+
+def write_model(table: torch.Tensor, directory: Path) -> None:
+    """A folder as `rlcore.weights` reads it; equal tables give equal bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file({"table": table.detach().contiguous()}, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps({"model_type": "table", "vocab_size": V}))
+
+
+def read_model(directory: Path) -> torch.Tensor:
+    return load_file(directory / "model.safetensors")["table"]
 
 
 def prompts(num: int = 10) -> list[Prompt]:
@@ -35,10 +49,15 @@ class FakePolicy:
     def __init__(self, objectives: Mapping[str, Any], seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.table = torch.nn.Parameter(torch.zeros(V, V))
-        self.optimizer = torch.optim.SGD([self.table], lr=1.0)
         self.objectives = objectives
         self.updates: list[list[str]] = []
         self.resets = 0
+        self.loaded: list[Path] = []  # folders that `initialize` was given
+        self.before_update: Callable[[], None] = lambda: None
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        self.optimizer = torch.optim.SGD([self.table], lr=1.0, momentum=0.5)  # it remembers, as real ones do
 
     def _forward(self, batch: TensorBatch) -> tuple[torch.Tensor, torch.Tensor]:
         first = batch.tokens[:, :1].expand_as(batch.tokens)
@@ -55,10 +74,12 @@ class FakePolicy:
         self.objectives = {**self.objectives, name: objective}
 
     def initialize(self, directory: Path) -> None:
-        self.load(directory)
-        self.reset_optimizer()
+        self.loaded.append(directory)
+        self.table.data = read_model(directory)
+        self._new_optimizer()
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
+        self.before_update()
         self.updates.append(list(batch.sample_ids))
         goal = self.objectives[objective]
         tensors = TensorBatch.from_train_batch(batch, torch.device("cpu"))
@@ -72,15 +93,20 @@ class FakePolicy:
 
     def reset_optimizer(self) -> None:
         self.resets += 1
+        self._new_optimizer()
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        torch.save(self.table.data, directory / "table.pt")
+        torch.save({"table": self.table.data, "optimizer": self.optimizer.state_dict()}, directory / "policy.pt")
 
     def load(self, directory: Path) -> None:
-        self.table.data = torch.load(directory / "table.pt")
+        saved = torch.load(directory / "policy.pt")
+        self.table.data = saved["table"]
+        self._new_optimizer()
+        self.optimizer.load_state_dict(saved["optimizer"])
 
-    export = save
+    def export(self, directory: Path) -> None:
+        write_model(self.table, directory)
 
 
 class FakeCritic:
@@ -107,7 +133,7 @@ class FakeCritic:
         return metrics
 
     def initialize(self, directory: Path) -> None:
-        self.started_from = torch.load(directory / "table.pt")
+        self.started_from = read_model(directory)
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -189,7 +215,98 @@ class FakeReference:
         return self.model.logprobs(batch)
 
     def initialize(self, directory: Path) -> None:
-        self.model.load(directory)
+        self.model.initialize(directory)
+
+
+class FakeRewardModel:
+    """K numbers by prompt token and first response token, trained by the real objective."""
+
+    def __init__(self) -> None:
+        self.scale = RewardScale.of(("reward",))
+        self.table = torch.nn.Parameter(torch.zeros(V, V, 1))
+        self.objective: RewardObjective | None = None
+        self.updates: list[list[str]] = []
+        self.loaded: list[Path] = []
+        self.before_update: Callable[[], None] = lambda: None
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        self.optimizer = torch.optim.SGD([self.table], lr=1.0, momentum=0.5)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return self.scale.attributes
+
+    def _forward(self, batch: TrainBatch) -> torch.Tensor:
+        first, second = torch.from_numpy(batch.tokens[:, :2]).long().T
+        return self.table[first, second]
+
+    def scores(self, batch: TrainBatch) -> Float32:
+        return self._forward(batch).detach().numpy()
+
+    def rewards(self, batch: TrainBatch) -> Float32:
+        return self.scale.rewards(self.scores(batch))
+
+    def begin(self, objective: RewardObjective) -> None:
+        if objective.attributes != self.attributes:
+            raise ValueError(f"the objective's outputs are {objective.attributes}, the model's {self.attributes}")
+        self.objective, self.scale = objective, objective.scale
+
+    def update(self, batch: TrainBatch, learning_rate: float) -> M.Metrics:
+        assert self.objective is not None, "update before begin"
+        self.before_update()
+        self.updates.append(list(batch.sample_ids))
+        loss, metrics = self.objective.loss(self._forward(batch), batch, self.objective.denominator(batch))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        return metrics
+
+    def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
+        self.loaded.append(directory)
+        known = RewardScale.read(directory)
+        self.scale = RewardScale.of(tuple(attributes or ("reward",))) if known is None else named(known, attributes)
+        size = len(self.attributes)
+        table = torch.zeros(V, V, size) if known is None else load_file(directory / "reward.safetensors")["table"]
+        self.table, self.objective = torch.nn.Parameter(table), None
+        self._new_optimizer()
+
+    def normalize(self, mean: float, std: float) -> None:
+        self.scale = replace(self.scale, mean=mean, std=std)
+
+    def reset_optimizer(self) -> None:
+        self._new_optimizer()
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        torch.save({"table": self.table.data, "optimizer": self.optimizer.state_dict()}, directory / "reward.pt")
+        self.scale.write(directory)
+
+    def load(self, directory: Path) -> None:
+        saved, scale = torch.load(directory / "reward.pt"), RewardScale.read(directory)
+        assert scale is not None
+        self.scale, self.table = scale, torch.nn.Parameter(saved["table"])
+        self._new_optimizer()
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+    def export(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({"table": self.table.detach().contiguous()}, directory / "reward.safetensors")
+        self.scale.write(directory)
+
+
+class FakeTokenizer:
+    """Digits are the tokens 0 to 9, "!" is 10, the end 11; every other character is left out."""
+
+    eos_token_id = EOS
+    chat_template = None
+
+    def __call__(self, text: Any, *, add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
+        return {"input_ids": [["0123456789!".index(c) for c in one if c in "0123456789!"] for one in text]}
+
+    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
+        raise NotImplementedError("the prompts of this world have no chat template")
 
 
 class FakeRewards:

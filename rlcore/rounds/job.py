@@ -114,7 +114,25 @@ class Job:
 
 
 def joined(artefacts: Sequence[Artefact]) -> pa.Table:
-    return tables.concat([artefact.table() for artefact in artefacts])
+    """All rows. Samples whose id an earlier artefact has, as those of two rounds may, get the artefact's number
+    behind it: an id is unique in what is made of them."""
+    found, taken = [], set[str]()
+    for number, artefact in enumerate(artefacts):
+        table = artefact.table()
+        if len(artefacts) > 1 and "sample_id" in table.column_names:
+            ids = table["sample_id"].to_pylist()
+            fresh = [f"{name}+{number}" if name in taken else name for name in ids]
+            table = table.set_column(table.column_names.index("sample_id"), "sample_id", pa.array(fresh, pa.string()))
+            taken.update(fresh)
+        found.append(table)
+    return tables.concat(found)
+
+
+def whole_of(job: Job, parts: int) -> pa.Table:
+    """The parts that a stage has written; of none there is an empty one."""
+    if not parts:
+        job.draft.write_part(0, tables.SCHEMAS[job.draft.made.value].empty_table())
+    return tables.concat([job.draft.read_part(i) for i in range(max(1, parts))])
 
 
 def beside(*calls: Callable[[], Any]) -> list[Any]:

@@ -54,7 +54,12 @@ class Desk:
     def key(self, node: Node, inputs: Mapping[str, Sequence[Artefact]]) -> str:
         parents = {field: [one.hash for one in found] for field, found in inputs.items()}
         seed = hash_seed(self.seed, node.round) if node.kind in SEEDED else self.seed
-        return key_of(node.kind, dataclasses.asdict(node.config), self.reads(node), parents, seed)
+        reads = dict(self.reads(node))
+        if getattr(node.config, "weights", None):  # an entry's weight is shared by all the artefacts it leads to
+            reads["entries"] = {field: [s.entry for s in sources] for field, sources in node.inputs.items()}
+        if node.kind is StageKind.rewrite:
+            reads["stage"] = node.stage  # in the uids of what it makes
+        return key_of(node.kind, dataclasses.asdict(node.config), reads, parents, seed)
 
     def known(self) -> tuple[dict[tuple[int, str], str], dict[tuple[int, str], Artefact]]:
         """Keys as far as they can be told, and the finished artefacts among them; starts nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from rlcore.data import tables
 from rlcore.data.collate_records import samples_of
@@ -17,7 +18,7 @@ from rlcore.data.selection import AdaptivePlan, Tally
 from rlcore.interfaces import Sampling
 from rlcore.loops.sampling import sample_and_score
 from rlcore.rounds.config import GenerateConfig
-from rlcore.rounds.job import Job
+from rlcore.rounds.job import Job, whole_of
 from rlcore.rounds.store import Artefact
 from rlcore.types import Group, Prompt, Sample
 
@@ -48,12 +49,12 @@ def run(job: Job) -> Artefact:
                         samples = Sampler(job, model.hash, m, c).draw(chunk)
                     job.draft.write_part(part, tables.from_samples(samples))
                 advance(len(chunk))
-    table = tables.concat([job.draft.read_part(i) for i in range(len(members) * len(starts))])
+    table = whole_of(job, len(members) * len(starts))
     return job.draft.finish_records({"prompts": prompts.num_rows, "members": len(members), **score_report(table)})
 
 
 def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.Table:
-    """Round r's `count` prompts of a seeded order: those behind round r - 1's, from the start again once all are used.
+    """Round r's `count` prompts of a seeded order: those behind round r - 1's; once all are used, in another order.
 
     >>> sorted(chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 1)["uid"].to_pylist()
     ...        + chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 2)["uid"].to_pylist())
@@ -63,9 +64,14 @@ def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.T
     if count is None or count >= total:
         return prompts
     places = np.arange((round_ - 1) * count, round_ * count)
-    orders = {e: np.random.default_rng([seed, ORDER, e]).permutation(total) for e in set(places // total)}
-    rows = sorted({int(orders[place // total][place % total]) for place in places})
-    return prompts.take(rows)
+    orders: list[NDArray[np.int64]] = []
+    for pass_ in range(int(places[-1]) // total + 1):
+        order = np.random.default_rng([seed, ORDER, pass_]).permutation(total)
+        if begun := pass_ * total % count:  # a round has taken so many of the pass before, and takes none of them twice
+            again = np.isin(order, orders[-1][-begun:])
+            order = np.concatenate([order[~again], order[again]])
+        orders.append(order)
+    return prompts.take(sorted(int(orders[place // total][place % total]) for place in places))
 
 
 class Sampler:

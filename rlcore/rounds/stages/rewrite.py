@@ -15,7 +15,7 @@ from rlcore.data.constitution import critique_requests, revised, revision_reques
 from rlcore.data.rewriting import evolutions, evolved
 from rlcore.data.tokenizer import encode
 from rlcore.rounds.config import Made, RewriteConfig
-from rlcore.rounds.job import Job
+from rlcore.rounds.job import Job, whole_of
 from rlcore.rounds.stages.generate import sampled, score_report
 from rlcore.rounds.stages.score import by_scorer
 from rlcore.rounds.store import Artefact
@@ -43,7 +43,7 @@ def run(job: Job) -> Artefact:
                 job.draft.write_part(part, made)
             counts.update(json.loads(noted.read_text()))
             advance(rows.num_rows)
-    whole = tables.concat([job.draft.read_part(i) for i in range(len(starts))])
+    whole = whole_of(job, len(starts))
     report = score_report(whole) if data.made is Made.samples else {"prompts": whole.num_rows}
     return job.draft.finish_records({"counts": dict(counts), **report})
 
@@ -59,7 +59,7 @@ def _chunk(job: Job, rows: pa.Table, made: Made, model: str, part: int) -> tuple
 
 def evolve(job: Job, asker: Asker, prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
     config = job.config.rewriting
-    requests = evolutions(prompts, config, job.node.stage, job.seeds())
+    requests = evolutions(prompts, config, name_of(job), job.seeds())
     answers = asker([r.text for r in requests], [r.uid for r in requests])
     told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
     return evolved([r for r, _ in told], [a for _, a in told], config, job.live.render)
@@ -67,7 +67,7 @@ def evolve(job: Job, asker: Asker, prompts: Sequence[Prompt]) -> tuple[list[Prom
 
 def revise(job: Job, asker: Asker, samples: Sequence[Sample], model: str) -> tuple[list[Sample], dict[str, int]]:
     config, counts = job.config.rewriting.constitution, Counter[str]()
-    requests = critique_requests(samples, config, job.node.stage, job.seeds())
+    requests = critique_requests(samples, config, name_of(job), job.seeds())
     if config.critique:
         answers = asker([r.text for r in requests], [f"{r.sample_id}.c" for r in requests])
         told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
@@ -81,6 +81,11 @@ def revise(job: Job, asker: Asker, samples: Sequence[Sample], model: str) -> tup
     if kept and job.config.score:
         kept = by_scorer(job, kept, groups_of(kept), job.live.world.rewards)
     return kept, dict(counts)
+
+
+def name_of(job: Job) -> str:
+    """In the uids of what is made: two rounds that rewrite one prompt make two prompts."""
+    return f"{job.node.stage}-r{job.node.round}"
 
 
 def _tokens(job: Job, text: str) -> list[int]:

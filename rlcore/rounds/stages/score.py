@@ -19,7 +19,7 @@ from rlcore.loops.sampling import apply_failure_policy
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
 from rlcore.rounds.config import ScoreBy, ScoreConfig
-from rlcore.rounds.job import Job, joined
+from rlcore.rounds.job import Job, joined, whole_of
 from rlcore.rounds.stages.generate import score_report
 from rlcore.rounds.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
@@ -43,7 +43,7 @@ def run(job: Job) -> Artefact:
                     samples = scored(job, tables.to_samples(table.slice(start, size)))
                 job.draft.write_part(part, tables.from_samples(samples))
             advance(size)
-    made = tables.concat([job.draft.read_part(i) for i in range(len(chunks))])
+    made = whole_of(job, len(chunks))
     return job.draft.finish_records(score_report(made))
 
 
