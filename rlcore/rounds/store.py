@@ -231,12 +231,11 @@ class ArtefactStore:
 
     def adopt_folder(self, name: str, path: Path, made: Made) -> Artefact:
         """A model from outside as an artefact: it stays where it is. Its bytes are read once, and again only when the
-        size or the time of a file has changed.
+        size or the time of a file has changed. Read-only, one that was adopted before is found again.
 
         Raises:
-            ArtefactError: the folder is missing or holds no file.
+            ArtefactError: the folder is missing or holds no file; read-only, it was not adopted before.
         """
-        self._writable()
         path = Path(path).absolute()
         names = visible_files(path) if path.is_dir() else []
         if not names:
@@ -252,7 +251,8 @@ class ArtefactStore:
         content, size = folder_hash(sums), sum(entry["bytes"] for entry in sums.values())
         if (same := next((one for one in known if one.hash == content), None)) is not None:
             touched = replace(same, files=files)
-            records.save(same.folder, touched)
+            if not self.read_only:
+                records.save(same.folder, touched)
             return touched
         draft = self.begin(content, stage=name, round=0, kind="", made=made, config={}, parents={})
         one = Artefact(
@@ -263,8 +263,11 @@ class ArtefactStore:
         return self._publish(draft, one)
 
     def adopt_table(self, name: str, table: pa.Table, made: Made) -> Artefact:
-        """Data that is there from the start as an artefact; copied once for each content."""
-        self._writable()
+        """Data that is there from the start as an artefact; copied once for each content.
+
+        Raises:
+            ArtefactError: the table is of another kind; read-only, it was not adopted before.
+        """
         if made not in RECORDS or tables.kind_of(table) != made.value:
             raise ArtefactError(f"{name} is a table of {tables.kind_of(table)}, not of {made.value}")
         table = table.cast(tables.SCHEMAS[made.value])
