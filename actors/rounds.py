@@ -219,6 +219,7 @@ def live(
         render=ask,
         max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
         - rollout.max_new_tokens,
+        parity=config.trainer.parity,
         held=start.hash,
     )
 

@@ -12,13 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from rlcore.data import tables
+from rlcore.data.collate import collate
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.interfaces import Sampling, Tracker, World
+from rlcore.loops import parity
+from rlcore.loops.config import ParityConfig
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.graph import Node
 from rlcore.rounds.store import Artefact, Draft
+from rlcore.types import Group
 
 
 @dataclass
@@ -37,10 +41,12 @@ class Live:
     render: Callable[[str], tuple[str, Sequence[int]]]  # a text as the model is asked it, and its token ids
     max_prompt_tokens: int  # that the engines take
     held: str  # by the policy
+    parity: ParityConfig = field(default_factory=ParityConfig)
     fresh: bool = True  # its optimizer has taken no step
     sent: str = ""  # to the engines
     held_reward: str = ""  # by the reward model
     version: int = 0
+    unchecked: bool = False  # engines and policy have not been compared since the last sync
     loads: int = 0  # of weights from a folder into a running actor
 
     def hold(self, model: Artefact, to_train: bool = False) -> None:
@@ -59,7 +65,22 @@ class Live:
         if self.sent != model.hash:
             self.version += 1
             self.world.weights.publish(self.version)
-            self.sent = model.hash
+            self.sent, self.unchecked = model.hash, True
+
+    def compare(self, groups: Sequence[Group], sampling: Sampling) -> None:
+        """The first samples after each sync: do the engines say what the policy says?
+
+        Raises:
+            ParityError: they do not.
+        """
+        if not self.unchecked or sampling.temperature <= 0 or self.held != self.sent:
+            return
+        drawn = [t for group in groups for t in group.trajectories if t.num_response_tokens]
+        if drawn:
+            batch = collate(drawn[: self.parity.num_sequences])
+            own = self.world.policy.logprobs(batch, sampling.temperature)
+            parity.compare(batch.with_arrays(old_logprobs=own), self.parity)
+            self.unchecked = False
 
     def training(self) -> None:
         """The policy's weights are about to change: until `trained` nobody knows what they are."""

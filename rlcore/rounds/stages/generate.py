@@ -117,9 +117,12 @@ def sampled(job: Job, prompts: Sequence[Prompt], sampling: Sampling, score: bool
     """Groups in the order of the prompts, scored by the config's reward when asked."""
     world = job.live.world
     if score:
-        return sample_and_score(world, prompts, sampling, job.live.reward, phase="stage_gen")
-    found = {group.prompt.uid: group for group in world.rollout.generate(prompts, sampling)}
-    return [found[prompt.uid] for prompt in prompts]
+        groups = sample_and_score(world, prompts, sampling, job.live.reward, phase="stage_gen")
+    else:
+        found = {group.prompt.uid: group for group in world.rollout.generate(prompts, sampling)}
+        groups = [found[prompt.uid] for prompt in prompts]
+    job.live.compare(groups, sampling)
+    return groups
 
 
 def score_report(table: pa.Table) -> dict[str, Any]:

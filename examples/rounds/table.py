@@ -1,0 +1,42 @@
+"""The table of examples/rounds/README.md: accuracy after every round, from the artefacts of finished runs.
+
+    python examples/rounds/table.py runs/llama3-seed0 runs/nemotron-seed0
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rlcore.rounds.artefact import Artefact
+from rlcore.rounds.store import ArtefactStore
+
+
+def row(run_dir: Path) -> str:
+    """Every evaluation in the order of its stages and rounds; seconds are the sum over all stages."""
+    with ArtefactStore(run_dir / "artefacts", read_only=True) as store:
+        newest = {(one.round, one.stage): one for one in reversed(store.artefacts()) if one.round}
+    made = list(newest.values())
+    made.sort(key=lambda one: (one.round, one.created))
+    measured: dict[int, list[str]] = {}
+    for one in made:
+        if one.kind == "evaluate":
+            measured.setdefault(one.round, []).append(shown(one))
+    rounds = " -> ".join(", ".join(texts) for _, texts in sorted(measured.items()))
+    models = [one.report["held_out"] for one in made if one.kind == "reward_model" and "held_out" in one.report]
+    known = [f"{m['accuracy']:.0%}" for m in models if "accuracy" in m]
+    known += [f"rho {m['spearman/correctness']:.2f}" for m in models if "spearman/correctness" in m]
+    return f"| `{run_dir.name}` | {rounds} | {', '.join(known) or '-'} | {sum(one.seconds for one in made):.0f} |"
+
+
+def shown(one: Artefact) -> str:
+    text = f"{one.report['accuracy']:.1%}"
+    if one.report.get("reward_model") is not None:
+        text += f" (r {one.report['reward_model']:.2f})"
+    return text
+
+
+if __name__ == "__main__":
+    print("| run | held-out accuracy after each round | reward model on held-out pairs | seconds |\n|---|---|---|---|")
+    for name in sys.argv[1:]:
+        print(row(Path(name)))
