@@ -18,6 +18,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from actors.validate import ConfigError
     from rlcore.checkpoint import CheckpointError
     from rlcore.data.readers import DataError
+    from rlcore.loops.offline import NothingToTrainOn
     from rlcore.loops.parity import ParityError
     from rlcore.loops.sampling import RewardFailure
     from rlcore.report import ReportError
@@ -29,7 +30,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
 
     return (
         ActorError, ArtefactError, CheckpointError, ConfigError, DataError, EndpointError, EngineFailed,
-        JudgeError, ModelError, ParityError, PlacementError, ReportError,
+        JudgeError, ModelError, NothingToTrainOn, ParityError, PlacementError, ReportError,
         RewardError, RewardFailure, RolloutStalled, RunFolderError,
         ScorerLate, TrackingError,
     )  # fmt: skip

@@ -20,6 +20,15 @@ from rlcore.types import TrainBatch
 Units = NDArray[np.int64]
 
 
+class NothingToTrainOn(ValueError):
+    """A stage without records: the stages before it kept none, or made none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name}: there is nothing to train on; `rlcore rounds status` shows which stage before it dropped what"
+        )
+
+
 @dataclass(frozen=True)
 class OfflineRun:
     """What does not change during a run. A unit is what stays together: a sequence, or a pair."""
@@ -63,11 +72,11 @@ def train(run: OfflineRun) -> dict[str, float]:
 
     Raises:
         Interrupted: a checkpoint of the last completed step has been written.
-        ValueError: nothing to train on.
+        NothingToTrainOn: no units.
     """
     config, step, done = run.config, 0, 0
     if run.num_units < 1:
-        raise ValueError(f"{run.name}: there is nothing to train on")
+        raise NothingToTrainOn(run.name)
     last: dict[str, float] = {}
     if (found := run.checkpoints.load_latest()) is not None:
         directory, state = found

@@ -1,4 +1,4 @@
-"""Rounds on the in-process world: every stage for real, on a policy that is a table; started, stopped, started again."""
+"""Rounds on the in-process world: every stage for real, a table as policy; started, stopped, started again."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Stand:
         return folder
 
     def roots(self, store: ArtefactStore) -> dict[str, Artefact]:
-        answers = [Sample(p, f"{p.uid}#reference", p.reference or "", (int(p.text), EOS)) for p in self.prompts]
+        answers = [Sample(p, f"{p.uid}#reference", p.reference or "", (int(p.reference or 0), EOS)) for p in self.prompts]
         return {
             "start": store.adopt_folder("start", self.start_model(), Made.model),
             "other": store.adopt_folder("other", self.start_model("other", 1), Made.model),
@@ -153,6 +153,11 @@ class Stand:
         """Folder name, which begins with round, stage and key, -> content hash, of all finished ones."""
         with ArtefactStore(runner.folder_of(self.run_dir)) as store:
             return {one.name: one.hash for one in store.artefacts()}
+
+    def artefacts_of(self, stage: str) -> str:
+        """Content hash of what a stage made in round 1."""
+        (found,) = (content for name, content in self.artefacts().items() if name.startswith(f"r01-{stage}-"))
+        return found
 
     def actors(self, start: Artefact) -> Live:
         policy = FakePolicy({"sft": SupervisedObjective()})

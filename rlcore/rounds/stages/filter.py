@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from rlcore.data.filters import FilterContext, apply
 from rlcore.rounds.config import FilterStageConfig
 from rlcore.rounds.job import Job, joined
@@ -11,8 +13,10 @@ from rlcore.rounds.store import Artefact
 
 def run(job: Job) -> Artefact:
     config: FilterStageConfig = job.config
-    texts = {a.stage: a.table(["prompt"])["prompt"].to_pylist() for a in job.inputs["against"]}
-    context = FilterContext(eval_texts=texts, seed=job.seeds())
+    texts = defaultdict[str, list[str]](list)  # of all rounds of a stage
+    for one in job.inputs["against"]:
+        texts[one.stage] += one.table(["prompt"])["prompt"].to_pylist()
+    context = FilterContext(eval_texts=texts, seed=job.seed)  # the key of a filter knows no round
     kept, report = apply(joined(job.inputs["data"]), config.filters, context)
     job.live.world.tracker.message(report.render())
     return finish(job, kept, report.to_json())

@@ -154,6 +154,8 @@ def _kto(job: Job, table: pa.Table) -> Artefact:
 
 
 def _reference(job: Job, name: str, num_units: int, batch: Callable[[Units], TrainBatch]) -> reference.Reference:
+    if not num_units:
+        raise offline.NothingToTrainOn(job.node.stage)
     live = job.live
     live.hold(job.maybe("reference") or job.one("start"))
     folder = job.draft.directory / name
