@@ -1,0 +1,61 @@
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rlcore.data.collate import collate
+from rlcore.loops.online import LoopState
+from rlcore.rewards.composed import ComposedScorer
+from rlcore.rewards.config import RewardConfig
+from rlcore.rewards.registry import RewardError
+from rlcore.rewards.scorers import RewardModelScorer
+from rlcore.rounds.config import RlConfig, ScoreBy
+from rlcore.rounds.stages.rl import _report, rewards_of
+from rlcore.types import Group, Prompt, RewardResult, Trajectory
+
+
+class Verifiers:
+    def submit(self, group):
+        future = Future()
+        future.set_result([RewardResult(1.0) for _ in group.trajectories])
+        return future
+
+
+def a_group() -> Group:
+    def sample(k):
+        sampled = np.array([False, True, True])
+        return Trajectory("p", f"p#{k}", np.array([1, 2 + k, 9], np.int32), sampled, np.zeros(3, np.float32),
+                          np.where(sampled, 0, -1).astype(np.int32), 1, "stop", str(k))  # fmt: skip
+
+    return Group(Prompt("p", (1,), "p"), [sample(0), sample(1)])
+
+
+def job(by: ScoreBy, rewards) -> SimpleNamespace:
+    return SimpleNamespace(config=RlConfig(by=by), live=SimpleNamespace(world=SimpleNamespace(rewards=rewards)))
+
+
+def scores(scorer) -> list[float]:
+    return [r.score for r in scorer.submit(a_group()).result(10)]
+
+
+def test_who_rewards():
+    model = RewardModelScorer(
+        lambda batch: batch.tokens[:, 1].astype(np.float32),
+        10,
+        lambda gs: collate([t for g in gs for t in g.trajectories]),
+    )
+    both = ComposedScorer(Verifiers(), model, None, RewardConfig())
+    assert scores(rewards_of(job(ScoreBy.reward, both))) == [1.0, 1.0]
+    assert scores(rewards_of(job(ScoreBy.reward_model, both))) == [2.0, 3.0]
+    with pytest.raises(RewardError, match="'judge' is to score"):
+        rewards_of(job(ScoreBy.judge, both))
+    with pytest.raises(RewardError, match="verifiers alone"):
+        rewards_of(job(ScoreBy.reward_model, Verifiers()))
+    model.close()
+
+
+def test_only_a_verified_reward_is_called_accuracy():
+    state = LoopState(step=3, accuracy=0.5, best={"step": 2, "accuracy": 0.75})
+    assert _report(state, ScoreBy.reward) == {"steps": 3, "accuracy": 0.5, "best": {"step": 2, "accuracy": 0.75}}
+    assert _report(state, ScoreBy.reward_model) == {"steps": 3, "mean_reward": 0.5, "best": {"step": 2, "reward": 0.75}}
