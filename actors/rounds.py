@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config, DType
+from actors.problem import Problem
 from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
@@ -28,7 +29,7 @@ from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rounds import runner
-from rlcore.rounds.config import EvaluateConfig, GenerateConfig, Made, RewriteConfig, RlConfig
+from rlcore.rounds.config import EvaluateConfig, GenerateConfig, Made, RewriteConfig, RlConfig, SftConfig
 from rlcore.rounds.graph import Node
 from rlcore.rounds.job import Live
 from rlcore.rounds.status import render
@@ -42,7 +43,7 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
 
     Raises: see `actors.errors`; Interrupted, after which the same command goes on.
     """
-    nodes = checked(config)
+    nodes = checked(config, overrides)
     with locked(Path(config.run_dir)):
         run_dir = claim(config)
         inputs = prepared(config, run_dir)
@@ -81,16 +82,36 @@ def _in_use(folder: Path) -> AbstractContextManager[Any] | None:
         return nullcontext(ArtefactStore(folder, read_only=True))
 
 
-def checked(config: Config) -> list[Node]:
-    """Raises ConfigError with everything that is wrong, stages included."""
+def checked(config: Config, overrides: Sequence[str] | None = None) -> list[Node]:
+    """The plan. `overrides`: the command line; with it the configs of stages `rl` are checked too.
+
+    Raises:
+        ConfigError: with everything that is wrong, stages included.
+    """
     nodes, found = plan_rounds(config)
     try:
         check(config)
     except ConfigError as error:
         found = [*error.problems, *found]
+    if not found and overrides is not None:
+        found = rl_problems(nodes, overrides)
     if found:
         raise ConfigError(found)
     return nodes
+
+
+def rl_problems(nodes: Sequence[Node], overrides: Sequence[str]) -> list[Problem]:
+    """Of the run's config as each stage `rl` changes it; every one named with its stage."""
+    found: dict[tuple[str, str], Problem] = {}
+    for node in nodes:
+        if isinstance(node.config, RlConfig):
+            try:
+                check(stage_config(overrides, node.config.overrides))
+            except ConfigError as error:
+                for one in error.problems:
+                    text = f"in rounds.stages.{node.stage}.overrides: {one.text}"
+                    found.setdefault((node.stage, one.key), replace(one, text=text))
+    return list(found.values())
 
 
 def prepared(config: Config, run_dir: Path) -> Inputs:
@@ -152,6 +173,8 @@ def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, A
     groups = list(node.config.READS)
     if isinstance(node.config, (GenerateConfig, RewriteConfig)) and not node.config.score:
         groups.remove("reward")
+    if isinstance(node.config, SftConfig) and node.config.stop_at_accuracy is not None:
+        groups += ["rollout", "reward"]
     found = {k: v for k, v in flat.items() if any(k == g or k.startswith(g + ".") for g in groups)}
     if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
         found["trainer.steps"] = config.trainer.steps

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from actors.config import Config
 from actors.problem import Problem
+from actors.rounds_values import number_problems
 from rlcore.data.examples_config import ExampleKind, ExamplesConfig
 from rlcore.data.filters import check as check_filters
 from rlcore.ops.preference_losses import KINDS
+from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.scorers import REWARD_MODEL, Terms
 from rlcore.rounds import settings
 from rlcore.rounds.config import (
@@ -34,6 +38,7 @@ from rlcore.rounds.config import (
     RlConfig,
     ScoreBy,
     ScoreConfig,
+    SftConfig,
     StageConfig,
     StageKind,
 )  # fmt: skip
@@ -147,8 +152,35 @@ def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw)))
     except OmegaConfBaseException as error:
-        key = str(error.full_key or error.key or "")
-        raise OptionError(key, raw.get(key.partition(".")[0], ""), str(error).splitlines()[0], "see its type") from None
+        raise _misfit(kind(), raw, error) from None
+
+
+def _misfit(default: Any, raw: Mapping[str, Any], error: OmegaConfBaseException) -> OptionError:
+    """OmegaConf names the option in some of its errors; in the others it is the first that does not fit alone."""
+    key = str(error.full_key or error.key or "")
+    if key not in raw and "." not in key:
+        key = next((name for name, value in raw.items() if not _fits(default, name, value)), key)
+    value, known = raw, default
+    for name in re.split(r"[.\[]", key) if key else []:
+        value = value.get(name, "") if isinstance(value, Mapping) else value
+        known = getattr(known, name, None)
+    cure = "write it as " + ("a list, such as [...]" if isinstance(known, list) else "a value of its type")
+    if is_dataclass(known):
+        cure = f"write a mapping of its options: {', '.join(f.name for f in fields(known))}"
+    elif known is not None and not isinstance(known, list):
+        cure = f"its default is {known.value if isinstance(known, Enum) else known}"
+    text = str(error).splitlines()[0]
+    if "Merge error" in text or "AnyNode" in text:  # OmegaConf's own words for its own classes
+        text = "it has another type"
+    return OptionError(key, value, text, cure)
+
+
+def _fits(default: Any, name: str, value: Any) -> bool:
+    try:
+        OmegaConf.merge(OmegaConf.structured(type(default)), {name: value})
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
 def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tuple[str, Any, list[str]]]:
@@ -164,8 +196,11 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
     """What the options of one run cannot be, beyond their types."""
     stage, key, roles = node.config, f"{settings.STAGES_KEY}.{node.stage}", config.cluster.roles
     nested: list[tuple[str, Sequence[str]]] = []
+    yield from number_problems(stage, key)
     if isinstance(stage, RejectionSampleConfig):
         nested.append(("select", stage.select.problems()))
+    if isinstance(stage, RewriteConfig):
+        nested.append(("rewriting", stage.rewriting.problems()))
     if isinstance(stage, PairsConfig):
         nested.append(("pairing", stage.pairing.problems()))
     if isinstance(stage, ScoreConfig) and stage.by is ScoreBy.model:
@@ -185,6 +220,10 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         near = difflib.get_close_matches(stage.loss, KINDS, 1)
         cure = f"did you mean {near[0]}? " if near else ""
         yield Problem(f"{key}.loss", stage.loss, "no such loss", f"{cure}there are: {', '.join(KINDS)}")
+    by_judge = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.judge
+    if by_judge and config.reward.judge.kind is JudgeKind.none:
+        text = f"stage {node.stage} asks a judge"
+        yield Problem("reward.judge.kind", config.reward.judge.kind, text, "set it to engine or endpoint")
     asks = getattr(stage, "reward_model", None) is not None or isinstance(stage, RewardModelStageConfig)
     by_model = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.reward_model
     asks = asks or by_model
@@ -192,6 +231,9 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         yield Problem(
             "cluster.roles.reward.num_workers", 0, f"stage {node.stage} needs a reward model", "set it to 1"
         )
+    if isinstance(stage, SftConfig) and stage.stop_at_accuracy is not None and stage.measured_on is None:
+        text, cure = "stop_at_accuracy needs prompts to measure on", "such as measured_on: heldout"
+        yield Problem(f"{key}.measured_on", None, text, cure)
     if by_model and getattr(stage, "reward_model") is None:  # noqa: B009
         text, cure = "by: reward_model needs to know which", "name the stage that made it"
         yield Problem(f"{key}.reward_model", None, text, cure)
