@@ -45,6 +45,7 @@ class OfflineRun:
     progress: Tracker  # of the run: phases
     stop: StopSignal
     seed: int
+    enough: Callable[[int], bool] | None = None  # asked after every step, by the number of steps: stop here?
     after_epoch: Callable[[int], None] | None = None  # called with the number of epochs done, again after a resume
 
 
@@ -87,7 +88,8 @@ def train(run: OfflineRun) -> dict[str, float]:
     with run.progress.phase(run.name, total=steps) as advance:
         advance(step)
         try:
-            while step < steps:
+            over = step > 0 and run.enough is not None and run.enough(step)  # it may have been stopped while asking
+            while step < steps and not over:
                 run.stop.check()
                 epoch = step // steps_per_epoch(config, run.num_units)
                 if run.after_epoch is not None and epoch > done:
@@ -96,13 +98,14 @@ def train(run: OfflineRun) -> dict[str, float]:
                 last = one_step(run, step, steps)
                 step += 1
                 advance()
+                over = run.enough is not None and run.enough(step)
                 if config.checkpoint_every and step % config.checkpoint_every == 0 and step < steps:
                     saved = save(run, step, last)
         except Interrupted:
             if saved != step:
                 save(run, step, last)
             raise
-    return last | {"steps": float(steps)}
+    return last | {"steps": float(step)}
 
 
 def one_step(run: OfflineRun, step: int, steps: int) -> dict[str, float]:

@@ -138,9 +138,13 @@ class SftConfig(StageConfig):
     data: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # of the entries of `data`; empty: all of every one
     start: str = "start"
+    stop_at_accuracy: float | None = None  # greedy, on `measured_on`; None: all steps
+    measured_on: str | None = None  # prompts
+    check_every: int = 10  # steps between looks at that accuracy
+    part: str = ""  # of the reward, by name, that is the accuracy; empty: the score
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
 
-    INPUTS: ClassVar = {"data": (Made.samples,), "start": (Made.model,)}
+    INPUTS: ClassVar = {"data": (Made.samples,), "start": (Made.model,), "measured_on": (Made.prompts,)}
     READS: ClassVar = ("model", "engine")
 
 

@@ -20,11 +20,13 @@ from rlcore.data import tables
 from rlcore.data.collate_records import pairs_batch, samples_batch
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.loops import offline
+from rlcore.loops.evaluate import evaluate
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.ops.preference_losses import kto_reference_point
 from rlcore.rounds.config import PreferenceStageConfig, SftConfig
 from rlcore.rounds.job import Job, joined
 from rlcore.rounds.stages import reference
+from rlcore.rounds.stages.evaluate import mean_part
 from rlcore.rounds.store import Artefact
 from rlcore.types import TrainBatch
 
@@ -42,8 +44,28 @@ def sft(job: Job) -> Artefact:
         return samples_batch(table.take(units), ignored)
 
     job.live.hold(job.one("start"), to_train=True)
-    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, "sft"))
+    enough = reached(job) if config.stop_at_accuracy is not None else None
+    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, "sft"), enough)
     return _finish(job, {"sequences": table.num_rows, **last})
+
+
+def reached(job: Job) -> Callable[[int], bool]:
+    """Whether the policy as it is reaches the accuracy at which the stage stops. Measured every `check_every` steps."""
+    config, live = job.config, job.live
+    prompts = tables.to_prompts(job.one("measured_on").table())
+    sampling = job.sampling(1, job.seed, temperature=0.0)
+
+    def enough(step: int) -> bool:
+        if step % config.check_every:
+            return False
+        live.sent, live.version = "", live.version + 1
+        with live.stop.abandonable():
+            live.world.weights.publish(live.version)
+            metrics, groups = evaluate(live.world, prompts, sampling, live.reward)
+        found = mean_part(groups, config.part) if config.part else metrics["eval/heldout/mean@1"]
+        return bool(found >= config.stop_at_accuracy)
+
+    return enough
 
 
 def weights_of(job: Job) -> list[float]:
@@ -178,15 +200,16 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 
 def _train(
-    job: Job, num_units: int, batch: Callable[[Units], TrainBatch], update: Callable[[TrainBatch, float], M.Metrics]
-) -> dict[str, Any]:
+    job: Job, num_units: int, batch: Callable[[Units], TrainBatch], update: Callable[[TrainBatch, float], M.Metrics],
+    enough: Callable[[int], bool] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     live, config = job.live, job.config.train
     live.training()
     tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, num_units)))
     run = OfflineRun(
         name=job.node.stage, num_units=num_units, batch=batch, update=update, config=config,
         write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(job),
-        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=job.seeds(),
+        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=job.seeds(), enough=enough,
     )  # fmt: skip
     try:
         return offline.train(run)
