@@ -29,13 +29,21 @@ from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rounds import runner
-from rlcore.rounds.config import EvaluateConfig, GenerateConfig, Made, RewriteConfig, RlConfig, SftConfig
+from rlcore.rounds.config import GenerateConfig, Made, RewriteConfig, RlConfig, SftConfig
 from rlcore.rounds.graph import Node
 from rlcore.rounds.job import Live
 from rlcore.rounds.status import render
 from rlcore.rounds.store import Artefact, ArtefactStore
 from rlcore.tracking import JsonlTracker, Trackers, build_tracker, strip_secrets
 from rlcore.types import Prompt, Sample
+
+# In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what
+# memory they take.
+NO_PART = (
+    "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
+    "rollout.sync_bucket_mb", "rollout.weight_sync", "rollout.sleep_level", "rollout.gpu_memory_utilization",
+    "rollout.cpu_kv_cache_gib",
+)  # fmt: skip
 
 
 def rounds(config: Config, overrides: Sequence[str]) -> int:
@@ -168,6 +176,10 @@ def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefa
     return store.adopt_table(name, makers[made](), made)
 
 
+def _under(key: str, groups: Sequence[str]) -> bool:
+    return any(key == group or key.startswith(group + ".") for group in groups)
+
+
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The keys of the run's config that change what a stage makes."""
     groups = list(node.config.READS)
@@ -175,11 +187,9 @@ def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, A
         groups.remove("reward")
     if isinstance(node.config, SftConfig) and node.config.stop_at_accuracy is not None:
         groups += ["rollout", "reward"]
-    found = {k: v for k, v in flat.items() if any(k == g or k.startswith(g + ".") for g in groups)}
+    found = {k: v for k, v in flat.items() if _under(k, groups) and not _under(k, NO_PART)}
     if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
-        found["trainer.steps"] = config.trainer.steps
-    if isinstance(node.config, (GenerateConfig, RewriteConfig, EvaluateConfig)):  # what cannot change a sample
-        found = {k: v for k, v in found.items() if k not in ("rollout.max_num_seqs", "rollout.sync_bucket_mb")}
+        found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
     return found
 
 
