@@ -121,7 +121,7 @@ class Start:
                         name = title.removeprefix("ray::").partition(".")[0].split()[0]
                         self.workers.setdefault(name, set()).add(one.pid)
 
-    def until(self, reached: Callable[[], bool], timeout_s: float = 200) -> None:
+    def until(self, reached: Callable[[], bool], timeout_s: float = 600) -> None:
         deadline, turn = time.monotonic() + timeout_s, 0
         while not reached():
             if turn % 20 == 0:
@@ -131,7 +131,7 @@ class Start:
             assert time.monotonic() < deadline, f"did not get there in time\n{self.tail()}"
             time.sleep(0.02)
 
-    def wait(self, timeout_s: float = 280) -> int:
+    def wait(self, timeout_s: float = 600) -> int:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             self.look()

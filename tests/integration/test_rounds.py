@@ -128,14 +128,14 @@ def check(run_dir, finished, whole):
     assert not list((run_dir / "artefacts").glob("*.draft")) + list((run_dir / "artefacts").glob("*.corrupt*"))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_killed_while_sampling_and_while_learning(whole, reward, tmp_path):
     finished = killed_in(["generate", "rl"], tmp_path / "run", reward)
     check(tmp_path / "run", finished, whole[0])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(6000)
 def test_killed_in_every_kind_of_stage(whole, reward, tmp_path):
     finished = killed_in(list(PLACES), tmp_path / "run", reward)
     assert len({name.split("/")[1] for name in finished}) == 4 + len(PLACES) - 1 + 1  # all but the last, and `sft`

@@ -81,7 +81,7 @@ def test_ignored_tokens_are_not_learnt(tmp_path):
 
 def test_an_ignored_text_of_two_tokens():
     assert token_ids(FakeTokenizer(), ["3", "!"]) == [3, 10]
-    with pytest.raises(ValueError, match=r"train.ignore_tokens: '12' is 2 tokens, not one"):
+    with pytest.raises(ValueError, match=r"train\.ignore_tokens: '12' is 2 tokens, not one"):
         token_ids(FakeTokenizer(), ["1", "12"])
 
 
@@ -110,7 +110,7 @@ def test_mixing_by_weight(sizes, weights, wanted):
 
 def test_mixing_without_weights_and_with_an_empty_part():
     assert mixed([samples("a", 2), samples("b", 3)], [], 0)["sample_id"].to_pylist() == ["a0", "a1", "b0", "b1", "b2"]
-    with pytest.raises(ValueError, match="entry 1 of `data` has weight 2.0 and no rows"):
+    with pytest.raises(ValueError, match=r"entry 1 of `data` has weight 2\.0 and no rows"):
         mixed([samples("a", 2), samples("b", 0)], [1.0, 2.0], 0)
 
 

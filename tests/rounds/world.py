@@ -133,7 +133,8 @@ class Stand:
         return folder
 
     def roots(self, store: ArtefactStore) -> dict[str, Artefact]:
-        answers = [Sample(p, f"{p.uid}#reference", p.reference or "", (int(p.reference or 0), EOS)) for p in self.prompts]
+        known = [(p, p.reference or "0") for p in self.prompts]
+        answers = [Sample(p, f"{p.uid}#reference", text, (int(text), EOS)) for p, text in known]
         return {
             "start": store.adopt_folder("start", self.start_model(), Made.model),
             "other": store.adopt_folder("other", self.start_model("other", 1), Made.model),

@@ -1,0 +1,308 @@
+"""What `rlcore rounds` refuses before anything starts, and which keys of the run's config a stage's key sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from actors.models import prepare_model
+from actors.rounds import checked, make_desk, prepared, reads_of
+from actors.run_folder import binding, plain
+from actors.validate import ConfigError, compose
+from rlcore.data.readers import DataError
+from rlcore.rounds.store import ArtefactError, ArtefactStore
+from tests.integration.rounds_run import shown
+
+SAMPLE = {"kind": "generate"}
+SFT = {"kind": "sft", "data": ["answers"]}
+PAIRS = {"kind": "pairs", "samples": ["sample"]}
+TINY = ["model.tiny.num_layers=1", "model.tiny.hidden_size=32", "model.tiny.num_heads=1", "data.num_eval=20"]
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def line(stages, *more):
+    return [*(f"+rounds.stages.{name}={shown(stage)}" for name, stage in stages.items()), *more]
+
+
+def refused(stages, *more):
+    """Key -> text and cure of everything that is wrong."""
+    overrides = line(stages, *more)
+    config = compose(overrides)
+    with pytest.raises(ConfigError) as caught:
+        checked(config, overrides)
+    return {one.key: f"{one.value}: {one.text}; {one.cure}" for one in caught.value.problems}
+
+
+def at(stage):
+    return f"rounds.stages.{stage}"
+
+
+@pytest.mark.parametrize(
+    ("stages", "key", "text"),
+    [
+        ({"sft": {**SFT, "data": ["bset"]}, "best": {"kind": "rejection_sample", "samples": ["answers"]}},
+         "sft.data", "nobody makes `bset`; did you mean best?"),
+        ({"a": {**SFT, "start": "b"}, "b": {**SFT, "start": "a"}}, "a.start", "a cycle: a -> b -> a"),
+        ({"a": {"kind": "stf"}}, "a.kind", "there is no such kind of stage; did you mean sft?"),
+        ({"sft": {"data": ["answers"]}}, "sft.kind", "a stage has a kind; write kind: sft"),
+        ({"a": {**SFT, "trian": {}}}, "a.trian", "no such option; did you mean train?"),
+        ({"a": {**SFT, "train": {"stepz": 2}}}, "a.train.stepz", "did you mean steps?"),
+        ({"a": {**SFT, "train": {"steps": "many"}}}, "a.train.steps", "many: Value 'many' of type 'str' could not"),
+        ({"a": {**SFT, "data": "answers"}}, "a.data", "answers: it has another type; write it as a list"),
+        ({"a": {**SFT, "train": 3}}, "a.train", "3: it has another type; write a mapping of its options: epochs,"),
+        ({"a": {**SAMPLE, "num_samples": 2.5}}, "a.num_samples", "2.5: Value '2.5' of type 'float'"),
+        ({"a": {**SFT, "train": {"learning_rate": {"schedule": "cosin"}}}}, "a.train.learning_rate.schedule",
+         "cosin: Invalid value 'cosin', expected one of [constant, linear, cosine]"),
+        ({"a": {"kind": "score", "samples": ["answers"], "by": "judje"}}, "a.by", "expected one of [reward,"),
+        ({"a": {"kind": "filter", "data": ["answers"], "filters": [{"kind": "duplicate"}]}}, "a.filters[0].kind",
+         "no filter is named 'duplicate' (did you mean 'duplicates'?)"),
+        ({"a": {"kind": "filter", "data": ["answers"], "filters": [{"kind": "duplicates", "keeep": 1}]}},
+         "a.filters[0].keeep", "no such option (did you mean 'keep'?)"),
+        ({"sample": SAMPLE, "p": PAIRS, "d": {"kind": "preference", "data": ["p"], "loss": "dppo"}}, "d.loss",
+         "dppo: no such loss; did you mean dpo?"),
+        ({"a": {"kind": "preference", "data": ["answers"]}}, "a.data", "`answers` is samples, `data` wants pairs"),
+        ({"a": {**SAMPLE, "num_samples": 0}}, "a.num_samples", "it must be at least 1"),
+        ({"a": {**SAMPLE, "prompts_per_chunk": 0}}, "a.prompts_per_chunk", "at least 1"),
+        ({"a": {**SAMPLE, "enough": 1, "max_samples": 4}}, "a.max_samples", "a prompt gets num_samples=8 at once"),
+        ({"a": {**SFT, "train": {"per_step": 0}}}, "a.train.per_step", "at least 1"),
+        ({"a": {**SFT, "train": {"epochs": 0}}}, "a.train.epochs", "above 0"),
+        ({"a": {**SFT, "weights": [0.0]}}, "a.weights", "they cannot be shares of anything"),
+        ({"a": {"kind": "average", "models": ["start", "start"], "weights": [2, -1]}}, "a.weights", "from 0"),
+        ({"a": {"kind": "rewrite", "rewriting": {"per_prompt": 0}}}, "a.rewriting", "at least 1"),
+        ({"sample": SAMPLE, "b": {"kind": "rejection_sample", "samples": ["sample"], "select": {
+            "method": "threshold"}}}, "b.select", "needs the lowest score that is good"),
+        ({"a": {"kind": "rl", "overrides": ["rollout.top_p=0.9"]}}, "a.overrides", "the actors of all stages are the"),
+    ],
+)  # fmt: skip
+def test_named_with_its_cure(stages, key, text):
+    found = refused(stages)
+    assert list(found) == [at(key)]
+    assert text in found[at(key)]
+
+
+def test_everything_at_once():
+    found = refused({"a": {**SAMPLE, "num_samples": 0, "prompts": "tarin"}, "b": {"kind": "x"}, "c": {**SFT, "x": 1}})
+    assert sorted(found) == [at("a.num_samples"), at("a.prompts"), at("b.kind"), at("c.x")]
+    assert "did you mean train?" in found[at("a.prompts")]
+
+
+def test_what_a_stage_needs_of_the_run():
+    score = {"kind": "score", "samples": ["answers"]}
+    found = refused({"a": {**score, "by": "reward_model"}})
+    assert "stage a needs a reward model; set it to 1" in found["cluster.roles.reward.num_workers"]
+    assert "name the stage that made it" in found[at("a.reward_model")]
+    found = refused({"sample": SAMPLE, "p": PAIRS, "r": {"kind": "reward_model", "data": ["p"]}})
+    assert list(found) == ["cluster.roles.reward.num_workers"]
+    assert "stage a asks a judge; set it to engine or endpoint" in refused({"a": {**score, "by": "judge"}})[
+        "reward.judge.kind"
+    ]  # fmt: skip
+
+
+def test_the_config_of_an_rl_stage_is_checked_too():
+    found = refused({"a": {"kind": "rl", "overrides": ["trainer.step=3", "algorithm=grpoo"]}})
+    assert "in rounds.stages.a.overrides: unknown key; did you mean trainer.steps?" in found["trainer.step"]
+    assert "did you mean grpo?" in found["algorithm"]
+    found = refused({"a": {"kind": "rl", "overrides": ["algorithm=ppo"]}})
+    assert "needs the role critic" in found["cluster.roles.critic.num_workers"]
+    good = line({"a": {"kind": "rl", "overrides": ["algorithm=rloo", "trainer.steps=3"]}})
+    assert len(checked(compose(good), good)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "text"),
+    [
+        ("+rounds.sources.x={kind:preferences,path:/not/there.jsonl}", "rounds.sources.x.path", "no such file"),
+        ("+rounds.sources.x={kind:preference,path:a}", "rounds.sources.x.kind", "expected one of [prompts,"),
+        ("+rounds.sources.x={kind:preferences,pth:a}", "rounds.sources.x.pth", "did you mean path?"),
+        ("+rounds.sources.x=file.jsonl", "rounds.sources.x", "a source is a mapping of options"),
+        ("+rounds.sources.sft={kind:preferences,path:README.md}", "rounds.stages.sft", "the name is taken"),
+        ("+rounds.overrides.1={sftt:{start:start}}", "rounds.overrides.1.sftt", "did you mean sft?"),
+        ("+rounds.overrides.2={sft:{start:start}}", "rounds.overrides.2", "there is no such round"),
+        ("rounds.count=0", "rounds.count", "there is no round"),
+    ],
+)
+def test_sources_and_overrides(more, key, text):
+    found = refused({"sft": SFT}, more)
+    assert text in found[key]
+
+
+# ---- models and files
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return prepare_model(compose(TINY).model, tmp_path_factory.mktemp("model"), seed=1)
+
+
+def committee(tmp_path, folder, start):
+    stages = line({"sample": {**SAMPLE, "models": ["start", "other"]}}, f"+rounds.models.other={folder}")
+    config = compose([*stages, *TINY, f"model.path={start}", f"run_dir={tmp_path / 'run'}"])
+    checked(config)
+    with pytest.raises(ConfigError) as caught:
+        prepared(config, tmp_path)
+    (one,) = caught.value.problems
+    assert one.key == "rounds.models.other"
+    return one.render()
+
+
+def copy_of(model, folder):
+    shutil.copytree(model, folder)
+    return folder
+
+
+def edited(path, change):
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+
+
+def test_a_member_with_another_tokenizer(model, tmp_path):
+    other = copy_of(model, tmp_path / "other")
+
+    def rename(held):
+        vocab = held["model"]["vocab"]
+        vocab["é"] = vocab.pop("a")
+
+    edited(other / "tokenizer.json", rename)
+    text = committee(tmp_path, other, model)
+    assert "its tokenizer has another vocabulary" in text
+    assert "members of a committee share the run's tokenizer" in text
+    assert "such as ['a'" in text
+
+
+def test_a_member_with_another_architecture(model, tmp_path):
+    other = copy_of(model, tmp_path / "other")
+    edited(other / "config.json", lambda held: held.update(num_attention_heads=2))
+    text = committee(tmp_path, other, model)
+    assert "its config.json differs in num_attention_heads" in text
+    assert "the engines hold one architecture" in text
+
+
+@pytest.mark.parametrize(("kept", "text"), [(False, "no such folder"), (True, "has no tokenizer")])
+def test_a_member_that_is_not_there(model, tmp_path, kept, text):
+    other = tmp_path / "other"
+    if kept:
+        copy_of(model, other)
+        for path in other.glob("tokenizer*"):
+            path.unlink()
+    assert text in committee(tmp_path, other, model)
+
+
+def desk_of(tmp_path, rows, *more):
+    """The desk of a run that trains a preference on a file of these rows."""
+    path = tmp_path / "prefs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages = line({"dpo": {"kind": "preference", "data": ["prefs"]}}, *more)
+    source = f"+rounds.sources.prefs={{kind:preferences,path:{path}}}"
+    config = compose([*stages, source, *TINY, f"run_dir={tmp_path / 'run'}"])
+    nodes, inputs = checked(config), prepared(config, tmp_path)
+    with ArtefactStore(tmp_path / "artefacts") as store:
+        return make_desk(config, nodes, store, inputs)
+
+
+GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+
+
+def test_preferences_from_a_file(tmp_path):
+    desk = desk_of(tmp_path, [GOOD, {**GOOD, "prompt": "2+1=", "chosen": "3", "rejected": "4"}])
+    assert sorted(desk.roots) == ["prefs", "start"]
+    assert desk.roots["prefs"].num_rows == 2
+
+
+def test_a_preference_whose_chosen_equals_its_rejected(tmp_path):
+    with pytest.raises(DataError) as caught:
+        desk_of(tmp_path, [GOOD, {**GOOD, "rejected": "2"}])
+    text = str(caught.value)
+    assert "prefs.jsonl" in text
+    assert "2" in text.partition("prefs.jsonl")[2][:8]  # the line
+    assert "chosen" in text
+    assert "rejected" in text
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "prefs.jsonl"
+    with pytest.raises(DataError, match=path.name):
+        desk_of(tmp_path, [GOOD, {"prompt": "1+1="}])
+
+
+# ---- what a stage's key sees
+
+
+ALL = {
+    "sample": SAMPLE, "p": PAIRS, "sft": SFT, "dpo": {"kind": "preference", "data": ["p"], "start": "sft"},
+    "rl": {"kind": "rl"}, "look": {"kind": "evaluate"}, "keep": {"kind": "filter", "data": ["sample"]},
+}  # fmt: skip
+
+
+def reads(*more):
+    config = compose(line(ALL, *more))
+    flat = binding(plain(config))
+    return {node.stage: reads_of(node, flat, config) for node in checked(config)}
+
+
+def changed(*more):
+    before, after = reads(), reads(*more)
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.console=false", "tracking.samples_every=3", "name=x", "run_dir=elsewhere", "resume=must",
+        "cluster.roles.policy.num_workers=1", "cluster.deadlines.train_s=5", "cluster.threads_per_worker=2",
+        "trainer.eval.every=3", "trainer.checkpoint.every=7", "trainer.parity.every=2", "rollout.max_restarts=1",
+        "rollout.max_num_seqs=32", "rollout.sync_bucket_mb=8", "rollout.cpu_kv_cache_gib=2", "rollout.weight_sync=host",
+        "rollout.gpu_memory_utilization=0.5", "reward.processes_per_worker=3", "data.num_eval=17",
+        "model.tiny.num_layers=2",
+    ],
+)  # fmt: skip
+def test_what_cannot_change_a_result_is_in_no_key(override):
+    assert changed(override) == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("rollout.temperature=0.9", {"sample", "rl", "look"}),
+        ("rollout.max_new_tokens=32", {"sample", "rl", "look"}),
+        ("reward.timeout_s=3", {"sample", "rl", "look"}),
+        ("model.dtype=bfloat16", {"sample", "sft", "dpo", "rl", "look"}),
+        ("model.lora.rank=4", {"sft", "dpo", "rl"}),
+        ("engine.optimizer.weight_decay=0.1", {"sft", "dpo", "rl"}),
+        ("trainer.learning_rate.peak=1e-3", {"rl"}),
+        ("trainer.steps=7", {"rl"}),
+        ("algorithm=rloo", {"rl"}),
+        ("data.shuffle=false", {"rl"}),
+    ],
+)
+def test_what_changes_a_result_is_in_the_keys_of_its_stages(override, stages):
+    assert changed(override) == stages
+
+
+def test_a_model_that_moved_is_the_same(model, tmp_path):
+    keys = []
+    for folder in (model, copy_of(model, tmp_path / "moved")):
+        config = compose([*line({"sft": SFT}), *TINY, f"model.path={folder}", f"run_dir={tmp_path / 'run'}"])
+        nodes, inputs = checked(config), prepared(config, tmp_path)
+        with ArtefactStore(tmp_path / "artefacts") as store:
+            keys.append(make_desk(config, nodes, store, inputs).known()[0])
+    assert keys[0] == keys[1]
+    assert list(keys[0]) == [(1, "sft")]
+
+
+def test_a_run_that_has_not_begun_cannot_be_read_only(model, tmp_path):
+    config = compose([*line({"sft": SFT}), *TINY, f"model.path={model}", f"run_dir={tmp_path / 'run'}"])
+    nodes, inputs = checked(config), prepared(config, tmp_path)
+    store = ArtefactStore(tmp_path / "artefacts", read_only=True)
+    with pytest.raises(ArtefactError, match="read-only"):
+        make_desk(config, nodes, store, inputs)
+    with ArtefactStore(tmp_path / "artefacts") as writer:
+        keys = make_desk(config, nodes, writer, inputs).known()[0]
+        assert make_desk(config, nodes, store, inputs).known()[0] == keys  # while another process writes
