@@ -339,11 +339,19 @@ class _Asserts:
             answer = program.receive(left) if program.send(message["ask"], left) else None
             if answer is None:
                 return program.outcome()
-            if "v" in answer:
-                answer = {"v": answer["v"]}
-            else:
-                answer = {"e": answer["e"] if _is_error(answer) else ["Exception", "no answer"]}
-            checker.send(answer, left)
+            checker.send(_passed_on(answer), left)
+
+
+def _passed_on(answer: dict[str, Any]) -> dict[str, Any]:
+    """Of what a program says, what a checker may hear."""
+    if "v" in answer:
+        after = answer.get("after")
+        return {"v": answer["v"], "after": after if isinstance(after, list) else []}
+    if type(answer.get("call")) is int and answer["call"] >= 0 and isinstance(answer.get("args"), list):
+        return {"call": answer["call"], "args": answer["args"]}
+    bases = answer.get("bases")
+    bases = [b for b in bases if isinstance(b, str)] if isinstance(bases, list) else []
+    return {"e": answer["e"] if _is_error(answer) else ["Exception", "no answer"], "bases": bases}
 
 
 def _is_error(answer: dict[str, Any]) -> bool:
@@ -355,4 +363,3 @@ def _verdict(message: dict[str, Any]) -> Outcome:
     if message.get("held") is True:
         return Outcome(Ending.done, value=True, weak=message.get("weak") is True)
     return Outcome(Ending.done, value=False, error=failed(message).error)
-
