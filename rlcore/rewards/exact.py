@@ -21,8 +21,10 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "012345678
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
     "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "±": r"\pm ", "θ": r"\theta ", "\u200b": "", "\ufeff": "",
+    "′": "'", "″": "''", "…": r"\ldots ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "±": r"\pm ",
+    "θ": r"\theta ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
+_CURRENCY = dict.fromkeys(map(ord, "€£¥₹"), "")
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _DOTTED = re.compile(r"(\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?")  # 0.\dot{1}4\dot{2}
 _NOISE = re.compile(
@@ -62,6 +64,17 @@ _FRAC = re.compile(
 )
 _MIXED = re.compile(r"(?P<n>\d+)\s*(?P<f>\\frac.+)|(?P<m>\d+)[ +]+(?P<g>\d+\s*/\s*\d+)")
 _REPEATING = re.compile(r"(?P<n>\d*)\.(?P<d>\d*)\\overline\s*\{(?P<r>\d+)\}")
+_MONEY = re.compile(r"^(?:US|USD|EUR|GBP|CAD|AUD|INR|CHF|CNY|JPY|RMB|Rs)\.?\s*\$?(?=\d)")
+_PER = re.compile(  # m s^{-2}
+    r"(?<=[\d.})])\s*([A-Za-z]{1,3})\s*(?:\\cdot\s*)?([A-Za-z]{1,3})\s*\^\s*(?:\{\s*)?-\s*([123])(?:\s*\})?$"
+)
+_NEGATIVE = re.compile(r"^(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
+_UNIT_FRACTION = re.compile(
+    r"(?<=[\d.})])\s*\\frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*\}"
+    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*\}$"
+)
+_EUROPEAN = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _UNIT = re.compile(
     r"(?P<number>.*[\d.})])(?P<gap>\s*)(?P<unit>[A-Za-z](?:[A-Za-z./ -]*[A-Za-z.])?)\s*(?:\^\s*\{?[23]\}?|[23²³])?"
 )
@@ -89,7 +102,7 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     text = text.replace(r"\newline", " ")
     text = re.sub(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}", text)
-    text = text.replace(r"\$", "").replace("€", "").replace("£", "").replace(r"\%", "%").replace("{,}", ",")
+    text = text.replace(r"\$", "").translate(_CURRENCY).replace(r"\%", "%").replace("{,}", ",")
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = _DOTTED.sub(lambda m: rf"{m[1]}\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}", text)
     text = _NOISE.sub("", re.sub(r"\\!\s*", "", text))
@@ -100,7 +113,7 @@ def clean(text: str) -> str:
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
                 text = text[len(opening) : len(text) - len(closing)].strip()
         if len(text) > 1:
-            text = re.sub(r"(?<!\\)[.,;:]+$", "", text).strip()
+            text = re.sub(r"(?<![\\.])(?:[,;:]+|\.)$|(?<=\.\.\.)[,;:.]+$", "", text).strip()
         text = text.removeprefix("$") if text.count("$") == 1 else text
         if text == before:
             break
@@ -125,10 +138,19 @@ def number(text: str) -> Number | None:
         return None
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
+    text = _NEGATIVE.sub("-", text)
+    if r"\frac" in text:
+        text = _UNIT_FRACTION.sub(r" \1/\2", text)
+    if "^{-" in text:
+        text = re.sub(r"\^\{-\s*(\d)\s*\}", r"^-\1", text)  # of \mathrm{m s^{-2}}, whose braces hide its end
     text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
     if (word := text.lower()) in _NUMBER_WORDS:
         return Number(Fraction(_NUMBER_WORDS[word]))
     text = re.sub(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]|\\Omega)$", "", text)
+    text = re.sub(r"(?<=\d)\s*''$", " in", _MONEY.sub("", text))  # 15'' are inches
+    text = _PER.sub(lambda m: f" {m[1]}/{m[2]}" + (f"^{m[3]}" if m[3] != "1" else ""), text)
+    if _EUROPEAN.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
     text, degrees = re.subn(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)$", "", text)
     scale, unit = 1, units.read("degree") if degrees else None
     if (match := _UNIT.fullmatch(text)) and not _PLAIN.fullmatch(text.lstrip("+- $")):
@@ -161,7 +183,7 @@ def _is_unit(words: list[str], spaced: bool) -> bool:
         return False
     if words[0].strip(".") in _WORD_UNITS:
         return all(len(w) > 2 or w in _WORD_UNITS for w in words[1:])
-    return (spaced and len(words[0]) >= 3)
+    return spaced and len(words[0]) >= 3
 
 
 def _sign(text: str) -> tuple[int, str]:
@@ -242,6 +264,10 @@ def same(gold: Number, given: Number) -> bool:
         if gold.unit != given.unit:
             gold = replace(gold, value=gold.value * gold.unit.factor, unit=None)
             given = replace(given, value=given.value * given.unit.factor, unit=None)
+    elif (one := gold.unit or given.unit) and one.dimension == "money":  # 75 cents are $0.75, whose sign is gone
+        money, bare = (gold, given) if gold.unit else (given, gold)
+        if one.factor != 1 and bare.decimals == 2:
+            return money.value * one.factor == bare.value
     a, b = gold.value, given.value
     if _close(gold, given):
         return True
@@ -257,7 +283,7 @@ def _close(gold: Number, given: Number) -> bool:
     written = (gold.decimals, given.decimals)
     if None in written or written[0] == written[1] or a == 0 or gold.percent != given.percent:
         return False
-    return abs(a - b) <= RELATIVE_TOLERANCE * abs(a)
+    return abs(a - b) <= RELATIVE_TOLERANCE * max(abs(a), abs(b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +301,7 @@ def numbers(text: str) -> Numbers | None:
     text = re.sub(r"\\text\s*\{\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])", ",", text.strip())
     text = re.sub(r",\s*,", ",", text)
     brackets = ""
-    if text.startswith(r"\{") and text.endswith(r"\}"):
+    if is_set := text.startswith(r"\{") and text.endswith(r"\}"):
         text = text[2:-2]
     elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
         brackets, text = text[0] + text[-1], text[1:-1]
@@ -284,7 +310,13 @@ def numbers(text: str) -> Numbers | None:
     values = [number(part.strip()) for part in text.split(",")]
     if len(values) > MAX_DIGITS or any(v is None for v in values):
         return None
-    return Numbers(tuple(v for v in values if v is not None), brackets)
+    kept = tuple(v for v in values if v is not None)
+    return Numbers(tuple({v.value: v for v in kept}.values()) if is_set else kept, brackets)
+
+
+def decimal_comma(text: str) -> Number | None:
+    """`4,75` as 4.75, which is a list of two numbers as well; None when it is not written so."""
+    return number(text.replace(",", ".")) if _DECIMAL_COMMA.fullmatch(text) else None
 
 
 def same_numbers(gold: Numbers, given: Numbers) -> bool | None:

@@ -13,12 +13,12 @@ from rlcore.rewards import exact
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(\{|(?=[\w\\-]))")
-_BETWEEN = re.compile(r"[\s$,;.]*(?:\\text\s*\{\s*(?:and|or)\s*\}|and|or|\\quad|\\\)|\\\()?[\s$,;]*(?:\\\()?\s*")
+_BETWEEN = re.compile(r"(?:[\s$,;.*]|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|and|or|\\q?quad(?![a-z])|\\[()\[\],;:! ])*")
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _ANSWER = re.compile(
-    r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right)\s+(?:option|choice|statement)s?)\b"
-    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|:|=)|<answer>)[ \t]{0,9}:?[ \t]{0,9}"
-    r"(?:\n[ \t]{0,9})?([^\n]+)",
+    r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right|best)\s+(?:option|choice|statement)s?)\b"
+    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|:|=)|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b)"
+    r"(?!\s+not\b)[ \t]{0,9}:?[ \t]{0,9}(?:\n[ \t]{0,9})?(?=[^\n])",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(
@@ -32,7 +32,9 @@ _NUMBER = re.compile(
     r"(?:(?:\s+\d+)?\s*/\s*\d+(?:\.\d+)?)?(?:\s*\\?%)?"
     r"|(?<!\d)\d{0,6} ?[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|-?\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}"
 )
-_CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):](?:\s.*)?|\s+.*)?", re.DOTALL)
+_REASON = r",?\s+(?:because|since|as|not)\b"
+_CHOICE = re.compile(rf"\(?([A-J])\)?(?:[.):](?:\s.*)?|{_REASON}.*|\s+.*)?", re.DOTALL)
+_HEAD = re.compile(rf"\(?[A-J]\)?(?:[.):]|{_REASON}|$)")
 _TOLD = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\b(?:is|are|=|:)\s*\}\s*(?=\S)")  # \text{The answer is } 7
 _BRACKET = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]](?=\W*$)")
 _ALTERNATIVES = re.compile(  # x = 2 or x = 3
@@ -59,9 +61,8 @@ def answer(response: str) -> str | None:
     if hits := _HASHES.findall(text):
         line = str(hits[-1]).strip()
         named = _ANSWER.match(line)
-        return (named[1].strip() if named else line) or None
-    statements = list(_ANSWER.finditer(text))
-    if statements and (found := _of_statement(statements[-1][1])):
+        return line[named.end() if named else 0 :].strip() or None
+    if (said := _said(text)) is not None and (found := _of_statement(said)):
         return found
     bare = text.strip()
     if bare and len(bare) <= MAX_BARE and "\n" not in bare and not _has_words(bare) and not _talks(bare):
@@ -73,8 +74,14 @@ def answer(response: str) -> str | None:
 
 def stated(response: str) -> str | None:
     """What the last "the answer is" says, up to the end of its sentence: for answers in words."""
-    statements = list(_ANSWER.finditer(_BOLD.sub("", visible(response))))
-    return re.split(r"[.!]\s", statements[-1][1].strip() + " ")[0].strip() if statements else None
+    said = _said(_BOLD.sub("", visible(response)))
+    return re.split(r"[.!]\s", said.strip() + " ")[0].strip() if said is not None else None
+
+
+def _said(text: str) -> str | None:
+    """The rest of the line after the last "the answer is"."""
+    ends = [match.end() for match in _ANSWER.finditer(text)]
+    return text[ends[-1] :].split("\n", 1)[0] if ends else None
 
 
 def _is_number(text: str) -> bool:
@@ -167,8 +174,7 @@ def _of_statement(rest: str) -> str | None:
     rest = re.sub(r"\b(i\.e|e\.g)\.", lambda m: m[1], rest)
     sentence = re.split(r"\.\s|\.$|[!?](?:\s|$)", rest)[0].strip()
     if choice := re.fullmatch(_CHOICE, sentence):
-        head = re.match(r"\(?[A-J]\)?(?:[.):]|$)", sentence)
-        return choice[1] if head else sentence
+        return choice[1] if _HEAD.match(sentence) else sentence
     if not _has_words(sentence):
         return _right_side(sentence)
     numbers = _numbers(sentence)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rlcore.rewards import exact, extract, prose, structure, verdict
+from rlcore.rewards import exact, extract, prose, spelling, structure, units, verdict
 from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
@@ -33,6 +33,7 @@ _HOSTILE = re.compile(
     r"\^[^+]{1,12}\^[^+]{1,12}\^|__|\""
 )
 MAX_NESTING = 40
+_RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s*\}|rad(?:ian)?s?)")
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
 
@@ -124,6 +125,8 @@ def _agrees(gold: Reference, found: str) -> bool:
 
 def _same_prose(gold: Reference, given: str) -> bool:
     if gold.choice is None:
+        if (formula := spelling.phrase(gold.text)) is not None and prose.words(given) is None:
+            return _same_formula(Reference(formula, None, None, None, None), given)
         return gold.words == prose.normal(prose.unstyled(given).strip(" .!,;:"))
     if (labelled := prose.letter(given)) is not None:
         return labelled[0] == gold.choice
@@ -140,8 +143,12 @@ def _same_value(gold: Reference, given: str) -> bool:
         return number is None and gold.number is None and _same_formula(gold, given)
     if gold.number is not None and number is not None:
         return exact.same(gold.number, number)
-    if gold.number is not None and numbers is not None:
-        return False
+    if gold.number is not None and (numbers is not None or value[:1] == ","):
+        return (comma := exact.decimal_comma(value)) is not None and exact.same(gold.number, comma)
+    if number is not None and gold.numbers is not None:
+        return (comma := exact.decimal_comma(gold.text)) is not None and exact.same(comma, number)
+    if (angle := _radians(gold, given)) is not None:
+        return angle
     if gold.numbers is not None and numbers is not None:
         agree = exact.same_numbers(gold.numbers, numbers)
         if agree is not None:
@@ -149,7 +156,17 @@ def _same_value(gold: Reference, given: str) -> bool:
     return _same_formula(gold, given)
 
 
+def _radians(gold: Reference, given: str) -> bool | None:
+    r"""`180^\circ` against `\pi` with its unit written out; None when it is no such question."""
+    degrees, other = (gold.number, given) if gold.number is not None else (exact.number(given), gold.text)
+    match = _RADIANS.fullmatch(other)
+    if match is None or degrees is None or degrees.unit != units.read("degree"):
+        return None
+    return _same_formula(Reference(rf"\frac{{{_plain(degrees)}\pi}}{{180}}", None, None, None, None), match[1])
+
+
 def _same_formula(gold: Reference, given: str) -> bool:
+    given = spelling.phrase(given) or given
     if not given or _nesting(given) > MAX_NESTING or prose.words(given) is not None:
         return False
     mine, other = structure.read(gold.text), structure.read(given)

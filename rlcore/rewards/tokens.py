@@ -39,7 +39,8 @@ STYLES = {
     r"\mathbb", r"\operatorname", r"\underline",
 }  # fmt: skip
 ENDS = {
-    r"\over", ")", "]", "}", r"\}", ",", ";", ":", "&", "=", "<", ">", "+", "-", "|", r"\pm", r"\mp", r"\bmod", r"\mod",
+    r"\over", r"\choose",
+    ")", "]", "}", r"\}", ",", ";", ":", "&", "=", "<", ">", "+", "-", "|", r"\pm", r"\mp", r"\bmod", r"\mod",
     r"\pmod",
 }  # fmt: skip
 ENDS |= {*OPEN.values(), *BARS.values()}
@@ -76,5 +77,3 @@ def decimal(text: str) -> Node:
     whole, point, after = digits.partition(".")
     value = Fraction(int((whole + after) or "0"), 10 ** len(after)) * Fraction(10) ** int(power or 0)
     return ("dec" if point and after.strip("0") else "num", value)
-
-
