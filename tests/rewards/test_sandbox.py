@@ -21,8 +21,10 @@ from rlcore.rewards.sandbox.remote import RemoteSandbox, from_message, to_messag
 from rlcore.rewards.sandbox.server import Server
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora.code_confined import DEADLINE_S, Unconfined, confined
-from tests.rewards.corpora.code_hostile import HOSTILE
+from tests.rewards.corpora.code_hostile import HOSTILE as FIRST
+from tests.rewards.corpora.code_hostile_more import MORE
 
+HOSTILE = FIRST + MORE
 STDIN = {"type": "stdin", "inputs": ["1"], "outputs": ["2"]}
 ADD = Job("print(int(input()) + 1)", inputs=["1", "41"])
 
@@ -51,12 +53,12 @@ def check(answer):
 
 
 def test_the_corpus_is_large_enough():
-    assert len(HOSTILE) >= 100
+    assert len(HOSTILE) >= 200
     assert len({name for name, *_ in HOSTILE}) == len(HOSTILE)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kinds", [("leak", "act"), ("forge", "call", "check"), ("exhaust",)], ids="-".join)
+@pytest.mark.parametrize("kinds", [("leak", "act"), ("forge", "call", "check", "hand"), ("exhaust",)], ids="-".join)
 @pytest.mark.parametrize("tier", ["landlock", "bwrap"])
 def test_hostile_programs_neither_score_nor_stay(tier, kinds):
     answer = hostile(tier, [entry for entry in HOSTILE if entry[1] in kinds], timeout_s=500.0)
@@ -223,6 +225,18 @@ def test_folders_of_killed_verifiers_are_swept(tmp_path, monkeypatch):
     zygotes.sweep()
     os.close(lock)
     assert [folder.exists() for folder in (old, fresh, held, other)] == [False, True, True, True]
+
+
+def test_a_reaped_worker_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    row = RewardInput("p", "print(int(input()) + 1)", metadata={"tests": STDIN})
+    with VerifierPool(num_processes=1, timeout_s=40.0) as pool:
+        for _ in range(2):
+            assert pool.submit([Item((Term("code"),), row)]).result(120)[0].score == 1.0
+            assert len(list(tmp_path.iterdir())) == 1
+            os.kill(pool.pids()["workers"][0], signal.SIGKILL)
+            time.sleep(0.2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_close_leaves_nothing():

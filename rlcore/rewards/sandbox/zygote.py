@@ -65,7 +65,7 @@ class Zygote:
 
     def __init__(self, launch: Launch) -> None:
         sweep()
-        self.scratch = tempfile.mkdtemp(prefix=PREFIX)
+        self.scratch = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
         self._hold = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._hold, fcntl.LOCK_EX)  # says that somebody lives who will remove it
         self.programs = 0
@@ -153,11 +153,15 @@ class Zygote:
             self.process.wait()
 
 
-def sweep() -> None:
-    """Removes the folders of verifiers that were killed: nobody holds their lock any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+def sweep(owner: int | None = None) -> None:
+    """Removes the folders of verifiers that were killed: nobody holds their lock any more.
+
+    Args:
+        owner: process id of one that has just ended; None: of any, if the folder is not quite new.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*" if owner is None else f"{PREFIX}{owner}-*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < SETTLED_S:
+            if owner is None and time.time() - folder.stat().st_mtime < SETTLED_S:
                 continue  # perhaps just made, and not locked yet
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

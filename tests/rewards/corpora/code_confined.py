@@ -163,6 +163,8 @@ def tests_of(kind: str, secret: str) -> list[dict[str, Any]]:
         return [{"type": "stdin", "inputs": [""], "outputs": ["8431"]}]
     if kind == "call":
         return [{"type": "function", "fn_name": "f", "inputs": [[1], [2]], "outputs": [8431, 2957]}]
+    if kind == "hand":
+        return [{"type": "assert", "asserts": HANDING, "setup": "import itertools\nclass Node:\n    pass"}]
     setup = (
         "import math\nEXPECTED = [8431, 2957]\n"
         "def check(g):\n    assert g(1) == 8431\n    assert sorted([g(1), g(2)]) == EXPECTED\n"
@@ -182,6 +184,20 @@ def tests_of(kind: str, secret: str) -> list[dict[str, Any]]:
         "assert f(1) - 8431 == 0",
     ]
     return [{"type": "assert", "asserts": simple}, {"type": "assert", "asserts": hard, "setup": setup}]
+
+
+HANDING = [
+    "xs = [3, 1, 2]\nf(xs)\nassert xs == [8431, 2957]",
+    "d, s, n = {}, {1}, Node()\nn.val = 1\nf(d)\nf(s)\nf(n)\nassert d == {1: 8431} or s == {2957} or n.val == 8431",
+    "assert f(lambda x: x + 1) == 8431",
+    "assert list(f(str)) == [8431, 2957]",
+    "assert next(f(1)) == 8431",
+    "assert list(itertools.islice(f(1), 2)) == [8431, 2957]",
+    "with f(1) as g:\n    assert g == 8431",
+    "g = f(1)\ng[0] = 1\nassert g[0] == 8431",
+    "try:\n    f([1])\nexcept LookupError as error:\n    assert str(error) == '8431'\nelse:\n    assert False",
+    "assert f.__doc__ == '8431' and f.limit == 2957",
+]
 
 
 def _memory() -> int:

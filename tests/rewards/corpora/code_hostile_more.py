@@ -1,5 +1,8 @@
 # ruff: noqa: E501  (a program to a line)
-"""Further programs that must not score, of the same kinds and marks as `code_hostile`, by other means. Confined only."""
+"""Further programs that must not score, of the same kinds and marks as `code_hostile`, by other means. Confined only.
+
+One kind more: `hand` are assert tests that hand over lists to change and functions to call, and expect errors.
+"""
 
 from __future__ import annotations
 
@@ -446,6 +449,29 @@ class M(int):
 def f(x): return M.last[0] or M(1)
 """)
 add("check", "source-that-ends-the-setup", "def f(x): return x\n'''\nassert True\n'''\n\x0c\nif 1: EXPECTED = [1, 2]\n# -*- coding: utf-7 -*-\ndel f\ndef f(x, *a, **k): return EXPECTED[x - 1]")
+
+# Tests that hand things over -----------------------------------------------------------------------------------------
+FORGE = """
+import json, socket, struct
+channel = socket.socket(fileno=3)
+def send(**message):
+    data = json.dumps(message).encode()
+    channel.sendall(struct.pack('!I', len(data)) + data)
+"""
+add("hand", "equal-objects-in-the-list", EVERY + "def f(xs): xs[:] = [A(), A()]")
+add("hand", "everything-returned", EVERY + "def f(x): return A()")
+add("hand", "exception-classes", "class f(Exception):\n    def __eq__(self, o): return True\n    def __iter__(self): return iter([self])\n    def __enter__(self): return self\n    def __exit__(self, *a): return True\nWrong = f")
+add("hand", "swallows", EVERY + "class B(A):\n    __enter__ = A._self\n    def __exit__(self, *a): return True\n    def __next__(self): return self\n    def __iter__(self): return self\ndef f(x): return B()")
+add("hand", "endless-generator", EVERY + "def f(x):\n    while True: yield A()")
+add("hand", "forged-changes", FORGE + "def f(x):\n    for _ in range(9): send(v=None, after=[[{'h': 0, 'type': 'int'}] * 2, {'o': ['list', {}]}, 7, {'s': [[1]]}, None, [[]] * 1000])")
+add("hand", "forged-calls", FORGE + "def f(x):\n    for number in (0, 1, 10**9, -1, True, 'x', None, 0.5): send(call=number, args=[{'h': -1, 'type': 'exec'}, {'h': -2, 'type': 'function'}])")
+add("hand", "calls-without-end", "def f(g):\n    while True:\n        try: g(1)\n        except Exception: pass")
+add("hand", "calls-with-all", EVERY + "def f(g):\n    g(A(), *[[A()]] * 1000)\n    return g(10**50000)")
+add("hand", "calls-in-calls", "def f(g):\n    return g(g(g))\nf.depth = 0")
+add("hand", "forged-errors", FORGE + "def f(x):\n    for name in ('SystemExit', 'KeyboardInterrupt', 'Wrong', 'f', 'exec', '\\0', '\\ud800', '__build_class__', ''):\n        send(e=[name, name], bases=['SystemExit', 'exec', 'OSError', 'UnicodeDecodeError', 'BaseExceptionGroup', 5])")
+add("hand", "raises-assertion-classes", "class Wrong(AssertionError): pass\ndef f(x): raise Wrong(x)")
+add("hand", "raises-many-names", "n = [0]\ndef f(x):\n    n[0] += 1\n    raise type(f'E{n[0]}', (BaseException,), {'__str__': lambda s: 'x' * 10**6})")
+add("hand", "odd-bases", "class M(type):\n    def mro(cls): return [cls, KeyboardInterrupt, BaseException, object]\n    __name__ = property(lambda s: 1 / 0)\ntry:\n    class E(KeyboardInterrupt, metaclass=M): pass\nexcept TypeError: E = KeyboardInterrupt\ndef f(x): raise E")
 
 # Time and space ------------------------------------------------------------------------------------------------------
 add("exhaust", "long-integers", "import sys\nsys.set_int_max_str_digits(0)\nprint(int('9' * 10**7) % 7)\nprint(str(2 ** 10**8)[:4])")
