@@ -40,7 +40,7 @@ def phrase(text: str) -> str | None:
     r"""A formula for words that state one: `all real numbers except 2`, `no solution`; None for other words.
 
     >>> phrase("all real numbers except 2"), phrase("Evelyn")
-    ('\\\\mathbb{R} \\\\setminus \\\\{2\\\\}', None)
+    ('\\mathbb{R} \\setminus \\{2\\}', None)
     """
     if match := _EXCEPT.fullmatch(prose.unstyled(text)):
         return rf"\mathbb{{R}} \setminus \{{{match[1]}\}}"

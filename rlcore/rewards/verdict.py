@@ -126,6 +126,8 @@ def _same_items(gold: Answer, given: Answer) -> bool | None:
     a, b = (x if isinstance(x, Items) else Items((x,)) for x in (gold, given))
     if any(isinstance(i, Index) for i in (*a.items, *b.items)):
         return _same_indexed(a, b)
+    if "m" in (a.brackets[-1:], b.brackets[-1:]):
+        return _same_clock(a, b) or _same_clock(b, a)
     if _named(a) or _named(b):
         return _same_assignments(a, b)
     if (a.brackets in ("", "{}")) != (b.brackets in ("", "{}")):
@@ -136,8 +138,6 @@ def _same_items(gold: Answer, given: Answer) -> bool | None:
         return _same_unordered(a, b)
     if a.brackets == b.brackets == ":":
         return _same_ratio(a, b)
-    if "m" in (a.brackets[-1:], b.brackets[-1:]):
-        return _same_clock(a, b) or _same_clock(b, a)
     if a.brackets != b.brackets or len(a.items) != len(b.items):
         return False
     if len(a.items) == 2 and (x := interval(a)) is not None and (y := interval(b)) is not None:
