@@ -14,6 +14,7 @@ from rlcore.rewards.sandbox.records import Ending, Job, Limits, Outcome, Sandbox
 from rlcore.rewards.sandbox.zygote import Zygote
 
 READABLE = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/proc/self", "/proc/cpuinfo")
+JAVA = tuple(sorted(map(str, Path("/etc").glob("java-*-openjdk"))))  # Debian's java has its settings there
 COMPILE_TIME_S, COMPILE_MEMORY_MB = 20.0, 4096
 RUNTIME_MB = 1024  # of a runtime that reserves memory, on top of the limit of the program
 
@@ -108,7 +109,7 @@ def _spec(words: Sequence[str], fill: Mapping[str, str], writes: bool, command: 
     own = [] if found.startswith(("/usr/", "/bin/")) else [str(Path(found).resolve().parent.parent)]
     reserves = command.reserves
     argv[0] = found
-    return {"argv": argv, "env": env, "writes": writes, "reserves": reserves, "readable": [*READABLE, *own]}
+    return {"argv": argv, "env": env, "writes": writes, "reserves": reserves, "readable": [*READABLE, *JAVA, *own]}
 
 
 def _empty(folder: Path) -> None:

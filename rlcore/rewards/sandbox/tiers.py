@@ -101,7 +101,7 @@ def _bwrap(readable: list[str], proc: bool) -> list[str]:
     words += ["--as-pid-1", "--new-session", "--hostname", "sandbox"]
     words += ["--dev", "/dev"]
     words += ["--proc", "/proc"] if proc else []
-    for path in dict.fromkeys(["/usr", "/bin", "/etc/alternatives", *readable]):
+    for path in dict.fromkeys(["/usr", "/bin", "/etc/alternatives", *commands.JAVA, *readable]):
         if path.startswith("/usr/") or not os.path.lexists(path):
             continue
         if os.path.islink(path) and path.count("/") == 1:
