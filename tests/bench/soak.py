@@ -81,7 +81,7 @@ def main() -> int:
     work = samples(options.verdicts, options.share, options.seed)
     tenth = max(GROUP, len(work) // 10)
     rates: list[float] = []
-    paces: list[float] = []  # verdicts per second of work on plain pairs: which faults and attacks a tenth drew does not count
+    paces: list[float] = []  # verdicts per second of work on plain pairs: faults and attacks drawn do not count
     statuses: Counter[str] = Counter()
     wrong: list[str] = []
     latest = 0.0
@@ -92,11 +92,11 @@ def main() -> int:
             begun = time.monotonic()
             results, seconds = run(pool, work[start : start + tenth])
             elapsed = time.monotonic() - begun
-            drawn = zip(work[start : start + tenth], seconds, strict=True)
-            worked = [spent for (_, expected), spent in drawn if expected == "ok"]
+            part = work[start : start + tenth]
+            worked = [seconds[i] for i, (_, expected) in enumerate(part) if expected == "ok"]
             rates.append(len(results) / elapsed)
             paces.append(len(worked) / max(sum(worked), 1e-6))
-            for (item, expected), result, spent in zip(work[start : start + tenth], results, seconds, strict=True):
+            for (item, expected), result, spent in zip(part, results, seconds, strict=True):
                 statuses[result.status.value] += 1
                 latest = max(latest, spent)
                 if expected not in (None, result.status.value) or (expected is None and result.score):
@@ -110,7 +110,7 @@ def main() -> int:
     same["memory_mb"] = after["memory_mb"] <= 1.2 * before["memory_mb"] + 16
     on_time = latest <= options.timeout + 1.0
     whole = sum(statuses.values()) == len(work) and (flat > 0.7 or len(work) < 5000)  # small tenths are noise
-    result = {
+    report = {
         "bench": "soak",
         "verdicts": len(work),
         "verdicts_per_s_of_tenths": [round(rate) for rate in rates],
@@ -124,8 +124,8 @@ def main() -> int:
         "after": after,
         "holds": all(same.values()) and not wrong and on_time and whole,
     }
-    print(json.dumps(result))
-    return int(not result["holds"])
+    print(json.dumps(report))
+    return int(not report["holds"])
 
 
 def run(pool: VerifierPool, work: list[tuple[Item, str | None]]) -> tuple[list[RewardResult], list[float]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rewards import agreement, exact, formula, numeric, structure, units, verdict
+from rlcore.rewards import agreement, exact, formula, numeric, structure, symbolic, units, verdict
 from rlcore.rewards import math as math_reward
 from rlcore.rewards.formula import Unreadable, parse
 from rlcore.rewards.numeric import OutOfBounds, Undefined, evaluate
@@ -187,3 +187,14 @@ def test_units():
     assert exact.same(exact.number("36 km/h"), exact.number("10 m/s"))
     assert exact.same(exact.number("5 cm"), exact.number("5"))
     assert not exact.same(exact.number("5 cm"), exact.number("5 kg"))
+
+
+def test_an_infinity_is_no_number_whatever_sympy_says(monkeypatch):
+    monkeypatch.setattr(symbolic, "verify", lambda *_, **__: True)  # as it says for some orders of its hashes
+    assert not symbolic.equal(symbolic.parse(r"\sqrt{5}"), symbolic.parse(r"0^0 \cdot \infty"))
+    assert symbolic.equal(symbolic.parse("1"), symbolic.parse(r"\sum_{n=1}^{\infty} \frac{1}{2^n}"))
+
+
+def test_a_product_of_hundreds_of_factors_is_no_answer():
+    assert math_reward.score(rf"\boxed{{{'(x+1)' * 190}}}", r"\sqrt{5}").score == 0.0
+    assert math_reward.score(rf"\boxed{{{'-' * 900}x}}", r"\sqrt{5}").score == 0.0
