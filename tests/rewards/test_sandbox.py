@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rlcore.rewards.code import score
 from rlcore.rewards.pool import Item, Term, VerifierPool
 from rlcore.rewards.sandbox import Call, Ending, Job, Limits, SandboxConfig, SandboxError, Tier, make, tiers, values
 from rlcore.rewards.sandbox import zygote as zygotes
+from rlcore.rewards.sandbox.local import LocalSandbox
 from rlcore.rewards.sandbox.remote import RemoteSandbox, from_message, to_message
 from rlcore.rewards.sandbox.server import Server
 from rlcore.types import RewardInput, Status
@@ -105,6 +107,13 @@ def children(pid):
     return found
 
 
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def outputs(outcomes):
     return [o.output.strip() for o in outcomes]
 
@@ -140,6 +149,93 @@ def test_a_stopped_zygote_does_not_hold_the_verdict(sandbox):
         pass
     assert time.monotonic() - began < 4.5  # the deadline, and a second for the zygote that has to be killed
     assert not Path(f"/proc/{pid}").exists()
+
+
+SLOW_TO_REAP = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import runner
+end = runner.Watch._end
+def slow(watch, cause):
+    answer = end(watch, cause)
+    if cause:
+        time.sleep(30)
+    return answer
+runner.Watch._end = slow
+runner.main(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "ended"),
+    [
+        (Job("while True: pass", inputs=[""]), Ending.timeout),
+        (Job("import time\ntime.sleep(99)", inputs=["", ""]), Ending.timeout),
+        (Job("def f():\n    while True: pass", calls=[Call("f")]), Ending.timeout),
+        (Job("def f(): return 'x' * 10**6", calls=[Call("f")], answer_bytes=1000), Ending.error),
+        (Job("def f():\n    while True: pass", asserts=["f()"]), Ending.timeout),
+    ],
+    ids=["spin", "sleep-twice", "call", "too-long", "assert"],
+)
+def test_a_verdict_does_not_wait_for_a_killed_programs_memory(tmp_path, job, ended):
+    """On a starved machine freeing it takes seconds; here a real zygote takes 30 s to reap what it has killed."""
+    script = tmp_path / "runner_slow.py"
+    script.write_text(SLOW_TO_REAP.format(folder=str(Path(zygotes.__file__).parent)))
+    how = tiers.launch(Tier.unsafe, SandboxConfig())
+    how = replace(how, command=[str(script) if part.endswith("runner.py") else part for part in how.command])
+    slow = LocalSandbox(how, "slow to reap")
+    try:
+        began = time.monotonic()
+        outcomes = slow.run(replace(job, limits=Limits(0.5, deadline_s=3.0)))
+        assert time.monotonic() - began < 4.0
+        assert outcomes[0].ending is ended
+        began = time.monotonic()
+        assert outputs(slow.run(replace(ADD, limits=Limits(deadline_s=4.0)))) == ["2", "42"]  # on a fresh zygote
+        assert time.monotonic() - began < 4.0
+    finally:
+        slow.close()
+
+
+def test_a_silent_zygote_is_an_error_by_the_deadline(sandbox):
+    with sandbox.zygote() as zygote:
+        pid = zygote.process.pid
+    job = Job("import time\ntime.sleep(99)", inputs=[""], limits=Limits(9.0, deadline_s=1.5))
+    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGSTOP))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(SandboxError, match="did not end a program that was overdue"):
+        sandbox.run(job)
+    assert 1.5 < time.monotonic() - began < 2.5
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_zygotes_killed_while_idle_cost_no_try(sandbox):
+    with sandbox.zygote() as one, sandbox.zygote() as other:
+        victims = [one.process, other.process]
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    assert outputs(sandbox._run(ADD, time.monotonic() + 30)) == ["2", "42"]  # which does not try again
+
+
+def test_a_killed_or_stopped_bwrap_takes_its_zygote_along():
+    try:
+        made = make(SandboxConfig(tier=Tier.bwrap))
+    except SandboxError as error:
+        pytest.skip(str(error))
+    for by in (signal.SIGKILL, signal.SIGSTOP):
+        with made.zygote() as zygote:
+            outer = zygote.process.pid
+        (inner,) = children(outer)
+        os.kill(outer if by == signal.SIGKILL else inner, by)
+        if by == signal.SIGSTOP:
+            zygote.close(hurry=True)
+        deadline = time.monotonic() + 10
+        while alive(inner) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not alive(inner)
+        assert outputs(made.run(ADD)) == ["2", "42"]
+    made.close()
 
 
 def test_threads_share_a_sandbox(sandbox):
@@ -339,9 +435,9 @@ def test_a_killed_owner_leaves_no_process():
     owner.wait()
     owner.stdout.close()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    assert not alive(pid)
 
 
 @pytest.fixture
