@@ -74,7 +74,7 @@ def score(
         `parts["passed"]` and `parts["all_passed"]`; `info`: `num_tests`, `failed` (why the first of the failed tests
         did), `sandbox`. A program that fails, or uses up the time of a test, is `Status.OK`. Tests that cannot be read
         are `Status.UNPARSABLE`, a deadline that came before tests not yet begun is `Status.TIMEOUT`, a sandbox that
-        broke down twice is `Status.ERROR`.
+        broke down again and again is `Status.ERROR`.
 
     Raises:
         SandboxError: no sandbox works on this machine.

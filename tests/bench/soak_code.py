@@ -7,7 +7,9 @@ Most are the harmless programs of `tests/rewards/corpora` with known scores. A r
 output or takes all memory; every so often a zygote of the sandbox, or a verifier, is killed from here. It holds when
 every sample has the status and score that belong to it, no verdict is later than its deadline plus one second, the
 pace stays flat, and processes, threads, descriptors and memory are at the end what they were after the first tenth.
-Samples in flight when a verifier itself was killed may be `error`; those whose sandbox alone was killed may not.
+Samples in flight when a verifier itself was killed may be `error`. Those whose sandbox alone was killed may not, unless
+all tries were killed, or one in the second half of the time to the deadline: such a sample says of each of its tries
+that the sandbox was gone, and for each of these there must be a kill of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import gc
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import sys
@@ -38,6 +41,8 @@ from tests.rewards.corpora.code_programs import PROGRAMS
 from tests.rewards.corpora.code_programs_more import MORE
 
 GROUP = 8
+NEXT = "; on the next try: "
+GONE = re.compile(r"the sandbox (ended|is gone: \[Errno \d+\] [\w ]+|did not start \(exit code -9\): )")
 ONE = {"type": "stdin", "inputs": [""], "outputs": ["8431"]}
 CALL = {"type": "function", "fn_name": "f", "inputs": [[1]], "outputs": [8431]}
 CHECK = {"type": "assert", "asserts": ["assert abs(f(1) - 8431) < 1"]}
@@ -202,6 +207,12 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     return _verdict(options, work, rates, paces, statuses, wrong, died, latest, before, after)
 
 
+def killed_tries(reason: str) -> list[str]:
+    """The tries of a sample, if all of them failed as a killed sandbox does."""
+    told = reason.partition(": error 0.0: the sandbox failed: ")[2].split(NEXT)
+    return told if all(GONE.fullmatch(one) for one in told) else []
+
+
 def _verdict(
     options: argparse.Namespace,
     work: list[Work],
@@ -215,7 +226,8 @@ def _verdict(
     after: dict[str, float],
 ) -> dict[str, Any]:
     excused = [w for w in wrong if ": error 0.0: the verifier process died while scoring" in w]
-    unexpected = [w for w in wrong if w not in excused]
+    tries = [[] if w in excused else killed_tries(w) for w in wrong]
+    unexpected = [w for w, killed in zip(wrong, tries, strict=True) if w not in excused and not killed]
     flat = statistics.median(paces[-3:]) / statistics.median(paces[:3])
     same = {
         # a worker keeps up to four zygotes, each of one or (bwrap) more processes; how many depends on the last kills
@@ -236,12 +248,14 @@ def _verdict(
         "unexpected": unexpected[:10],
         "num_unexpected": len(unexpected),
         "lost_with_killed_verifiers": len(excused),
+        "lost_with_killed_sandboxes": [len(killed) for killed in tries if killed],  # tries of each sample
         "latest_beyond_deadline_s": round(latest, 2),
         "after_first_tenth": before,
         "after": after,
         "holds": all(same.values())
         and not unexpected
         and len(excused) <= died
+        and sum(map(len, tries)) <= statuses["killed sandboxes"]
         and latest <= 1.0
         and whole
         and (flat > 0.7 or len(work) < 2000),  # small tenths are noise

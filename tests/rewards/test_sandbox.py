@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlcore.rewards.pool import Item, Term, VerifierPool
 from rlcore.rewards.sandbox import Call, Ending, Job, Limits, SandboxConfig, SandboxError, Tier, make, tiers, values
 from rlcore.rewards.sandbox import zygote as zygotes
 from rlcore.rewards.sandbox.local import LocalSandbox
+from rlcore.rewards.sandbox.records import SandboxLost
 from rlcore.rewards.sandbox.remote import RemoteSandbox, from_message, to_message
 from rlcore.rewards.sandbox.server import Server
 from rlcore.types import RewardInput, Status
@@ -28,6 +30,7 @@ from tests.rewards.corpora.code_hostile_more import MORE
 
 HOSTILE = FIRST + MORE
 STDIN = {"type": "stdin", "inputs": ["1"], "outputs": ["2"]}
+FIGURES = ("sandbox", "canary", "connected", "processes", "descriptors", "threads", "scratch", "files", "memory_mb")
 ADD = Job("print(int(input()) + 1)", inputs=["1", "41"])
 
 
@@ -83,11 +86,18 @@ def test_the_harness_sees_a_leak():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tier", ["landlock", "bwrap"])
-def test_a_thousand_hostile_programs(tier):
+def test_a_thousand_hostile_programs(tier, capsys):
     quick = [entry for entry in HOSTILE if entry[1] != "exhaust" and "hang" not in entry[0]]
     answer = hostile(tier, quick, rounds=1000 // len(quick) + 1, timeout_s=1500.0)
+    late = max(r[3] for r in answer["results"]) - DEADLINE_S
+    scored, statuses = sum(r[1] > 0 for r in answer["results"]), Counter(r[2] for r in answer["results"])
+    figures = {"verdicts": len(answer["results"]), "scored": scored, "statuses": statuses}
+    figures |= {name: answer[name] for name in FIGURES} | {"latest_beyond_deadline_s": round(late, 2)}
+    with capsys.disabled():
+        print("\n", json.dumps({**figures, "memory_mb": round(answer["memory_mb"], 1)}))
     assert len(answer["results"]) >= 1000
     check(answer)
+    assert late <= 1.0
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +196,8 @@ def test_a_verdict_does_not_wait_for_a_killed_programs_memory(tmp_path, job, end
     slow = LocalSandbox(how, "slow to reap")
     try:
         began = time.monotonic()
-        outcomes = slow.run(replace(job, limits=Limits(0.5, deadline_s=3.0)))
-        assert time.monotonic() - began < 4.0
+        outcomes = slow.run(replace(job, limits=Limits(0.5, deadline_s=6.0)))
+        assert time.monotonic() - began < 7.0
         assert outcomes[0].ending is ended
         began = time.monotonic()
         assert outputs(slow.run(replace(ADD, limits=Limits(deadline_s=4.0)))) == ["2", "42"]  # on a fresh zygote
@@ -207,6 +217,25 @@ def test_a_silent_zygote_is_an_error_by_the_deadline(sandbox):
         sandbox.run(job)
     assert 1.5 < time.monotonic() - began < 2.5
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_job_outlives_three_killed_sandboxes_and_says_so_of_four(sandbox, monkeypatch):
+    real, kills = sandbox._run, []
+
+    def run(job, deadline):
+        if len(kills) < often:
+            with sandbox.zygote() as zygote:
+                kills.append(os.kill(zygote.process.pid, signal.SIGKILL))
+                zygote.hear(5.0)
+        return real(job, deadline)
+
+    monkeypatch.setattr(sandbox, "_run", run)
+    often = 3
+    assert outputs(sandbox.run(ADD)) == ["2", "42"]
+    kills, often = [], 4
+    with pytest.raises(SandboxLost) as caught:
+        sandbox.run(ADD)
+    assert str(caught.value) == "; on the next try: ".join(["the sandbox ended"] * 4)
 
 
 def test_zygotes_killed_while_idle_cost_no_try(sandbox):
@@ -364,6 +393,27 @@ def test_auto_says_why_not_the_better_tier(monkeypatch):
     made.close()
     assert made.description.startswith("landlock: ")
     assert made.description.endswith("[not bwrap: bubblewrap is not installed]")
+
+
+def test_a_sandbox_killed_while_it_is_probed_is_not_missing(sandbox, monkeypatch):
+    real, kills = tiers.probe, []
+
+    def probe(probed):
+        if len(kills) < often:
+            with probed.zygote() as zygote:
+                kills.append(os.kill(zygote.process.pid, signal.SIGKILL))
+                zygote.hear(5.0)
+        real(probed)
+
+    monkeypatch.setattr(tiers, "probe", probe)
+    often = 2
+    made = make(SandboxConfig(tier=Tier.landlock))
+    assert len(kills) == often
+    assert made.description.startswith("landlock: ")
+    made.close()
+    kills, often = [], 99
+    with pytest.raises(SandboxLost, match="the sandbox ended"):  # and not the next best
+        make(SandboxConfig())
 
 
 def test_no_tier_is_an_error_with_cures_and_never_unsafe(monkeypatch):

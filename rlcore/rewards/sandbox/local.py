@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlcore.rewards.sandbox import commands, values
-from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, SandboxError
+from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, SandboxError, SandboxLost
 from rlcore.rewards.sandbox.zygote import Exit, Launch, Running, Zygote, memory_file
 
 MAX_ERROR = 600  # characters of a program's last words
 MAX_PROGRAMS = 2000  # of one zygote
+TRIES = 4  # of a job whose sandbox is killed each time
 IDLE = 4  # zygotes kept for the next job
 TOO_LATE = Outcome(Ending.skipped, error="the deadline came first")
 
@@ -37,17 +38,19 @@ class LocalSandbox:
         self._lock, self._closed, self._owner = threading.Lock(), False, os.getpid()
 
     def run(self, job: Job) -> list[Outcome]:
-        """See `records.Sandbox.run`. A sandbox that breaks down is replaced and the job run once more."""
+        """See `records.Sandbox.run`. A sandbox that breaks down is replaced and the job run once more, or more often if
+        it was killed, in the first half of the time to the deadline."""
         deadline = time.monotonic() + job.limits.deadline_s
-        try:
-            return self._run(job, deadline)
-        except SandboxError as first:
-            if time.monotonic() > deadline - 0.5 * job.limits.deadline_s:
-                raise
+        failures: list[SandboxError] = []
+        while True:
             try:
                 return self._run(job, deadline)
-            except SandboxError as second:
-                raise SandboxError(f"{first}; on the second try: {second}") from second
+            except SandboxError as error:
+                failures.append(error)
+                tries = TRIES if all(isinstance(e, SandboxLost) for e in failures) else 2
+                if len(failures) >= tries or time.monotonic() > deadline - 0.5 * job.limits.deadline_s:
+                    kind = SandboxLost if tries == TRIES else SandboxError
+                    raise kind("; on the next try: ".join(map(str, failures))) from error
 
     def close(self) -> None:
         with self._lock:

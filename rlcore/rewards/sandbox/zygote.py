@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.rewards.sandbox import values
-from rlcore.rewards.sandbox.records import Limits, SandboxError
+from rlcore.rewards.sandbox.records import Limits, SandboxError, SandboxLost
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 0.7  # what a zygote may take to say that a child is overdue, before it is killed itself
@@ -117,7 +117,9 @@ class Zygote:
             self._end_process(HURRY_S)  # one that failed ends by itself, with an exit code of its own
             size = os.fstat(log).st_size
             words = os.pread(log, 600, max(0, size - 600)).decode(errors="replace").strip()
-            raise SandboxError(f"the sandbox did not start (exit code {self.process.returncode}): {words}")
+            code = self.process.returncode
+            kind = SandboxLost if code is not None and -code in (signal.SIGKILL, signal.SIGTERM) else SandboxError
+            raise kind(f"the sandbox did not start (exit code {code}): {words}")
         return dict(json.loads(data)["ready"])
 
     @property
@@ -148,7 +150,7 @@ class Zygote:
         try:
             socket.send_fds(self.control, [json.dumps(message).encode()], [sent, *fds])
         except OSError as error:
-            raise SandboxError(f"the sandbox is gone: {error}") from error
+            raise SandboxLost(f"the sandbox is gone: {error}") from error
         finally:
             os.close(sent)
         return Running(self, deadline)
@@ -167,9 +169,9 @@ class Zygote:
             except TimeoutError:
                 return None
             except OSError as error:
-                raise SandboxError(f"the sandbox is gone: {error}") from error
+                raise SandboxLost(f"the sandbox is gone: {error}") from error
             if not data:
-                raise SandboxError("the sandbox ended")
+                raise SandboxLost("the sandbox ended")
             answer = dict(json.loads(data))
             if "exit" in answer:
                 self.answered = answer["number"]
@@ -297,7 +299,7 @@ class Running:
         try:
             self.zygote.control.send(json.dumps(message).encode())
         except OSError as error:
-            raise SandboxError(f"the sandbox is gone: {error}") from error
+            raise SandboxLost(f"the sandbox is gone: {error}") from error
 
     def receive(self, channel: socket.socket, max_bytes: int) -> dict[str, Any] | None:
         """The next frame of the program; None when it ended (see `ended`), or sent what is too long or no frame.
