@@ -49,6 +49,7 @@ _NUMBER_WORDS = {
     "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
     "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
 }  # fmt: skip
+_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _NUM = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?: \d{3})+|\d+)?(?:\.\d*)?"
@@ -64,6 +65,7 @@ _FRAC = re.compile(
 )
 _MIXED = re.compile(r"(?P<n>\d+)\s*(?P<f>\\frac.+)|(?P<m>\d+)[ +]+(?P<g>\d+\s*/\s*\d+)")
 _REPEATING = re.compile(r"(?P<n>\d*)\.(?P<d>\d*)\\overline\s*\{(?P<r>\d+)\}")
+_RECURRING = re.compile(r"(\d*\.\d{0,6}?)(\d{1,6}?)\2+\s*(?:\.\.\.|\\[lc]?dots)")  # 0.1666...
 _MONEY = re.compile(r"^(?:US|USD|EUR|GBP|CAD|AUD|INR|CHF|CNY|JPY|RMB|Rs)\.?\s*\$?(?=\d)")
 _PER = re.compile(  # m s^{-2}
     r"(?<=[\d.})])\s*([A-Za-z]{1,3})\s*(?:\\cdot\s*)?([A-Za-z]{1,3})\s*\^\s*(?:\{\s*)?-\s*([123])(?:\s*\})?$"
@@ -71,7 +73,7 @@ _PER = re.compile(  # m s^{-2}
 _NEGATIVE = re.compile(r"^(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
 _UNIT_FRACTION = re.compile(
     r"(?<=[\d.})])\s*\\frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*\}"
-    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*\}$"
+    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*(\^\s*(?:\{\s*[23]\s*\}|[23]))?\s*\}$"
 )
 _EUROPEAN = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
@@ -140,14 +142,16 @@ def number(text: str) -> Number | None:
         return Number(Fraction(int(text)))
     text = _NEGATIVE.sub("-", text)
     if r"\frac" in text:
-        text = _UNIT_FRACTION.sub(r" \1/\2", text)
+        text = _UNIT_FRACTION.sub(lambda m: f" {m[1]}/{m[2]}{''.join((m[3] or '').split())}", text)
     if "^{-" in text:
         text = re.sub(r"\^\{-\s*(\d)\s*\}", r"^-\1", text)  # of \mathrm{m s^{-2}}, whose braces hide its end
     text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
-    if (word := text.lower()) in _NUMBER_WORDS:
-        return Number(Fraction(_NUMBER_WORDS[word]))
+    if text[:1].isalpha() and (spelt := _spelt(text.lower())) is not None:
+        return Number(Fraction(spelt))
+    if text.endswith((".", "dots")):
+        text = _RECURRING.sub(r"\1\\overline{\2}", text)
     text = re.sub(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]|\\Omega)$", "", text)
-    text = re.sub(r"(?<=\d)\s*''$", " in", _MONEY.sub("", text))  # 15'' are inches
+    text = re.sub(r"(?<=\d)\s*('{1,2})$", lambda m: " in" if len(m[1]) > 1 else " ft", _MONEY.sub("", text))  # 15''
     text = _PER.sub(lambda m: f" {m[1]}/{m[2]}" + (f"^{m[3]}" if m[3] != "1" else ""), text)
     if _EUROPEAN.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
@@ -174,6 +178,23 @@ def number(text: str) -> Number | None:
         return None
     value, decimals = found
     return Number(sign * scale * value / (100 if percent else 1), decimals, percent, unit)
+
+
+def _spelt(text: str) -> int | None:
+    """`one million`, `forty-two`, `three hundred and five`; None for other words."""
+    total, part = 0, None
+    for word in re.split(r"[\s-]+(?:and\s+)?", text):
+        if word in _SCALES and part:
+            total, part = total + part * _SCALES[word], 0
+        elif word == "hundred" and part and part < 20:
+            part *= 100
+        elif (value := _TENS.get(word, _NUMBER_WORDS.get(word))) is not None and (not part or part % 10 == 0 != part):
+            if part and value >= (100 if part % 100 == 0 else 10):
+                return None
+            part = (part or 0) + value
+        else:
+            return None
+    return None if part is None else total + part
 
 
 def _is_unit(words: list[str], spaced: bool) -> bool:

@@ -34,6 +34,8 @@ _HOSTILE = re.compile(
 )
 MAX_NESTING = 40
 _RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s*\}|rad(?:ian)?s?)")
+_APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])|≈|\\simeq(?![a-zA-Z])")
+_LEADING = re.compile(r"(?:\*\*)?(yes|no|true|false)(?:\*\*)?(?:[,.;:!]| –| —)(?=\s|$)", re.IGNORECASE)
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
 
@@ -73,14 +75,23 @@ def score(response: str, reference: str) -> RewardResult:
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
     found = extract.answer(response)
     shown = {"extracted": None if found is None else found[:200]}
-    if found is not None and _agrees(gold, found):
+    if found is not None and any(_agrees(gold, part) for part in _readings(found)):
         return RewardResult(1.0, info=shown)
     if gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
         whole = extract.visible(response).strip()  # "Yes.", "July 14", "Option B": no formula to be found in it
-        for other in (extract.stated(response), whole) if extract.box(whole) is None else ():
+        said = extract.stated(response)
+        if said is None and (leading := _LEADING.match(whole)) and "\n" not in whole:
+            whole = leading[1]  # Yes, it always is.
+        for other in (said, whole) if extract.box(whole) is None else ():
             if other and len(other) <= extract.MAX_BARE and "\n" not in other and _agrees(gold, other):
                 return RewardResult(1.0, info={"extracted": other})
     return RewardResult(0.0, info=shown)
+
+
+def _readings(found: str) -> list[str]:
+    r"""Of `2\sqrt{13} \approx 7.21` both sides: the exact value and its rounded form are one answer."""
+    sides = [part.strip() for part in _APPROXIMATELY.split(found)]
+    return [found, *sides] if len(sides) == 2 and all(sides) and sides[0][-1:].isascii() else [found]
 
 
 @lru_cache(maxsize=4096)
@@ -136,7 +147,9 @@ def _same_prose(gold: Reference, given: str) -> bool:
 def _same_value(gold: Reference, given: str) -> bool:
     if (based := _BASE.fullmatch(gold.text)) is not None:
         other = _BASE.fullmatch(given)
-        return based.groups() == other.groups() if other else based[1] == given
+        return gold.text.upper() == given.upper() if other else based[1].upper() == given.upper()
+    if "," not in gold.text:  # else C(10, 3) is a point
+        given = spelling.counted(given)
     (gold_name, _), (name, value) = _unassigned(gold.text), _unassigned(given)
     number, numbers = exact.number(value), exact.numbers(value)
     if gold_name and name and gold_name != name:

@@ -33,6 +33,13 @@ _WHERE = re.compile(  # 2k\pi (k \in Z), 2k\pi \text{ for } k \in Z, 2k\pi, k \t
 _INTEGER = re.compile(r"(?<![a-zA-Z\\])([a-z])\s*\\text\s*\{\s*(?:is\s+)?(?:an?\s+|any\s+)?integer\s*\}$")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _AND_OR = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*,?\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])")
+_SYSTEM = re.compile(r"\\begin\s*\{cases\}((?:(?!\\begin|\\end).)*)\\end\s*\{cases\}", re.DOTALL)
+_BASIS = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow)\s*\{\s*"
+    r"(?:\\(?:mathbf|boldsymbol|bm)\s*\{\s*)?(?:\\([ij])math|([ijk]))\s*\}(?:\s*\})?"
+)
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*to\s*\}|to)\s*(\d+(?:\.\d+)?)")
+_COUNT = re.compile(rf"(?<![a-zA-Z\\])C\s*\({_COUNTED},{_COUNTED}\)")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -47,9 +54,21 @@ def phrase(text: str) -> str | None:
     return _PHRASES.get(prose.words(text) or "")
 
 
+def counted(text: str) -> str:
+    r"""`C(10, 3)` as `\\binom{10}{3}`."""
+    return _COUNT.sub(r"\\binom{\1}{\2}", text)
+
+
+def _listed(match: re.Match[str]) -> str:
+    """A system of equations as a list of them; what has two columns is something else, a function by cases."""
+    inner = re.sub(r"&\s*(?==)|(?<==)\s*&", "", match[1])
+    return match[0] if "&" in inner or "=" not in inner else re.sub(r",?\s*\\\\", ", ", inner)
+
+
 def signs(text: str) -> str:
     r"""A cleaned text with one sign for each relation and connective: `\\leqslant` is `≤`, `or` is `∨`."""
     text = re.sub(r"\\pmod\s*(?:\{[^{}]*\}|\([^()]*\)|\d)|\(\s*\\?(?:mod|bmod)[^()]*\)", "", text)
+    text = _SYSTEM.sub(_listed, text)
     text = re.sub(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|cases|equation\*?)\}", " ", text)
     text = _COMMAND.sub(lambda m: _RELATIONS.get(m[0], m[0]), text)
     text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠").replace(":=", "=")
@@ -59,6 +78,11 @@ def signs(text: str) -> str:
         text = _WHERE.sub(r", \1", _INTEGER.sub(r"\1∈\\mathbb{Z}", text))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _COMBINATION.sub(lambda m: rf"\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
+    if not _COUNT.fullmatch(text):  # which may be a point
+        text = counted(text)
+    if len({m[1] or m[2] for m in _BASIS.finditer(text)}) > 1:  # one alone may be the imaginary unit
+        text = _BASIS.sub(lambda m: f" {m[1] or m[2]}_{{vec}} ", text)
+    text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = re.sub(r"\^\s*\{?\s*\\(?:prime)\s*\}?", "'", text)
     if (commas := text.count(",")) and commas == sum(m[0].count(",") for m in _GROUPED.finditer(text)):
         text = _GROUPED.sub(lambda m: m[0].replace(",", ""), text)

@@ -103,6 +103,7 @@ _NAME = re.compile(
 _TEXT = re.compile(r"^\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}$")
 # ]0, 1[ of French schools
 _OUTWARD = re.compile(r"(?:(\])(?=[^][]*[][])|(\[)(?=[^][]*\[))([^][∪∩,;]+[,;][^][∪∩,;]+)([][])")
+_EVENT = re.compile(r"[A-Z](?:'|\^\{?c\}?)?|\\(?:overline|bar)\{?[A-Z]\}?")  # A, its complement A'
 _POINT = re.compile(r"[A-Z]'?\s*(?=\(.*,.*\)$)")  # A(3, 4)
 
 
@@ -349,11 +350,15 @@ def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:
 
 
 def _set_operation(parts: list[str]) -> Answer:
+    operands, operations = ["".join(part.split()) for part in parts[::2]], parts[1::2]
+    if all(map(_EVENT.fullmatch, operands)):  # letters: sets of which nothing is known
+        commutes = len(set(operations)) == 1 and operations[0] != "∖"
+        return Value(("sym", operations[0].join(sorted(operands)) if commutes else "".join(parts)))
     answers = [_answer(part) for part in parts[::2]]
-    if all(isinstance(a, Items) and a.brackets == "{}" for a in answers) and set(parts[1::2]) == {"∪"}:
+    if all(isinstance(a, Items) and a.brackets == "{}" for a in answers) and set(operations) == {"∪"}:
         return Items(tuple(dict.fromkeys(i for a in answers if isinstance(a, Items) for i in a.items)), "{}")
     whole = region_of(answers[0])
-    for op, other in zip(parts[1::2], map(region_of, answers[1:]), strict=True):
+    for op, other in zip(operations, map(region_of, answers[1:]), strict=True):
         if whole is None or other is None:
             raise Unreadable("a set that is no part of the real line")
         if op == "∪":

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+from itertools import permutations
+
 from rlcore.rewards import agreement
 from rlcore.rewards.formula import Node, symbols
 from rlcore.rewards.structure import Answer, Index, Items, Matrix, Named, Relation, Span, Value, interval, region_of
 from rlcore.rewards.tokens import FUNCTIONS
+
+_CONSTANT = re.compile(r"[CcKk]_\d|[ck]|[A-DK]")  # of a general solution
+_BASIS = ("i_vec", "j_vec", "k_vec")
 
 
 def same(gold: Answer, given: Answer) -> bool | None:
@@ -19,6 +26,10 @@ def same(gold: Answer, given: Answer) -> bool | None:
         return _same_named(gold, given)
     if isinstance(gold, Span) or isinstance(given, Span):
         return _same_span(gold, given)
+    for one, two in ((gold, given), (given, gold)):  # 2i + 5j
+        if isinstance(one, Value) and (point := _vector(two)) is not None:
+            other = _components(one.node)
+            return other is not None and same(point, other)
     if isinstance(gold, Matrix) != isinstance(given, Matrix):
         point, other = _vector(gold), _vector(given)
         return point is not None and other is not None and same(point, other)
@@ -56,18 +67,46 @@ def _vector(answer: Answer) -> Items | None:
     return None
 
 
+def _components(node: Node) -> Items | None:
+    r"""`2\hat{i} + 5\hat{j}` as a point; None for what is no such sum."""
+    plain = (("const", "i"), ("sym", "j"), ("sym", "k"))
+    node = _replaced(node, {letter: ("sym", name) for letter, name in zip(plain, _BASIS, strict=True)})
+    basis = _BASIS[: 3 if "k_vec" in symbols(node) else 2]
+    zero, one = ("num", Fraction(0)), ("num", Fraction(1))
+    if len(symbols(node) & set(basis)) < 2 or not agreement.same_value(
+        _replaced(node, {("sym", name): zero for name in basis}), zero
+    ):
+        return None
+    units = [_replaced(node, {("sym", other): one if other == name else zero for other in basis}) for name in basis]
+    return Items(tuple(map(Value, units)), "()")
+
+
 def _same_value(a: Node, b: Node) -> bool | None:
-    """The constant of an integration goes by C and by c."""
-    if ("sym", "c") in (b[-1], a[-1]) and {a[0], b[0]} == {"add"} and symbols(a) ^ symbols(b) == {"C", "c"}:
-        a, b = (renamed(n, "c", "C") for n in (a, b))
-    return agreement.same_value(a, b)
+    """The constant of an integration goes by C and by c, those of a general solution by any names in any order."""
+    verdict = agreement.same_value(a, b)
+    ours, theirs = symbols(a), symbols(b)
+    mine, others = (
+        sorted(n for n in names if _CONSTANT.fullmatch(n) and ("_" in n or n not in rest))
+        for names, rest in ((ours, theirs), (theirs, ours))
+    )
+    if verdict or len(mine) != len(others) or len(mine) > 3 or not any(n[0] in "Cc" for n in (*mine, *others)):
+        return verdict
+    added = a[0] == b[0] == "add" and {"C"} <= {*mine, *others} <= {"C", "c", "K", "k"}  # + C
+    if ours - set(mine) != theirs - set(others) or not (added or any("_" in n for n in (*mine, *others))):
+        return verdict
+    free = [("sym", name) for name in mine]
+    for order in permutations(others):
+        names = {("sym", other): name for other, name in zip(order, free, strict=True)}
+        if agreement.same_value(a, _replaced(b, names)):
+            return True
+    return verdict
 
 
-def renamed(node: Node, name: str, other: str) -> Node:
-    """The formula with a variable under another name."""
-    if node == ("sym", name):
-        return ("sym", other)
-    return (node[0], *(renamed(child, name, other) if isinstance(child, tuple) else child for child in node[1:]))
+def _replaced(node: Node, by: dict[Node, Node]) -> Node:
+    """The formula with other nodes in the place of some of its leaves."""
+    if node in by:
+        return by[node]
+    return (node[0], *(_replaced(child, by) if isinstance(child, tuple) else child for child in node[1:]))
 
 
 def _sum_of_names(node: Node) -> bool:
@@ -98,6 +137,9 @@ def _same_named(gold: Answer, given: Answer) -> bool | None:
         verdict = same(gold.value, given.value)
         if gold.name == given.name or (given.name == "y" and gold.name.endswith("(x)")):
             return verdict
+        f, g = (re.fullmatch(r"(\w+)\(([a-z])\)", n.name) for n in (gold, given))
+        if f and g and f[1] == g[1]:  # f(t) = t^2 is f(x) = x^2
+            return same(gold.value, _with_index(given.value, g[2], f[2]))
         return _same_equation(gold, given)
     named, other = (gold, given) if isinstance(gold, Named) else (given, gold)
     if not isinstance(named, Named):
@@ -161,7 +203,7 @@ def _same_indexed(a: Items, b: Items) -> bool | None:
 
 def _with_index(answer: Answer, name: str, other: str) -> Answer:
     if isinstance(answer, Value):
-        return Value(renamed(answer.node, name, other))
+        return Value(_replaced(answer.node, {("sym", name): ("sym", other)}))
     return Named(answer.name, _with_index(answer.value, name, other)) if isinstance(answer, Named) else answer
 
 

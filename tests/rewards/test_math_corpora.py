@@ -11,7 +11,7 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
-SETS = ("more", "blind", "blind_second")
+SETS = ("more", "blind", "blind_second", "blind_third")
 ALL = [*pairs(), *(pair for name in SETS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
     "boxed": r"Therefore we get $\boxed{ANSWER}$, as was to be shown.",
