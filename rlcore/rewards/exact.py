@@ -36,7 +36,8 @@ _STYLE = re.compile(
 _WORD_UNITS = {
     "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi", "mg", "g", "kg", "lb", "lbs", "oz", "ml", "mL", "l", "L", "s",
     "sec", "min", "h", "hr", "hrs", "hour", "hours", "day", "days", "km/h", "mph", "m/s", "kph", "deg", "rad", "usd",
-    "eur", "K", "J", "N", "W", "V", "Hz",
+    "eur", "K", "J", "N", "W", "V", "Hz", "nm", "um", "pm", "ms", "ns", "eV", "keV", "MeV", "kHz", "MHz", "GHz", "Pa",
+    "kPa", "MPa", "mol", "kJ", "kW", "MW", "kV", "mA", "mV", "atm", "rpm", "ly", "AU",
 }  # fmt: skip
 _NOT_UNITS = {
     "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
@@ -76,6 +77,8 @@ _UNIT_FRACTION = re.compile(
     r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*(\^\s*(?:\{\s*[23]\s*\}|[23]))?\s*\}$"
 )
 _EUROPEAN = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:\.\d{3}){2,}")
+_TWO_UNITS = re.compile(r"([\d./ ]*\d\s*[a-z]{1,7}|\d+')\s*(?:,|and\s)?\s*(\d[\d.]*\s*(?:[a-z]{1,7}|''))")  # 5' 6''
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _UNIT = re.compile(
     r"(?P<number>.*[\d.})])(?P<gap>\s*)(?P<unit>[A-Za-z](?:[A-Za-z./ -]*[A-Za-z.])?)\s*(?:\^\s*\{?[23]\}?|[23²³])?"
@@ -107,6 +110,7 @@ def clean(text: str) -> str:
     text = text.replace(r"\$", "").translate(_CURRENCY).replace(r"\%", "%").replace("{,}", ",")
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = _DOTTED.sub(lambda m: rf"{m[1]}\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}", text)
+    text = re.sub(r"^\s*(?:\\(?:approx|simeq|sim)(?![a-zA-Z])|≈|=)\s*(?=\S)", "", text)
     text = _NOISE.sub("", re.sub(r"\\!\s*", "", text))
     text = _SPACES.sub(" ", text.replace(r"\\", "\x00")).replace("\x00", r"\\").strip()
     for _ in range(4):
@@ -145,7 +149,13 @@ def number(text: str) -> Number | None:
         text = _UNIT_FRACTION.sub(lambda m: f" {m[1]}/{m[2]}{''.join((m[3] or '').split())}", text)
     if "^{-" in text:
         text = re.sub(r"\^\{-\s*(\d)\s*\}", r"^-\1", text)  # of \mathrm{m s^{-2}}, whose braces hide its end
-    text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
+    if r"\mathrm" in text or r"\text" in text:
+        text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text.replace(r"\mu", " u")).strip()
+        text = re.sub(r"(?<=\bu)\s+m$", "m", text)
+        text = re.sub(r"(?<=[A-Za-z])\s*\\cdot\s*(?=[A-Za-z])", " ", text)
+        text = re.sub(r"(?<=[A-Za-z])\s*/\s*(?=[A-Za-z])", "/", text)
+    else:
+        text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
     if text[:1].isalpha() and (spelt := _spelt(text.lower())) is not None:
         return Number(Fraction(spelt))
     if text.endswith((".", "dots")):
@@ -155,6 +165,10 @@ def number(text: str) -> Number | None:
     text = _PER.sub(lambda m: f" {m[1]}/{m[2]}" + (f"^{m[3]}" if m[3] != "1" else ""), text)
     if _EUROPEAN.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
+    if _GROUPED.fullmatch(text):
+        text = text.replace(".", "")
+    if match := _TWO_UNITS.fullmatch(text):
+        return _together(number(match[1].strip()), number(match[2].strip()))
     text, degrees = re.subn(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)$", "", text)
     scale, unit = 1, units.read("degree") if degrees else None
     if (match := _UNIT.fullmatch(text)) and not _PLAIN.fullmatch(text.lstrip("+- $")):
@@ -178,6 +192,15 @@ def number(text: str) -> Number | None:
         return None
     value, decimals = found
     return Number(sign * scale * value / (100 if percent else 1), decimals, percent, unit)
+
+
+def _together(large: Number | None, small: Number | None) -> Number | None:
+    """`2 hours 30 minutes` as two hours and a half; None where the second is no part of the first."""
+    if large is None or small is None or large.unit is None or small.unit is None:
+        return None
+    if large.unit.dimension != small.unit.dimension or large.unit.factor <= small.unit.factor:
+        return None
+    return replace(large, value=large.value + small.value * small.unit.factor / large.unit.factor, decimals=-1)
 
 
 def _spelt(text: str) -> int | None:

@@ -19,7 +19,8 @@ _BETWEEN = re.compile(
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _ANSWER = re.compile(
     r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right|best)\s+(?:option|choice|statement)s?)\b"
-    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|:|=)|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b)"
+    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|\b(?:must|should|has to)\s+be\b|:|=)"
+    r"|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b)"
     r"(?!\s+not\b)[ \t]{0,9}:?[ \t]{0,9}(?:\n[ \t]{0,9})?(?=[^\n])",
     re.IGNORECASE,
 )
@@ -43,8 +44,12 @@ _ALTERNATIVES = re.compile(  # x = 2 or x = 3
     r"\b([a-zA-Z]) ?= ?[^\s,;=]{1,30}(?:(?:,| or| and|, or|, and) \1 ?= ?[^\s,;=]{1,30}){1,8}(?=\W*$)"
 )
 _ENDING = re.compile(  # the line is y = 3x - 2.
-    r"\b(?:is|are|equals|obtain|get|becomes|be|:)\s+([^\n$]{0,40}[=<>^≤≥][^\n$]{1,80})\s*$"
+    r"\b(?:is|are|equals|obtain|get|becomes|be|:) {1,3}([^\n$]{0,40}[=<>^≤≥][^\n$]{1,80})$"
 )
+_JSON = re.compile(
+    r'\{[^{}\n]*"(?:final_?)?answer"\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"|([^"\s,{}]+))\s*\}\W*$', re.IGNORECASE
+)
+_VERDICT = re.compile(r"(?:yes|no|true|false)(?=\s*(?:[,.;!]|$|because\b|since\b))", re.IGNORECASE)
 _SPECIAL = re.compile(r"<\|[^|<>]{1,30}\|>|</s>")  # tokens that a template leaves behind
 _BOLD = re.compile(r"(?<![\w)])(?:\*\*|__)|(?:\*\*|__)(?![\w(])")
 _BOLD_FORMULA = re.compile(r"\*\*([^*$\n]{1,80}?)(\.?)\*\*")
@@ -70,6 +75,8 @@ def answer(response: str) -> str | None:
         told = _TOLD.match(boxed)
         return boxed[told.end() :] if told else boxed
     text = _BOLD.sub("", _BOLD_FORMULA.sub(_as_formula, _QUOTED.sub("", text)))
+    if told := _JSON.search(text):
+        return (told[1] or told[2] or "").replace("\\\\", "\\").strip() or None
     if hits := _HASHES.findall(text):
         line = str(hits[-1]).strip()
         named = _ANSWER.match(line)
@@ -191,10 +198,12 @@ def _of_statement(rest: str) -> str | None:
         if all(re.fullmatch(r"\s*(?:,|and|or|,\s*and)\s*", gap) for gap in between):
             return ", ".join(joined) if len(joined) > 1 else _right_side(joined[0])
         return _right_side(joined[-1])
-    rest = re.sub(r"\b(i\.e|e\.g|Rs)\.", lambda m: m[1], rest)
+    rest = re.sub(r"\b(i\.e|e\.g|Rs|sq)\.", lambda m: m[1], rest)
     sentence = re.split(r"\.\s|(?<!\.\.)\.$|[!?](?:\s|$)", rest)[0].strip()
     if choice := re.fullmatch(_CHOICE, sentence):
         return choice[1] if _HEAD.match(sentence) else sentence
+    if decided := _VERDICT.match(sentence):
+        return decided[0]
     if not _has_words(sentence):
         return _right_side(sentence)
     numbers = _numbers(sentence)
@@ -218,7 +227,7 @@ def _last(text: str) -> str | None:
     tail = text if formula is None else text[formula.end() :]
     if named := _ALTERNATIVES.search(tail):
         return named[0].strip()
-    if ended := _ENDING.search(tail):
+    if ended := _ENDING.search(tail.rstrip()[-200:]):
         found = ended[1].rstrip(" .")
         if not _has_words(found):
             return _right_side(found)

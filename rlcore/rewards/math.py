@@ -231,6 +231,8 @@ def _plain(number: exact.Number) -> str:
 def _bare(text: str) -> str:
     r"""Without styles and spaces: `\text{H}_2\text{O}` is `\mathrm{H_2O}`. The space of `1 1/2` stays."""
     plain = prose.unstyled(text) if "\\" in text else text
+    if plain[:1].isalpha():  # CO2 is CO_2, but 11012 is not 1101_2
+        plain = re.sub(r"_\{?(\d+)\}?", r"\1", plain)
     return plain if re.search(r"\d\s+\d", plain) else "".join(plain.split())
 
 

@@ -38,6 +38,8 @@ _BASIS = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow)\s*\{\s*"
     r"(?:\\(?:mathbf|boldsymbol|bm)\s*\{\s*)?(?:\\([ij])math|([ijk]))\s*\}(?:\s*\})?"
 )
+_IF = re.compile(r"^[\s,]*(?:\\(?:text|mathrm|mbox)\s*\{\s*(?:if|for|when|where)\s*\}|\b(?:if|for|when|where)\b)")
+_POSITIVE = re.compile(r"\\mathbb\s*\{?R\}?\s*[\^_]\s*\{?\s*(?:\+|>\s*0)\s*\}?")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*to\s*\}|to)\s*(\d+(?:\.\d+)?)")
 _COUNT = re.compile(rf"(?<![a-zA-Z\\])C\s*\({_COUNTED},{_COUNTED}\)")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -60,9 +62,14 @@ def counted(text: str) -> str:
 
 
 def _listed(match: re.Match[str]) -> str:
-    """A system of equations as a list of them; what has two columns is something else, a function by cases."""
+    """A system of equations as a list of them; of two columns, values under conditions, as a set of pairs."""
     inner = re.sub(r"&\s*(?==)|(?<==)\s*&", "", match[1])
-    return match[0] if "&" in inner or "=" not in inner else re.sub(r",?\s*\\\\", ", ", inner)
+    if "&" not in inner:
+        return re.sub(r",?\s*\\\\", ", ", inner) if "=" in inner else match[0]
+    cases = [row.partition("&") for row in inner.split(r"\\") if row.strip()]
+    conditions = [_IF.sub("", condition) for _, _, condition in cases]
+    pairs = zip(cases, conditions, strict=True)
+    return r"\{" + ", ".join(f"({value.strip(' ,;')}; {when.strip(' ,;.')})" for (value, _, _), when in pairs) + r"\}"
 
 
 def signs(text: str) -> str:
@@ -82,6 +89,7 @@ def signs(text: str) -> str:
         text = counted(text)
     if len({m[1] or m[2] for m in _BASIS.finditer(text)}) > 1:  # one alone may be the imaginary unit
         text = _BASIS.sub(lambda m: f" {m[1] or m[2]}_{{vec}} ", text)
+    text = _POSITIVE.sub(r"(0,\\infty)", text)
     text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = re.sub(r"\^\s*\{?\s*\\(?:prime)\s*\}?", "'", text)
     if (commas := text.count(",")) and commas == sum(m[0].count(",") for m in _GROUPED.finditer(text)):

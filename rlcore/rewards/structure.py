@@ -104,6 +104,7 @@ _TEXT = re.compile(r"^\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}
 # ]0, 1[ of French schools
 _OUTWARD = re.compile(r"(?:(\])(?=[^][]*[][])|(\[)(?=[^][]*\[))([^][∪∩,;]+[,;][^][∪∩,;]+)([][])")
 _EVENT = re.compile(r"[A-Z](?:'|\^\{?c\}?)?|\\(?:overline|bar)\{?[A-Z]\}?")  # A, its complement A'
+_TRANSPOSED = re.compile(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:\\(?:math(?:rm|sf|bf)|text)\s*)?\{?(?:T|\\top|\\intercal)\}*$")
 _POINT = re.compile(r"[A-Z]'?\s*(?=\(.*,.*\)$)")  # A(3, 4)
 
 
@@ -148,6 +149,9 @@ def _answer(text: str) -> Answer:
         return _relation(sides[::2], sides[1::2])
     if (parts := _split(text, "∪∩∖"))[1:]:
         return _set_operation(parts)
+    if match := _TRANSPOSED.search(text):
+        turned = _answer(text[: match.start()])
+        return Matrix(tuple(zip(*turned.rows, strict=True))) if isinstance(turned, Matrix) else turned
     if match := _MATRIX.fullmatch(text):
         return _matrix(match[2], match[3], match[1])
     if (found := _bracketed(_POINT.sub("", text, count=1) if _POINT.match(text) else text)) is not None:

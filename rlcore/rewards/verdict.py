@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import permutations
 
 from rlcore.rewards import agreement
-from rlcore.rewards.formula import Node, symbols
+from rlcore.rewards.formula import Node, contains, symbols
 from rlcore.rewards.structure import Answer, Index, Items, Matrix, Named, Relation, Span, Value, interval, region_of
 from rlcore.rewards.tokens import FUNCTIONS
 
@@ -31,7 +31,10 @@ def same(gold: Answer, given: Answer) -> bool | None:
             other = _components(one.node)
             return other is not None and same(point, other)
     if isinstance(gold, Matrix) != isinstance(given, Matrix):
-        point, other = _vector(gold), _vector(given)
+        table, second = _listed(gold), _listed(given)
+        if isinstance(table, Matrix) and isinstance(second, Matrix):
+            return same(table, second)
+        point, other = _vector(table), _vector(second)
         return point is not None and other is not None and same(point, other)
     if isinstance(gold, Items) or isinstance(given, Items):
         return _same_items(gold, given)
@@ -67,6 +70,17 @@ def _vector(answer: Answer) -> Items | None:
     return None
 
 
+def _listed(answer: Answer) -> Answer:
+    """`[[1, 2], [3, 4]]` as a matrix, `[1, 2, 3]` as a point."""
+    if not isinstance(answer, Items) or answer.brackets not in ("[]", "()"):
+        return answer
+    rows = [r.items for r in answer.items if isinstance(r, Items) and r.brackets == answer.brackets]
+    cells = [tuple(c.node for c in row if isinstance(c, Value)) for row in rows]
+    if cells and len(cells) == len(answer.items) and {len(r) for r in rows} == {len(cells[0])} == {*map(len, cells)}:
+        return Matrix(tuple(cells))
+    return Items(answer.items, "()") if len(answer.items) > 2 else answer  # [1, 2] is an interval
+
+
 def _components(node: Node) -> Items | None:
     r"""`2\hat{i} + 5\hat{j}` as a point; None for what is no such sum."""
     plain = (("const", "i"), ("sym", "j"), ("sym", "k"))
@@ -85,6 +99,10 @@ def _same_value(a: Node, b: Node) -> bool | None:
     """The constant of an integration goes by C and by c, those of a general solution by any names in any order."""
     verdict = agreement.same_value(a, b)
     ours, theirs = symbols(a), symbols(b)
+    one, two = ours - theirs, theirs - ours
+    family = a[0] == b[0] == "add" and contains(a, "const") and contains(b, "const")  # pi/2 + k pi
+    if not verdict and family and len(one) == len(two) == 1 and one | two <= {"k", "m", "n"}:
+        return agreement.same_value(a, _replaced(b, {("sym", two.pop()): ("sym", one.pop())}))
     mine, others = (
         sorted(n for n in names if _CONSTANT.fullmatch(n) and ("_" in n or n not in rest))
         for names, rest in ((ours, theirs), (theirs, ours))

@@ -11,7 +11,7 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
-SETS = ("more", "blind", "blind_second", "blind_third")
+SETS = ("more", "blind", "blind_second", "blind_third", "blind_fourth")
 ALL = [*pairs(), *(pair for name in SETS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
     "boxed": r"Therefore we get $\boxed{ANSWER}$, as was to be shown.",
@@ -34,7 +34,7 @@ def wrong(cases: list[tuple[Pair, str]]) -> list[str]:
 
 def test_the_corpora_are_large_and_balanced():
     equal = sum(p.equal for p in ALL)
-    assert len(ALL) >= 1700
+    assert len(ALL) >= 2500
     assert 0.35 < 1 - equal / len(ALL) < 0.65 or (len(ALL) - equal) >= 300
     kinds = {p.kind for p in pairs()}
     for kind in kinds:
@@ -85,7 +85,7 @@ def test_equality_has_two_directions():
 
 def test_completions():
     every = [*completions(), *(p for name in SETS for p in read(f"math_completions_{name}.txt"))]
-    assert len(every) >= 350
+    assert len(every) >= 530
     found = wrong([(p, p.answer) for p in every])
     assert len(found) <= 0.01 * len(every), "\n".join(found)
 
