@@ -279,6 +279,19 @@ def same_region(a: Region, b: Region) -> bool:
     )
 
 
+def solve_absolute(left: Node, op: str, right: Node) -> Region | None:
+    """The numbers that fulfil `|f| op c`, f linear in one variable, c a number that is positive."""
+    if left[0] != "abs" and right[0] == "abs":
+        left, op, right = right, FLIPPED[op], left
+    if left[0] != "abs" or op in ("=", "≠") or symbols(right) or (bound := constant(right)) is None or bound <= 0:
+        return None
+    f = left[1]
+    below, above = solve_linear(f, op, right), solve_linear(f, FLIPPED[op], ("neg", right))
+    if below is None or above is None:
+        return None
+    return intersection(below, above) if op in ("<", "≤") else region([*below, *above])
+
+
 def solve_linear(left: Node, op: str, right: Node) -> Region | None:
     """The numbers that fulfil `left op right` in its one variable, when that is linear."""
     names = symbols(left) | symbols(right)

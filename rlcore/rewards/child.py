@@ -32,6 +32,7 @@ from typing import Any
 
 from rlcore.rewards import registry
 from rlcore.rewards.composition import Item, Term, compose
+from rlcore.rewards.sandbox import zygote as sandboxes
 from rlcore.types import RewardInput, RewardResult
 
 HEADER = struct.Struct("!I")
@@ -238,6 +239,7 @@ class Zygote:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         self.children.discard(pid)
+        sandboxes.sweep(pid)  # killed, it could not remove their folders
         code = os.waitstatus_to_exitcode(status)
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 

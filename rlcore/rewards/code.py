@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlcore.rewards import code_layouts
-from rlcore.rewards.code_compare import Tolerance, same_output, same_value
+from rlcore.rewards.code_compare import Tolerance, equal, same_output, same_value
 from rlcore.rewards.code_layouts import Tests, TestsError
 from rlcore.rewards.config import SandboxConfig, Tier
 from rlcore.rewards.registry import failure, loading, reward
@@ -74,7 +74,7 @@ def score(
         `parts["passed"]` and `parts["all_passed"]`; `info`: `num_tests`, `failed` (why the first of the failed tests
         did), `sandbox`. A program that fails, or uses up the time of a test, is `Status.OK`. Tests that cannot be read
         are `Status.UNPARSABLE`, a deadline that came before tests not yet begun is `Status.TIMEOUT`, a sandbox that
-        broke down twice is `Status.ERROR`.
+        broke down again and again is `Status.ERROR`.
 
     Raises:
         SandboxError: no sandbox works on this machine.
@@ -268,21 +268,13 @@ class Judge:
             return same_output(self.tests.outputs[number], outcome.output, self.whitespace, self.tolerance)
         if self.tests.kind == "assert":
             if (simple := _simple_asserts(self.tests)) is not None:
-                return same_value_exactly(simple[number][1], outcome.value)
+                return equal(simple[number][1], outcome.value)
             return outcome.value is True and (self.weak_asserts or not outcome.weak)
         expected = self.tests.outputs[number]
         if same_value(expected, outcome.value, self.tolerance):
             return True
         wrapped = self.tests.wrapped and isinstance(expected, list) and len(expected) > 0
         return wrapped and same_value(expected[0], outcome.value, self.tolerance)
-
-
-def same_value_exactly(expected: Any, given: Any) -> bool:
-    """Python's `==` on plain values, as the assert statement would have it."""
-    try:
-        return bool(given == expected)
-    except Exception:  # a Decimal signal, say
-        return False
 
 
 def _settle(tests: Tests, outcomes: Sequence[Outcome], judge: Judge, all_or_nothing: bool, where: str) -> RewardResult:

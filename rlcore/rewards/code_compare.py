@@ -85,14 +85,22 @@ def same_value(expected: Any, given: Any, tolerance: Tolerance | None, depth: in
     if isinstance(expected, Mapping):
         return type(given) is dict and _same_dict(expected, given, tolerance, depth)
     if isinstance(expected, set | frozenset):
-        return type(given) in (set, frozenset) and bool(expected == given)
+        return type(given) in (set, frozenset) and equal(expected, given)
     if isinstance(expected, float) or type(given) is float:
         return _same_float(expected, given, tolerance)
     if expected is None or isinstance(expected, str | bytes):
         return type(given) is type(expected) and bool(expected == given)
     if isinstance(expected, bool) or type(given) is bool:
         return type(given) in (bool, int) and bool(expected == given)
-    return type(given) in (int, complex, decimal.Decimal) and bool(expected == given)
+    return type(given) in (int, complex, decimal.Decimal) and equal(expected, given)
+
+
+def equal(expected: Any, given: Any) -> bool:
+    """Python's `==` of plain values, where a comparison that raises (of a signalling Decimal, say) is a no."""
+    try:
+        return bool(given == expected)
+    except (ArithmeticError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def _same_float(expected: Any, given: Any, tolerance: Tolerance | None) -> bool:

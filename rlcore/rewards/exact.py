@@ -21,8 +21,10 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "012345678
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
     "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "±": r"\pm ", "θ": r"\theta ", "\u200b": "", "\ufeff": "",
+    "′": "'", "″": "''", "…": r"\ldots ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "±": r"\pm ",
+    "θ": r"\theta ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
+_CURRENCY = dict.fromkeys(map(ord, "€£¥₹"), "")
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _DOTTED = re.compile(r"(\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?")  # 0.\dot{1}4\dot{2}
 _NOISE = re.compile(
@@ -34,7 +36,8 @@ _STYLE = re.compile(
 _WORD_UNITS = {
     "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi", "mg", "g", "kg", "lb", "lbs", "oz", "ml", "mL", "l", "L", "s",
     "sec", "min", "h", "hr", "hrs", "hour", "hours", "day", "days", "km/h", "mph", "m/s", "kph", "deg", "rad", "usd",
-    "eur", "K", "J", "N", "W", "V", "Hz",
+    "eur", "K", "J", "N", "W", "V", "Hz", "nm", "um", "pm", "ms", "ns", "eV", "keV", "MeV", "kHz", "MHz", "GHz", "Pa",
+    "kPa", "MPa", "mol", "kJ", "kW", "MW", "kV", "mA", "mV", "atm", "rpm", "ly", "AU",
 }  # fmt: skip
 _NOT_UNITS = {
     "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
@@ -47,6 +50,7 @@ _NUMBER_WORDS = {
     "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
     "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
 }  # fmt: skip
+_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _NUM = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?: \d{3})+|\d+)?(?:\.\d*)?"
@@ -62,6 +66,20 @@ _FRAC = re.compile(
 )
 _MIXED = re.compile(r"(?P<n>\d+)\s*(?P<f>\\frac.+)|(?P<m>\d+)[ +]+(?P<g>\d+\s*/\s*\d+)")
 _REPEATING = re.compile(r"(?P<n>\d*)\.(?P<d>\d*)\\overline\s*\{(?P<r>\d+)\}")
+_RECURRING = re.compile(r"(\d*\.\d{0,6}?)(\d{1,6}?)\2+\s*(?:\.\.\.|\\[lc]?dots)")  # 0.1666...
+_MONEY = re.compile(r"^(?:US|USD|EUR|GBP|CAD|AUD|INR|CHF|CNY|JPY|RMB|Rs)\.?\s*\$?(?=\d)")
+_PER = re.compile(  # m s^{-2}
+    r"(?<=[\d.})])\s*([A-Za-z]{1,3})\s*(?:\\cdot\s*)?([A-Za-z]{1,3})\s*\^\s*(?:\{\s*)?-\s*([123])(?:\s*\})?$"
+)
+_NEGATIVE = re.compile(r"^(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
+_UNIT_FRACTION = re.compile(
+    r"(?<=[\d.})])\s*\\frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*\}"
+    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{\s*(\w+)\s*\}\s*(\^\s*(?:\{\s*[23]\s*\}|[23]))?\s*\}$"
+)
+_EUROPEAN = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:\.\d{3}){2,}")
+_TWO_UNITS = re.compile(r"([\d./ ]*\d\s*[a-z]{1,7}|\d+')\s*(?:,|and\s)?\s*(\d[\d.]*\s*(?:[a-z]{1,7}|''))")  # 5' 6''
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _UNIT = re.compile(
     r"(?P<number>.*[\d.})])(?P<gap>\s*)(?P<unit>[A-Za-z](?:[A-Za-z./ -]*[A-Za-z.])?)\s*(?:\^\s*\{?[23]\}?|[23²³])?"
 )
@@ -89,9 +107,10 @@ def clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     text = text.replace(r"\newline", " ")
     text = re.sub(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}", text)
-    text = text.replace(r"\$", "").replace("€", "").replace("£", "").replace(r"\%", "%").replace("{,}", ",")
+    text = text.replace(r"\$", "").translate(_CURRENCY).replace(r"\%", "%").replace("{,}", ",")
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = _DOTTED.sub(lambda m: rf"{m[1]}\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}", text)
+    text = re.sub(r"^\s*(?:\\(?:approx|simeq|sim)(?![a-zA-Z])|≈|=)\s*(?=\S)", "", text)
     text = _NOISE.sub("", re.sub(r"\\!\s*", "", text))
     text = _SPACES.sub(" ", text.replace(r"\\", "\x00")).replace("\x00", r"\\").strip()
     for _ in range(4):
@@ -100,7 +119,7 @@ def clean(text: str) -> str:
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
                 text = text[len(opening) : len(text) - len(closing)].strip()
         if len(text) > 1:
-            text = re.sub(r"(?<!\\)[.,;:]+$", "", text).strip()
+            text = re.sub(r"(?<![\\.])(?:[,;:]+|\.)$|(?<=\.\.\.)[,;:.]+$", "", text).strip()
         text = text.removeprefix("$") if text.count("$") == 1 else text
         if text == before:
             break
@@ -125,10 +144,31 @@ def number(text: str) -> Number | None:
         return None
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
-    text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
-    if (word := text.lower()) in _NUMBER_WORDS:
-        return Number(Fraction(_NUMBER_WORDS[word]))
+    text = _NEGATIVE.sub("-", text)
+    if r"\frac" in text:
+        text = _UNIT_FRACTION.sub(lambda m: f" {m[1]}/{m[2]}{''.join((m[3] or '').split())}", text)
+    if "^{-" in text:
+        text = re.sub(r"\^\{-\s*(\d)\s*\}", r"^-\1", text)  # of \mathrm{m s^{-2}}, whose braces hide its end
+    if r"\mathrm" in text or r"\text" in text:
+        text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text.replace(r"\mu", " u")).strip()
+        text = re.sub(r"(?<=\bu)\s+m$", "m", text)
+        text = re.sub(r"(?<=[A-Za-z])\s*\\cdot\s*(?=[A-Za-z])", " ", text)
+        text = re.sub(r"(?<=[A-Za-z])\s*/\s*(?=[A-Za-z])", "/", text)
+    else:
+        text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
+    if text[:1].isalpha() and (spelt := _spelt(text.lower())) is not None:
+        return Number(Fraction(spelt))
+    if text.endswith((".", "dots")):
+        text = _RECURRING.sub(r"\1\\overline{\2}", text)
     text = re.sub(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]|\\Omega)$", "", text)
+    text = re.sub(r"(?<=\d)\s*('{1,2})$", lambda m: " in" if len(m[1]) > 1 else " ft", _MONEY.sub("", text))  # 15''
+    text = _PER.sub(lambda m: f" {m[1]}/{m[2]}" + (f"^{m[3]}" if m[3] != "1" else ""), text)
+    if _EUROPEAN.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
+    if _GROUPED.fullmatch(text):
+        text = text.replace(".", "")
+    if match := _TWO_UNITS.fullmatch(text):
+        return _together(number(match[1].strip()), number(match[2].strip()))
     text, degrees = re.subn(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)$", "", text)
     scale, unit = 1, units.read("degree") if degrees else None
     if (match := _UNIT.fullmatch(text)) and not _PLAIN.fullmatch(text.lstrip("+- $")):
@@ -154,6 +194,32 @@ def number(text: str) -> Number | None:
     return Number(sign * scale * value / (100 if percent else 1), decimals, percent, unit)
 
 
+def _together(large: Number | None, small: Number | None) -> Number | None:
+    """`2 hours 30 minutes` as two hours and a half; None where the second is no part of the first."""
+    if large is None or small is None or large.unit is None or small.unit is None:
+        return None
+    if large.unit.dimension != small.unit.dimension or large.unit.factor <= small.unit.factor:
+        return None
+    return replace(large, value=large.value + small.value * small.unit.factor / large.unit.factor, decimals=-1)
+
+
+def _spelt(text: str) -> int | None:
+    """`one million`, `forty-two`, `three hundred and five`; None for other words."""
+    total, part = 0, None
+    for word in re.split(r"[\s-]+(?:and\s+)?", text):
+        if word in _SCALES and part:
+            total, part = total + part * _SCALES[word], 0
+        elif word == "hundred" and part and part < 20:
+            part *= 100
+        elif (value := _TENS.get(word, _NUMBER_WORDS.get(word))) is not None and (not part or part % 10 == 0 != part):
+            if part and value >= (100 if part % 100 == 0 else 10):
+                return None
+            part = (part or 0) + value
+        else:
+            return None
+    return None if part is None else total + part
+
+
 def _is_unit(words: list[str], spaced: bool) -> bool:
     if not words:
         return True
@@ -161,7 +227,7 @@ def _is_unit(words: list[str], spaced: bool) -> bool:
         return False
     if words[0].strip(".") in _WORD_UNITS:
         return all(len(w) > 2 or w in _WORD_UNITS for w in words[1:])
-    return (spaced and len(words[0]) >= 3)
+    return spaced and len(words[0]) >= 3
 
 
 def _sign(text: str) -> tuple[int, str]:
@@ -242,6 +308,10 @@ def same(gold: Number, given: Number) -> bool:
         if gold.unit != given.unit:
             gold = replace(gold, value=gold.value * gold.unit.factor, unit=None)
             given = replace(given, value=given.value * given.unit.factor, unit=None)
+    elif (one := gold.unit or given.unit) and one.dimension == "money":  # 75 cents are $0.75, whose sign is gone
+        money, bare = (gold, given) if gold.unit else (given, gold)
+        if one.factor != 1 and bare.decimals == 2:
+            return money.value * one.factor == bare.value
     a, b = gold.value, given.value
     if _close(gold, given):
         return True
@@ -257,7 +327,7 @@ def _close(gold: Number, given: Number) -> bool:
     written = (gold.decimals, given.decimals)
     if None in written or written[0] == written[1] or a == 0 or gold.percent != given.percent:
         return False
-    return abs(a - b) <= RELATIVE_TOLERANCE * abs(a)
+    return abs(a - b) <= RELATIVE_TOLERANCE * max(abs(a), abs(b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +345,7 @@ def numbers(text: str) -> Numbers | None:
     text = re.sub(r"\\text\s*\{\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])", ",", text.strip())
     text = re.sub(r",\s*,", ",", text)
     brackets = ""
-    if text.startswith(r"\{") and text.endswith(r"\}"):
+    if is_set := text.startswith(r"\{") and text.endswith(r"\}"):
         text = text[2:-2]
     elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
         brackets, text = text[0] + text[-1], text[1:-1]
@@ -284,7 +354,13 @@ def numbers(text: str) -> Numbers | None:
     values = [number(part.strip()) for part in text.split(",")]
     if len(values) > MAX_DIGITS or any(v is None for v in values):
         return None
-    return Numbers(tuple(v for v in values if v is not None), brackets)
+    kept = tuple(v for v in values if v is not None)
+    return Numbers(tuple({v.value: v for v in kept}.values()) if is_set else kept, brackets)
+
+
+def decimal_comma(text: str) -> Number | None:
+    """`4,75` as 4.75, which is a list of two numbers as well; None when it is not written so."""
+    return number(text.replace(",", ".")) if _DECIMAL_COMMA.fullmatch(text) else None
 
 
 def same_numbers(gold: Numbers, given: Numbers) -> bool | None:

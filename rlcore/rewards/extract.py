@@ -13,12 +13,15 @@ from rlcore.rewards import exact
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(\{|(?=[\w\\-]))")
-_BETWEEN = re.compile(r"[\s$,;.]*(?:\\text\s*\{\s*(?:and|or)\s*\}|and|or|\\quad|\\\)|\\\()?[\s$,;]*(?:\\\()?\s*")
+_BETWEEN = re.compile(
+    r"(?:[\s$,;.*]|\b[a-zA-Z](?:_\w)?\s*=|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|and|or|\\q?quad(?![a-z])|\\[()\[\],;:! ])*"
+)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _ANSWER = re.compile(
-    r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right)\s+(?:option|choice|statement)s?)\b"
-    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|:|=)|<answer>)[ \t]{0,9}:?[ \t]{0,9}"
-    r"(?:\n[ \t]{0,9})?([^\n]+)",
+    r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right|best)\s+(?:option|choice|statement)s?)\b"
+    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|\b(?:must|should|has to)\s+be\b|:|=)"
+    r"|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b)"
+    r"(?!\s+not\b)[ \t]{0,9}:?[ \t]{0,9}(?:\n[ \t]{0,9})?(?=[^\n])",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(
@@ -32,14 +35,30 @@ _NUMBER = re.compile(
     r"(?:(?:\s+\d+)?\s*/\s*\d+(?:\.\d+)?)?(?:\s*\\?%)?"
     r"|(?<!\d)\d{0,6} ?[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|-?\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}"
 )
-_CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):](?:\s.*)?|\s+.*)?", re.DOTALL)
+_REASON = r",?\s+(?:because|since|as|not)\b"
+_CHOICE = re.compile(rf"\(?([A-J])\)?(?:[.):](?:\s.*)?|{_REASON}.*|\s+.*)?", re.DOTALL)
+_HEAD = re.compile(rf"\(?[A-J]\)?(?:[.):]|{_REASON}|$)")
 _TOLD = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\b(?:is|are|=|:)\s*\}\s*(?=\S)")  # \text{The answer is } 7
 _BRACKET = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]](?=\W*$)")
 _ALTERNATIVES = re.compile(  # x = 2 or x = 3
     r"\b([a-zA-Z]) ?= ?[^\s,;=]{1,30}(?:(?:,| or| and|, or|, and) \1 ?= ?[^\s,;=]{1,30}){1,8}(?=\W*$)"
 )
+_ENDING = re.compile(  # the line is y = 3x - 2.
+    r"\b(?:is|are|equals|obtain|get|becomes|be|:) {1,3}([^\n$]{0,40}[=<>^≤≥][^\n$]{1,80})$"
+)
+_JSON = re.compile(
+    r'\{[^{}\n]*"(?:final_?)?answer"\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"|([^"\s,{}]+))\s*\}\W*$', re.IGNORECASE
+)
+_VERDICT = re.compile(r"(?:yes|no|true|false)(?=\s*(?:[,.;!]|$|because\b|since\b))", re.IGNORECASE)
 _SPECIAL = re.compile(r"<\|[^|<>]{1,30}\|>|</s>")  # tokens that a template leaves behind
 _BOLD = re.compile(r"(?<![\w)])(?:\*\*|__)|(?:\*\*|__)(?![\w(])")
+_BOLD_FORMULA = re.compile(r"\*\*([^*$\n]{1,80}?)(\.?)\*\*")
+_QUOTED = re.compile(r"^>[ \t]+(?=\*\*|\$|\\)", re.MULTILINE)  # a quotation in Markdown
+_RIGHT_OPTION = re.compile(
+    r"\b(?:option|choice|statement|answer)\s+\(?([A-J])\)?\s+(?:is|must\s+be)\s+(?:therefore\s+)?(?:the\s+)?"
+    r"(?:correct|right|best|true|answer)\b",
+    re.IGNORECASE,
+)
 _SHORT_WORDS = {
     "is", "it", "of", "to", "in", "so", "we", "be", "he", "an", "at", "by", "my", "no", "on", "or", "us", "am", "as",
     "do", "if", "up", "me",
@@ -55,14 +74,17 @@ def answer(response: str) -> str | None:
     if (boxed := box(text)) is not None:
         told = _TOLD.match(boxed)
         return boxed[told.end() :] if told else boxed
-    text = _BOLD.sub("", text)
+    text = _BOLD.sub("", _BOLD_FORMULA.sub(_as_formula, _QUOTED.sub("", text)))
+    if told := _JSON.search(text):
+        return (told[1] or told[2] or "").replace("\\\\", "\\").strip() or None
     if hits := _HASHES.findall(text):
         line = str(hits[-1]).strip()
         named = _ANSWER.match(line)
-        return (named[1].strip() if named else line) or None
-    statements = list(_ANSWER.finditer(text))
-    if statements and (found := _of_statement(statements[-1][1])):
+        return line[named.end() if named else 0 :].strip() or None
+    if (said := _said(text)) is not None and (found := _of_statement(said)):
         return found
+    if said is None and (options := _RIGHT_OPTION.findall(text)):
+        return str(options[-1])
     bare = text.strip()
     if bare and len(bare) <= MAX_BARE and "\n" not in bare and not _has_words(bare) and not _talks(bare):
         return _right_side(bare)
@@ -71,10 +93,22 @@ def answer(response: str) -> str | None:
     return _last(text)
 
 
+def _as_formula(bold: re.Match[str]) -> str:
+    """A formula in bold type between dollars: `**y = 3x - 2**`; other bold text as it is."""
+    inner = bold[1]
+    return f"${inner}${bold[2]}" if re.search(r"[=<>^≤≥]|[(\[].*,", inner) and not _has_words(inner) else bold[0]
+
+
 def stated(response: str) -> str | None:
     """What the last "the answer is" says, up to the end of its sentence: for answers in words."""
-    statements = list(_ANSWER.finditer(_BOLD.sub("", visible(response))))
-    return re.split(r"[.!]\s", statements[-1][1].strip() + " ")[0].strip() if statements else None
+    said = _said(_BOLD.sub("", visible(response)))
+    return re.split(r"[.!]\s", said.strip() + " ")[0].strip() if said is not None else None
+
+
+def _said(text: str) -> str | None:
+    """The rest of the line after the last "the answer is"."""
+    ends = [match.end() for match in _ANSWER.finditer(text)]
+    return text[ends[-1] :].split("\n", 1)[0] if ends else None
 
 
 def _is_number(text: str) -> bool:
@@ -164,11 +198,12 @@ def _of_statement(rest: str) -> str | None:
         if all(re.fullmatch(r"\s*(?:,|and|or|,\s*and)\s*", gap) for gap in between):
             return ", ".join(joined) if len(joined) > 1 else _right_side(joined[0])
         return _right_side(joined[-1])
-    rest = re.sub(r"\b(i\.e|e\.g)\.", lambda m: m[1], rest)
-    sentence = re.split(r"\.\s|\.$|[!?](?:\s|$)", rest)[0].strip()
+    rest = re.sub(r"\b(i\.e|e\.g|Rs|sq)\.", lambda m: m[1], rest)
+    sentence = re.split(r"\.\s|(?<!\.\.)\.$|[!?](?:\s|$)", rest)[0].strip()
     if choice := re.fullmatch(_CHOICE, sentence):
-        head = re.match(r"\(?[A-J]\)?(?:[.):]|$)", sentence)
-        return choice[1] if head else sentence
+        return choice[1] if _HEAD.match(sentence) else sentence
+    if decided := _VERDICT.match(sentence):
+        return decided[0]
     if not _has_words(sentence):
         return _right_side(sentence)
     numbers = _numbers(sentence)
@@ -192,6 +227,10 @@ def _last(text: str) -> str | None:
     tail = text if formula is None else text[formula.end() :]
     if named := _ALTERNATIVES.search(tail):
         return named[0].strip()
+    if ended := _ENDING.search(tail.rstrip()[-200:]):
+        found = ended[1].rstrip(" .")
+        if not _has_words(found):
+            return _right_side(found)
     if numbers := _numbers(tail):
         return numbers[-1]
     if formula is None:
@@ -207,7 +246,8 @@ def _run_of_formulas(text: str, formulas: list[re.Match[str]]) -> str | None:
         if before is None or not re.fullmatch(r"\s*(?:,|and|or|,\s*(?:and|or))\s*", text[before.end() : after.start()]):
             break
     names = {formula.partition("=")[0].strip() for formula in run}
-    alike = len(names) == 1 and all(formula.count("=") == 1 for formula in run)
+    alike = len(names) in (1, len(run)) and all(formula.count("=") == 1 for formula in run)
+    alike &= len(names) == 1 or all(re.fullmatch(r"[a-zA-Z](?:_\{?\w\}?)?", name) for name in names)
     return ", ".join(run) if len(run) > 1 and alike else None
 
 
@@ -222,7 +262,7 @@ def _right_side(text: str) -> str:
     """
     if re.search(r"[,;&]|\\\\|\b(?:and|or)\b", text):
         return text.strip()
-    parts = re.split(r"(?<![\\<>!:=])=(?!=)|\\approx|≈", text)
+    parts = re.split(r"(?<![\\<>!:=])=(?!=)", text)
     left = parts[0].strip()
     if len(parts) == 2 and re.fullmatch(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-zA-Z, ]*\))?", left):
         return text.strip()
@@ -235,6 +275,6 @@ def _has_words(text: str) -> bool:
     """Whether there is prose in it: a word of three letters that is no LaTeX command and no function name."""
     plain = re.sub(r"\\(?:text|mathrm|mbox|textbf|begin|end|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", text)
     known = {"sqrt", "sin", "cos", "tan", "log", "exp", "abs", "max", "min", "gcd", "lcm", "mod", "arctan", "frac",
-             "arcsin", "arccos", "cot", "sec", "csc", "lim", "and", "infinity"}  # fmt: skip
+             "arcsin", "arccos", "cot", "sec", "csc", "lim", "and", "infinity", "inf"}  # fmt: skip
     words = [word.lower() for word in re.findall(r"[^\W\d_]{2,}", plain)]
     return any(len(w) > 2 and w not in known for w in words) or sum(w in _SHORT_WORDS for w in words) > 1

@@ -95,9 +95,8 @@ class _Reader:
             term = self.product()
             operator = "add" if sign in ("+", "-") else "pm"
             node = (operator, node, ("neg", term) if sign == "-" else term)
-        if self.peek() == r"\over":
-            self.take()
-            node = ("div", node, self.sum())
+        if self.peek() in (r"\over", r"\choose"):
+            node = ("div" if self.take() == r"\over" else "binomial", node, self.sum())
         while self.peek() in (r"\bmod", r"\mod"):
             self.take()
             node = ("mod", node, self.product())

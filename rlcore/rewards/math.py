@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rlcore.rewards import exact, extract, prose, structure, verdict
+from rlcore.rewards import exact, extract, prose, spelling, structure, units, verdict
 from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
@@ -33,6 +33,9 @@ _HOSTILE = re.compile(
     r"\^[^+]{1,12}\^[^+]{1,12}\^|__|\""
 )
 MAX_NESTING = 40
+_RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s*\}|rad(?:ian)?s?)")
+_APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])|≈|\\simeq(?![a-zA-Z])")
+_LEADING = re.compile(r"(?:\*\*)?(yes|no|true|false)(?:\*\*)?(?:[,.;:!]| –| —)(?=\s|$)", re.IGNORECASE)
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
 
@@ -72,14 +75,23 @@ def score(response: str, reference: str) -> RewardResult:
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
     found = extract.answer(response)
     shown = {"extracted": None if found is None else found[:200]}
-    if found is not None and _agrees(gold, found):
+    if found is not None and any(_agrees(gold, part) for part in _readings(found)):
         return RewardResult(1.0, info=shown)
     if gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
         whole = extract.visible(response).strip()  # "Yes.", "July 14", "Option B": no formula to be found in it
-        for other in (extract.stated(response), whole) if extract.box(whole) is None else ():
+        said = extract.stated(response)
+        if said is None and (leading := _LEADING.match(whole)) and "\n" not in whole:
+            whole = leading[1]  # Yes, it always is.
+        for other in (said, whole) if extract.box(whole) is None else ():
             if other and len(other) <= extract.MAX_BARE and "\n" not in other and _agrees(gold, other):
                 return RewardResult(1.0, info={"extracted": other})
     return RewardResult(0.0, info=shown)
+
+
+def _readings(found: str) -> list[str]:
+    r"""Of `2\sqrt{13} \approx 7.21` both sides: the exact value and its rounded form are one answer."""
+    sides = [part.strip() for part in _APPROXIMATELY.split(found)]
+    return [found, *sides] if len(sides) == 2 and all(sides) and sides[0][-1:].isascii() else [found]
 
 
 @lru_cache(maxsize=4096)
@@ -124,6 +136,8 @@ def _agrees(gold: Reference, found: str) -> bool:
 
 def _same_prose(gold: Reference, given: str) -> bool:
     if gold.choice is None:
+        if (formula := spelling.phrase(gold.text)) is not None and prose.words(given) is None:
+            return _same_formula(Reference(formula, None, None, None, None), given)
         return gold.words == prose.normal(prose.unstyled(given).strip(" .!,;:"))
     if (labelled := prose.letter(given)) is not None:
         return labelled[0] == gold.choice
@@ -133,15 +147,21 @@ def _same_prose(gold: Reference, given: str) -> bool:
 def _same_value(gold: Reference, given: str) -> bool:
     if (based := _BASE.fullmatch(gold.text)) is not None:
         other = _BASE.fullmatch(given)
-        return based.groups() == other.groups() if other else based[1] == given
+        return gold.text.upper() == given.upper() if other else based[1].upper() == given.upper()
+    if "," not in gold.text:  # else C(10, 3) is a point
+        given = spelling.counted(given)
     (gold_name, _), (name, value) = _unassigned(gold.text), _unassigned(given)
     number, numbers = exact.number(value), exact.numbers(value)
     if gold_name and name and gold_name != name:
         return number is None and gold.number is None and _same_formula(gold, given)
     if gold.number is not None and number is not None:
         return exact.same(gold.number, number)
-    if gold.number is not None and numbers is not None:
-        return False
+    if gold.number is not None and (numbers is not None or value[:1] == ","):
+        return (comma := exact.decimal_comma(value)) is not None and exact.same(gold.number, comma)
+    if number is not None and gold.numbers is not None:
+        return (comma := exact.decimal_comma(gold.text)) is not None and exact.same(comma, number)
+    if (angle := _radians(gold, given)) is not None:
+        return angle
     if gold.numbers is not None and numbers is not None:
         agree = exact.same_numbers(gold.numbers, numbers)
         if agree is not None:
@@ -149,11 +169,25 @@ def _same_value(gold: Reference, given: str) -> bool:
     return _same_formula(gold, given)
 
 
+def _radians(gold: Reference, given: str) -> bool | None:
+    r"""`180^\circ` against `\pi` with its unit written out; None when it is no such question."""
+    degrees, other = (gold.number, given) if gold.number is not None else (exact.number(given), gold.text)
+    match = _RADIANS.fullmatch(other)
+    if match is None or degrees is None or degrees.unit != units.read("degree"):
+        return None
+    return _same_formula(Reference(rf"\frac{{{_plain(degrees)}\pi}}{{180}}", None, None, None, None), match[1])
+
+
 def _same_formula(gold: Reference, given: str) -> bool:
+    given = spelling.phrase(given) or given
     if not given or _nesting(given) > MAX_NESTING or prose.words(given) is not None:
         return False
     mine, other = structure.read(gold.text), structure.read(given)
-    if mine is not None and other is not None and (agree := verdict.same(mine, other)) is not None:
+    try:
+        agree = None if mine is None or other is None else verdict.same(mine, other)
+    except RecursionError:  # a product of hundreds of factors is as deep as it is long: hostile, and no answer
+        return False
+    if agree is not None:
         return agree
     if _HOSTILE.search(given) or not _OPERATION.search(gold.text + given):
         return False
@@ -197,6 +231,8 @@ def _plain(number: exact.Number) -> str:
 def _bare(text: str) -> str:
     r"""Without styles and spaces: `\text{H}_2\text{O}` is `\mathrm{H_2O}`. The space of `1 1/2` stays."""
     plain = prose.unstyled(text) if "\\" in text else text
+    if plain[:1].isalpha():  # CO2 is CO_2, but 11012 is not 1101_2
+        plain = re.sub(r"_\{?(\d+)\}?", r"\1", plain)
     return plain if re.search(r"\d\s+\d", plain) else "".join(plain.split())
 
 

@@ -20,11 +20,15 @@ _LETTER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[(\[]?[A-J][)\]]?(?:(?:\s*(?:,|;|&|\band\b)\s*)+[(\[]?[A-J][)\]]?)+")
+_MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
 _SAME = (
+    (rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\b", r"\2 \1"),
+    (rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)\b", r"\1 \2"),
     (r"\bdoes not exist\b|\bdne\b", "dne"),
     (r"\b(?:there (?:is|are) )?no (?:real |possible |such )?(?:solutions?|roots?)(?: exists?)?\b", "no solution"),
     (r"\binfinite(?:ly many)?(?: solutions?)?\b", "infinitely many"),
     (r"^(?:the|a|an)\s+", ""),
+    (r"^(?!real)(\w+) (?:function|number|triangle|integer)s?$", r"\1"),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 
-from rlcore.rewards import agreement, exact, formula, numeric
+from rlcore.rewards import agreement, exact, formula, numeric, spelling
 from rlcore.rewards.agreement import EVERYTHING, Piece, Region
 from rlcore.rewards.formula import Node, Unreadable
 
@@ -25,8 +25,16 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Index:
+    r"""`k \in \mathbb{Z}`, beside a formula in k."""
+
+    name: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class Items:
-    """Several answers. `brackets`: "" as listed, "{}" a set, else in order: "()", "[)", "<>", a ratio ":"."""
+    """Several answers. `brackets`: "" as listed, "{}" a set, else in order: "()", "[)", a ratio ":", a time "am"."""
 
     items: tuple[Answer, ...]
     brackets: str = ""
@@ -62,18 +70,8 @@ class Span:
     name: str = ""
 
 
-Answer = Value | Items | Matrix | Named | Relation | Span
+Answer = Value | Index | Items | Matrix | Named | Relation | Span
 
-_RELATIONS = {
-    r"\leqslant": "≤", r"\leq": "≤", r"\le": "≤", r"\geqslant": "≥", r"\geq": "≥", r"\ge": "≥", r"\neq": "≠",
-    r"\ne": "≠", r"\lt": "<", r"\gt": ">", r"\in": "∈", r"\cup": "∪", r"\cap": "∩", r"\setminus": "∖",
-    r"\backslash": "∖", r"\smallsetminus": "∖", r"\lor": "∨", r"\vee": "∨", r"\land": "∧", r"\wedge": "∧",
-    r"\approx": "=", r"\equiv": "=", r"\simeq": "=", r"\mapsto": "=", r"\varnothing": r"\emptyset",
-    r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\colon": ":", r"\R": r"\mathbb{R}",
-    r"\reals": r"\mathbb{R}", r"\mid": "|", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\dots": r"\ldots",
-}  # fmt: skip
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
-_AND_OR = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*,?\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])")
 _PIECE = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _OPENING = {"(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil", r"\begin"}
 _CLOSING = {")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil", r"\end"}
@@ -85,9 +83,15 @@ _PLAIN_UNIT = re.compile(
     r"centimet(?:er|re)s?|miles?|yards?|seconds?|minutes?|hours?|days?|degrees?|radians?|dollars?)(?:\^\{?[23]\}?)?$"
 )
 _MATRIX = re.compile(
-    r"[\[(]?\s*\\begin\s*\{((?:p|b|v|B|V|small)?matrix|array)\}(?:\s*\{[clr| ]*\})?(.*)\\end\s*\{\1\}\s*[\])]?",
+    r"((?:[^\\,&]|\\(?!begin|\\)){0,60}?)[\[(]?\s*\\begin\s*\{((?:p|b|v|B|V|small)?matrix|array)\}(?:\s*\{[clr| ]*\})?"
+    r"(.*)\\end\s*\{\2\}\s*[\])]?",
     re.DOTALL,
 )
+_CLOCK = re.compile(  # 9:30 a.m., 14:05; 3:10 alone may be a ratio
+    r"(\d{1,2}):(\d\d)\s*(?:\\(?:text|mathrm|mbox|textrm)\s*\{)?\s*([ap])\.?\s?m\.?\s*\}?|(\d{1,2}):(0\d)",
+    re.IGNORECASE,
+)
+_DOMAIN = re.compile(r"\\mathbb\{?([ZN])\}?(?:_?\^?\{?[+*>0≥]*\}?)?")
 _SINGLE = r"(?:\\[a-zA-Z]+|[a-zA-Z])'*(?:_(?:\w|\{[^{}]*\}))?'*"
 _NAME = re.compile(
     rf"(?:{_SINGLE}|\\(?:angle|triangle|measuredangle)\s*[A-Za-z]+|m\s*\\angle\s*[A-Za-z]+"
@@ -99,30 +103,18 @@ _NAME = re.compile(
 _TEXT = re.compile(r"^\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}$")
 # ]0, 1[ of French schools
 _OUTWARD = re.compile(r"(?:(\])(?=[^][]*[][])|(\[)(?=[^][]*\[))([^][∪∩,;]+[,;][^][∪∩,;]+)([][])")
+_EVENT = re.compile(r"[A-Z](?:'|\^\{?c\}?)?|\\(?:overline|bar)\{?[A-Z]\}?")  # A, its complement A'
+_TRANSPOSED = re.compile(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:\\(?:math(?:rm|sf|bf)|text)\s*)?\{?(?:T|\\top|\\intercal)\}*$")
 _POINT = re.compile(r"[A-Z]'?\s*(?=\(.*,.*\)$)")  # A(3, 4)
-_GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 @lru_cache(maxsize=2048)
 def read(text: str) -> Answer | None:
     """The answer a cleaned text states; None when this grammar cannot say."""
     try:
-        return _answer(_signs(text))
+        return _answer(spelling.signs(text))
     except (Unreadable, RecursionError):
         return None
-
-
-def _signs(text: str) -> str:
-    text = re.sub(r"\\pmod\s*(?:\{[^{}]*\}|\([^()]*\)|\d)|\(\s*\\?(?:mod|bmod)[^()]*\)", "", text)
-    text = re.sub(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|cases|equation\*?)\}", " ", text)
-    text = _COMMAND.sub(lambda m: _RELATIONS.get(m[0], m[0]), text)
-    text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠").replace(":=", "=")
-    text = re.sub(r"\\text\s*\{\s*(?:no solutions?|empty set)\s*\}", r"\\emptyset", text)
-    text = _AND_OR.sub(lambda m: "∨" if (m[1] or m[2]) == "or" else "∧", text)
-    text = re.sub(r"\^\s*\{?\s*\\(?:prime)\s*\}?", "'", text)
-    if (commas := text.count(",")) and commas == sum(m[0].count(",") for m in _GROUPED.finditer(text)):
-        text = _GROUPED.sub(lambda m: m[0].replace(",", ""), text)
-    return text.strip()
 
 
 def _split(text: str, separators: str) -> list[str]:
@@ -157,20 +149,26 @@ def _answer(text: str) -> Answer:
         return _relation(sides[::2], sides[1::2])
     if (parts := _split(text, "∪∩∖"))[1:]:
         return _set_operation(parts)
+    if match := _TRANSPOSED.search(text):
+        turned = _answer(text[: match.start()])
+        return Matrix(tuple(zip(*turned.rows, strict=True))) if isinstance(turned, Matrix) else turned
     if match := _MATRIX.fullmatch(text):
-        return _matrix(match[1], match[2])
+        return _matrix(match[2], match[3], match[1])
     if (found := _bracketed(_POINT.sub("", text, count=1) if _POINT.match(text) else text)) is not None:
         return found
     if text in (r"\emptyset", "Ø"):
         return Items((), "{}")
+    if text in (r"\ldots", r"\cdots", "..."):
+        return Value(("sym", "..."))
     if re.fullmatch(r"\\mathbb\s*\{?\s*R\s*\}?", text):
         return Span(EVERYTHING)
-    if ":" in text:
-        text, clock = re.subn(r"\s*[ap]\.?\s?m\.?$", "", _UNIT.sub("", text), flags=re.IGNORECASE)
-        clock += bool(re.fullmatch(r"\d\d?:0\d", text))
+    if match := _CLOCK.fullmatch(text):
+        hours, minutes, half = match[1] or match[4], match[2] or match[5], (match[3] or "").lower()
+        return Items(tuple(Value(("num", Fraction(part))) for part in (hours, minutes)), f"{half}m")
+    text = _UNIT.sub("", text) if ":" in text else text
     if len(parts := _split(text, ":")) in (3, 5) and all(parts[::2]):
         values = tuple(Value(formula.parse(part)) for part in parts[::2])
-        if len(values) == 2 and not clock:
+        if len(values) == 2:
             return Value(("div", values[0].node, values[1].node))
         return Items(values, ":")
     return _value(text)
@@ -228,6 +226,8 @@ def _relation(sides: list[str], ops: list[str]) -> Answer:
     if not all(sides):
         raise Unreadable("a side is missing")
     if ops[0] == "∈":
+        if (domain := _DOMAIN.fullmatch("".join(sides[1].split()))) and len(ops) == 1 and sides[0].isalpha():
+            return Index(sides[0], domain[1])
         inner = _answer(sides[1])
         if len(ops) > 1:
             raise Unreadable("a chain of memberships")
@@ -249,6 +249,8 @@ def _relation(sides: list[str], ops: list[str]) -> Answer:
     if set(ops) == {"="} and not any(formula.symbols(node) for node in nodes):
         return _answer(sides[-1])  # 3! = 6
     variables = set[str]().union(*map(formula.symbols, nodes))
+    if len(ops) == 1 and len(variables) == 1 and (span := agreement.solve_absolute(nodes[0], ops[0], nodes[1])):
+        return Span(span, variables.pop())
     if "=" not in ops and len(variables) == 1:
         common: Region | None = EVERYTHING
         for (left, right), op in zip(pairwise(nodes), ops, strict=True):
@@ -325,11 +327,14 @@ def _set(inner: str) -> Answer:
     return Items(tuple(flat), "{}")
 
 
-def _matrix(kind: str, body: str) -> Answer:
+def _matrix(kind: str, body: str, factor: str) -> Answer:
     rows = [row.strip() for row in re.split(r"\\\\|\\cr(?![a-zA-Z])", body)]
     table = tuple(tuple(formula.parse(cell) for cell in row.split("&")) for row in rows if row and row != r"\hline")
     if not table or len({len(row) for row in table}) > 1:
         raise Unreadable("no matrix")
+    if factor := re.sub(r"(?:\\cdot|\\times|\*)\s*$", "", factor).strip():
+        scale = formula.parse("-1" if factor == "-" else factor)
+        table = tuple(tuple(("mul", scale, cell) for cell in row) for row in table)
     if kind != "vmatrix":
         return Matrix(table)
     if len(table) != len(table[0]) or len(table) > 4:
@@ -349,11 +354,15 @@ def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:
 
 
 def _set_operation(parts: list[str]) -> Answer:
+    operands, operations = ["".join(part.split()) for part in parts[::2]], parts[1::2]
+    if all(map(_EVENT.fullmatch, operands)):  # letters: sets of which nothing is known
+        commutes = len(set(operations)) == 1 and operations[0] != "∖"
+        return Value(("sym", operations[0].join(sorted(operands)) if commutes else "".join(parts)))
     answers = [_answer(part) for part in parts[::2]]
-    if all(isinstance(a, Items) and a.brackets == "{}" for a in answers) and set(parts[1::2]) == {"∪"}:
+    if all(isinstance(a, Items) and a.brackets == "{}" for a in answers) and set(operations) == {"∪"}:
         return Items(tuple(dict.fromkeys(i for a in answers if isinstance(a, Items) for i in a.items)), "{}")
     whole = region_of(answers[0])
-    for op, other in zip(parts[1::2], map(region_of, answers[1:]), strict=True):
+    for op, other in zip(operations, map(region_of, answers[1:]), strict=True):
         if whole is None or other is None:
             raise Unreadable("a set that is no part of the real line")
         if op == "∪":

@@ -91,6 +91,8 @@ def equal(gold: Any, given: Any) -> bool:
     if gold is None or given is None:
         return False
     a, b = _scalar(gold), _scalar(given)
+    if (a is None) != (b is None) and (_unbounded(gold) or _unbounded(given)):
+        return False  # sympy's say on `0**0*oo - sqrt(5)` depends on the order of its hashes: now and then it is 0
     both = a is not None and b is not None
     try:
         if both and sympy.count_ops(a) + sympy.count_ops(b) <= 200:
@@ -113,6 +115,14 @@ def _scalar(parsed: Any) -> Any:
     if isinstance(parsed, sympy.Expr) and not parsed.free_symbols and not parsed.has(sympy.oo, sympy.zoo, sympy.nan):
         return None if "%" in str(type(parsed)) or parsed.has(sympy.UnevaluatedExpr) else parsed
     return None
+
+
+def _unbounded(parsed: Any) -> bool:
+    """Whether it is a constant with an infinity in it that is no end of a sum or an integral."""
+    if not isinstance(parsed, sympy.Expr) or parsed.free_symbols:
+        return False
+    limits = parsed.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+    return parsed.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan) and not limits
 
 
 def _relative(a: Any, b: Any) -> Any:

@@ -21,7 +21,7 @@ GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|"
     "upsilon|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega|ell|hbar|partial"
 )
-PLAIN = {*FUNCTIONS, *ALIASES, "sqrt", "cbrt", "pi", "infinity", "infty", "abs"}  # without a backslash too
+PLAIN = {*FUNCTIONS, *ALIASES, "sqrt", "cbrt", "pi", "infinity", "infty", "inf", "abs"}  # without a backslash too
 WORDS = "|".join(sorted(PLAIN, key=len, reverse=True))
 TOKEN = re.compile(
     r"\s*(?:(?P<num>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -39,7 +39,8 @@ STYLES = {
     r"\mathbb", r"\operatorname", r"\underline",
 }  # fmt: skip
 ENDS = {
-    r"\over", ")", "]", "}", r"\}", ",", ";", ":", "&", "=", "<", ">", "+", "-", "|", r"\pm", r"\mp", r"\bmod", r"\mod",
+    r"\over", r"\choose",
+    ")", "]", "}", r"\}", ",", ";", ":", "&", "=", "<", ">", "+", "-", "|", r"\pm", r"\mp", r"\bmod", r"\mod",
     r"\pmod",
 }  # fmt: skip
 ENDS |= {*OPEN.values(), *BARS.values()}
@@ -62,7 +63,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
         position, kind = match.end(), str(match.lastgroup)
         value = match[kind]
         if kind == "word":
-            kind, value = "cmd", "\\" + {"oo": "infty", "infinity": "infty"}.get(value, value)
+            kind, value = "cmd", "\\" + {"oo": "infty", "infinity": "infty", "inf": "infty"}.get(value, value)
         if value not in (r"\ ", r"\,", r"\;", r"\:", r"\!"):
             found.append((kind, "*" if value == r"\ast" else "^" if value == "**" else value))
     return found
@@ -76,5 +77,3 @@ def decimal(text: str) -> Node:
     whole, point, after = digits.partition(".")
     value = Fraction(int((whole + after) or "0"), 10 ** len(after)) * Fraction(10) ** int(power or 0)
     return ("dec" if point and after.strip("0") else "num", value)
-
-

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rewards import agreement, exact, formula, numeric, structure, units, verdict
+from rlcore.rewards import agreement, exact, formula, numeric, structure, symbolic, units, verdict
+from rlcore.rewards import math as math_reward
 from rlcore.rewards.formula import Unreadable, parse
 from rlcore.rewards.numeric import OutOfBounds, Undefined, evaluate
 
@@ -83,8 +84,43 @@ def test_arithmetic_is_that_of_python(text):
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_read_or_refused(text):
     answer = structure.read(exact.clean(text))
-    if answer is not None:
-        verdict.same(answer, answer)
+    other = structure.read(r"\Omega + 977")  # which no text of this alphabet states
+    if answer is None:
+        assert math_reward.score(rf"\boxed{{{text}}}", r"\Omega + 977").score == 0.0
+    else:
+        assert verdict.same(answer, answer) is not False
+        assert not verdict.same(answer, other)
+        assert not verdict.same(other, answer)
+
+
+@pytest.mark.parametrize(("text", "read"), [
+    ("x^2+1", True), ("(1,2]", True), ("{1,2}", True), ("x=1", True), ("1/0", True), ("1<x", True), ("0.5%", True),
+    ("x^", False), ("(1", False), ("1 2", False), ("\\frac", False), ("||", False), ("*", False),
+])  # fmt: skip
+def test_the_alphabet_of_any_text_holds_both(text, read):
+    assert (structure.read(exact.clean(text)) is not None) is read
+
+
+@pytest.mark.parametrize(("a", "b", "equal"), [
+    ("4:35 PM", r"4:35\text{ p.m.}", True), ("4:35 PM", "4:35 AM", False), ("4:35 PM", "4:35", True),
+    ("12:00", "1:00", False), ("3:10", "6:20", True), ("|x| < 2", "(-2,2)", True), ("|x| < 2", "|x| \\le 2", False),
+    ("|2x-1| \\ge 3", r"(-\infty,-1]\cup[2,\infty)", True), ("|2x-1| \\ge 3", "[-1,2]", False),
+    ("3 > |x|", "(-3,3)", True),
+    (r"2\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\4\end{pmatrix}", True),
+    (r"-\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", False),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)", True), (r"\begin{pmatrix}1\\2\end{pmatrix}", "(2,1)", False),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "[1,2]", False), (r"k\pi, k \in \mathbb{Z}", r"n\pi (n\in\mathbb{Z})", True),
+    (r"k\pi, k \in \mathbb{Z}", r"n\pi, n\in\mathbb{N}", False),
+    (r"k\pi, k \in \mathbb{Z}", r"2n\pi, n\in\mathbb{Z}", False),
+    ("x^2+C", "x^2+c", True), ("2C", "2c", False), ("x_1=2, x_2=-5", "x=2 or x=-5", True),
+    ("x_1=2, x_2=-5", "x=2", False),
+    ("x_1=2, x_2=-5", "x_1=-5, x_2=2", False), ("1,2,3,...", "1,2,3", False), (r"1,2,\ldots,n", r"1,3,\ldots,n", False),
+    ("f(x)=x+1", "y=x+1", True), ("f(t)=t+1", "y=t+1", False), (r"{7 \choose 3}", r"\binom{7}{4}", True),
+    ("C_7^3", "35", True),
+    ("_7C_3", "35", True), ("C_7^3", "343", False), (r"x \in \mathbb{Z}", r"x \in \mathbb{N}", False),
+])  # fmt: skip
+def test_what_the_blind_sets_found(a, b, equal):
+    assert bool(verdict.same(structure.read(exact.clean(a)), structure.read(exact.clean(b)))) is equal
 
 
 @pytest.mark.parametrize(
@@ -151,3 +187,14 @@ def test_units():
     assert exact.same(exact.number("36 km/h"), exact.number("10 m/s"))
     assert exact.same(exact.number("5 cm"), exact.number("5"))
     assert not exact.same(exact.number("5 cm"), exact.number("5 kg"))
+
+
+def test_an_infinity_is_no_number_whatever_sympy_says(monkeypatch):
+    monkeypatch.setattr(symbolic, "verify", lambda *_, **__: True)  # as it says for some orders of its hashes
+    assert not symbolic.equal(symbolic.parse(r"\sqrt{5}"), symbolic.parse(r"0^0 \cdot \infty"))
+    assert symbolic.equal(symbolic.parse("1"), symbolic.parse(r"\sum_{n=1}^{\infty} \frac{1}{2^n}"))
+
+
+def test_a_product_of_hundreds_of_factors_is_no_answer():
+    assert math_reward.score(rf"\boxed{{{'(x+1)' * 190}}}", r"\sqrt{5}").score == 0.0
+    assert math_reward.score(rf"\boxed{{{'-' * 900}x}}", r"\sqrt{5}").score == 0.0

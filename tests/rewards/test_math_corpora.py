@@ -11,7 +11,8 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
-ALL = [*pairs(), *read("math_pairs_more.txt")]
+SETS = ("more", "blind", "blind_second", "blind_third", "blind_fourth")
+ALL = [*pairs(), *(pair for name in SETS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
     "boxed": r"Therefore we get $\boxed{ANSWER}$, as was to be shown.",
     "bare": "ANSWER",
@@ -33,7 +34,7 @@ def wrong(cases: list[tuple[Pair, str]]) -> list[str]:
 
 def test_the_corpora_are_large_and_balanced():
     equal = sum(p.equal for p in ALL)
-    assert len(ALL) >= 900
+    assert len(ALL) >= 2500
     assert 0.35 < 1 - equal / len(ALL) < 0.65 or (len(ALL) - equal) >= 300
     kinds = {p.kind for p in pairs()}
     for kind in kinds:
@@ -42,7 +43,7 @@ def test_the_corpora_are_large_and_balanced():
         assert sum(p.equal for p in of_kind) >= 8, kind
     assert len(kinds) >= 19
     assert len({(p.reference, p.answer) for p in pairs()}) == len(pairs())
-    assert len(hostile()) >= 120
+    assert len(hostile()) >= 185
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -68,7 +69,8 @@ def test_references_in_the_forms_of_data_sets(form):
 def test_every_reference_equals_itself():
     for p in ALL:
         assert score(rf"\boxed{{{p.reference}}}", p.reference).score == 1.0, p
-        assert score(rf"\boxed{{{p.answer}}}", p.answer).score == 1.0, p
+        if p.answer != "-(2,5]":  # no answer to anything, so no reference either
+            assert score(rf"\boxed{{{p.answer}}}", p.answer).score == 1.0, p
 
 
 def test_equality_has_two_directions():
@@ -82,8 +84,8 @@ def test_equality_has_two_directions():
 
 
 def test_completions():
-    every = [*completions(), *read("math_completions_more.txt")]
-    assert len(every) >= 200
+    every = [*completions(), *(p for name in SETS for p in read(f"math_completions_{name}.txt"))]
+    assert len(every) >= 530
     found = wrong([(p, p.answer) for p in every])
     assert len(found) <= 0.01 * len(every), "\n".join(found)
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,13 +19,18 @@ from rlcore.rewards.code import score
 from rlcore.rewards.pool import Item, Term, VerifierPool
 from rlcore.rewards.sandbox import Call, Ending, Job, Limits, SandboxConfig, SandboxError, Tier, make, tiers, values
 from rlcore.rewards.sandbox import zygote as zygotes
+from rlcore.rewards.sandbox.local import LocalSandbox
+from rlcore.rewards.sandbox.records import SandboxLost
 from rlcore.rewards.sandbox.remote import RemoteSandbox, from_message, to_message
 from rlcore.rewards.sandbox.server import Server
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora.code_confined import DEADLINE_S, Unconfined, confined
-from tests.rewards.corpora.code_hostile import HOSTILE
+from tests.rewards.corpora.code_hostile import HOSTILE as FIRST
+from tests.rewards.corpora.code_hostile_more import MORE
 
+HOSTILE = FIRST + MORE
 STDIN = {"type": "stdin", "inputs": ["1"], "outputs": ["2"]}
+FIGURES = ("sandbox", "canary", "connected", "processes", "descriptors", "threads", "scratch", "files", "memory_mb")
 ADD = Job("print(int(input()) + 1)", inputs=["1", "41"])
 
 
@@ -51,12 +58,12 @@ def check(answer):
 
 
 def test_the_corpus_is_large_enough():
-    assert len(HOSTILE) >= 100
+    assert len(HOSTILE) >= 200
     assert len({name for name, *_ in HOSTILE}) == len(HOSTILE)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kinds", [("leak", "act"), ("forge", "call", "check"), ("exhaust",)], ids="-".join)
+@pytest.mark.parametrize("kinds", [("leak", "act"), ("forge", "call", "check", "hand"), ("exhaust",)], ids="-".join)
 @pytest.mark.parametrize("tier", ["landlock", "bwrap"])
 def test_hostile_programs_neither_score_nor_stay(tier, kinds):
     answer = hostile(tier, [entry for entry in HOSTILE if entry[1] in kinds], timeout_s=500.0)
@@ -79,11 +86,18 @@ def test_the_harness_sees_a_leak():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tier", ["landlock", "bwrap"])
-def test_a_thousand_hostile_programs(tier):
+def test_a_thousand_hostile_programs(tier, capsys):
     quick = [entry for entry in HOSTILE if entry[1] != "exhaust" and "hang" not in entry[0]]
     answer = hostile(tier, quick, rounds=1000 // len(quick) + 1, timeout_s=1500.0)
+    late = max(r[3] for r in answer["results"]) - DEADLINE_S
+    scored, statuses = sum(r[1] > 0 for r in answer["results"]), Counter(r[2] for r in answer["results"])
+    figures = {"verdicts": len(answer["results"]), "scored": scored, "statuses": statuses}
+    figures |= {name: answer[name] for name in FIGURES} | {"latest_beyond_deadline_s": round(late, 2)}
+    with capsys.disabled():
+        print("\n", json.dumps({**figures, "memory_mb": round(answer["memory_mb"], 1)}))
     assert len(answer["results"]) >= 1000
     check(answer)
+    assert late <= 1.0
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +115,13 @@ def children(pid):
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(p) for p in (task / "children").read_text().split()]
     return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def outputs(outcomes):
@@ -138,6 +159,112 @@ def test_a_stopped_zygote_does_not_hold_the_verdict(sandbox):
         pass
     assert time.monotonic() - began < 4.5  # the deadline, and a second for the zygote that has to be killed
     assert not Path(f"/proc/{pid}").exists()
+
+
+SLOW_TO_REAP = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import runner
+end = runner.Watch._end
+def slow(watch, cause):
+    answer = end(watch, cause)
+    if cause:
+        time.sleep(30)
+    return answer
+runner.Watch._end = slow
+runner.main(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "ended"),
+    [
+        (Job("while True: pass", inputs=[""]), Ending.timeout),
+        (Job("import time\ntime.sleep(99)", inputs=["", ""]), Ending.timeout),
+        (Job("def f():\n    while True: pass", calls=[Call("f")]), Ending.timeout),
+        (Job("def f(): return 'x' * 10**6", calls=[Call("f")], answer_bytes=1000), Ending.error),
+        (Job("def f():\n    while True: pass", asserts=["f()"]), Ending.timeout),
+    ],
+    ids=["spin", "sleep-twice", "call", "too-long", "assert"],
+)
+def test_a_verdict_does_not_wait_for_a_killed_programs_memory(tmp_path, job, ended):
+    """On a starved machine freeing it takes seconds; here a real zygote takes 30 s to reap what it has killed."""
+    script = tmp_path / "runner_slow.py"
+    script.write_text(SLOW_TO_REAP.format(folder=str(Path(zygotes.__file__).parent)))
+    how = tiers.launch(Tier.unsafe, SandboxConfig())
+    how = replace(how, command=[str(script) if part.endswith("runner.py") else part for part in how.command])
+    slow = LocalSandbox(how, "slow to reap")
+    try:
+        began = time.monotonic()
+        outcomes = slow.run(replace(job, limits=Limits(0.5, deadline_s=6.0)))
+        assert time.monotonic() - began < 7.0
+        assert outcomes[0].ending is ended
+        began = time.monotonic()
+        assert outputs(slow.run(replace(ADD, limits=Limits(deadline_s=4.0)))) == ["2", "42"]  # on a fresh zygote
+        assert time.monotonic() - began < 4.0
+    finally:
+        slow.close()
+
+
+def test_a_silent_zygote_is_an_error_by_the_deadline(sandbox):
+    with sandbox.zygote() as zygote:
+        pid = zygote.process.pid
+    job = Job("import time\ntime.sleep(99)", inputs=[""], limits=Limits(9.0, deadline_s=1.5))
+    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGSTOP))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(SandboxError, match="did not end a program that was overdue"):
+        sandbox.run(job)
+    assert 1.5 < time.monotonic() - began < 2.5
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_job_outlives_three_killed_sandboxes_and_says_so_of_four(sandbox, monkeypatch):
+    real, kills = sandbox._run, []
+
+    def run(job, deadline):
+        if len(kills) < often:
+            with sandbox.zygote() as zygote:
+                kills.append(os.kill(zygote.process.pid, signal.SIGKILL))
+                zygote.hear(5.0)
+        return real(job, deadline)
+
+    monkeypatch.setattr(sandbox, "_run", run)
+    often = 3
+    assert outputs(sandbox.run(ADD)) == ["2", "42"]
+    kills, often = [], 4
+    with pytest.raises(SandboxLost) as caught:
+        sandbox.run(ADD)
+    assert str(caught.value) == "; on the next try: ".join(["the sandbox ended"] * 4)
+
+
+def test_zygotes_killed_while_idle_cost_no_try(sandbox):
+    with sandbox.zygote() as one, sandbox.zygote() as other:
+        victims = [one.process, other.process]
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    assert outputs(sandbox._run(ADD, time.monotonic() + 30)) == ["2", "42"]  # which does not try again
+
+
+def test_a_killed_or_stopped_bwrap_takes_its_zygote_along():
+    try:
+        made = make(SandboxConfig(tier=Tier.bwrap))
+    except SandboxError as error:
+        pytest.skip(str(error))
+    for by in (signal.SIGKILL, signal.SIGSTOP):
+        with made.zygote() as zygote:
+            outer = zygote.process.pid
+        (inner,) = children(outer)
+        os.kill(outer if by == signal.SIGKILL else inner, by)
+        if by == signal.SIGSTOP:
+            zygote.close(hurry=True)
+        deadline = time.monotonic() + 10
+        while alive(inner) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not alive(inner)
+        assert outputs(made.run(ADD)) == ["2", "42"]
+    made.close()
 
 
 def test_threads_share_a_sandbox(sandbox):
@@ -225,6 +352,18 @@ def test_folders_of_killed_verifiers_are_swept(tmp_path, monkeypatch):
     assert [folder.exists() for folder in (old, fresh, held, other)] == [False, True, True, True]
 
 
+def test_a_reaped_worker_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    row = RewardInput("p", "print(int(input()) + 1)", metadata={"tests": STDIN})
+    with VerifierPool(num_processes=1, timeout_s=40.0) as pool:
+        for _ in range(2):
+            assert pool.submit([Item((Term("code"),), row)]).result(120)[0].score == 1.0
+            assert len(list(tmp_path.iterdir())) == 1
+            os.kill(pool.pids()["workers"][0], signal.SIGKILL)
+            time.sleep(0.2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_close_leaves_nothing():
     made = make(SandboxConfig(tier=Tier.unsafe))
     with made.zygote() as zygote:
@@ -254,6 +393,27 @@ def test_auto_says_why_not_the_better_tier(monkeypatch):
     made.close()
     assert made.description.startswith("landlock: ")
     assert made.description.endswith("[not bwrap: bubblewrap is not installed]")
+
+
+def test_a_sandbox_killed_while_it_is_probed_is_not_missing(sandbox, monkeypatch):
+    real, kills = tiers.probe, []
+
+    def probe(probed):
+        if len(kills) < often:
+            with probed.zygote() as zygote:
+                kills.append(os.kill(zygote.process.pid, signal.SIGKILL))
+                zygote.hear(5.0)
+        real(probed)
+
+    monkeypatch.setattr(tiers, "probe", probe)
+    often = 2
+    made = make(SandboxConfig(tier=Tier.landlock))
+    assert len(kills) == often
+    assert made.description.startswith("landlock: ")
+    made.close()
+    kills, often = [], 99
+    with pytest.raises(SandboxLost, match="the sandbox ended"):  # and not the next best
+        make(SandboxConfig())
 
 
 def test_no_tier_is_an_error_with_cures_and_never_unsafe(monkeypatch):
@@ -325,9 +485,9 @@ def test_a_killed_owner_leaves_no_process():
     owner.wait()
     owner.stdout.close()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    assert not alive(pid)
 
 
 @pytest.fixture

@@ -6,14 +6,20 @@ a literal happens here, out of the program's reach. An object of the program's o
 plain value, whatever it says; comparing two of them is left to their class, questioned with decoys, and the test is
 marked as weak. What the program made of a plain value of the test by an operator, as in `abs(f(x) - 0.5)`, gives no
 plain value back: it could be made up to fit.
+
+A function of the test that is handed over can be called back, here. A call that returns None hands back what it made of
+the lists, dicts, sets and objects of the test's classes among its arguments. An exception of the program's own class is
+raised here as a class of that name and of the built-in bases it says it has.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,8 +44,7 @@ ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 OPPOSITE = {"lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 
 
-class RemoteError(Exception):
-    """What the program raised, when Python has no exception of that name."""
+KINDS = ("function", "type", "method", "builtin_function_or_method", "_lru_cache_wrapper", "partial")
 
 
 class Link:
@@ -48,28 +53,89 @@ class Link:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.classes: dict[str, type] = {}
+        self.errors: dict[str, type[Exception]] = {}
+        self.handed: list[Callable[..., Any]] = []  # functions of the test that the program may call
         self.asked = self.weak = False
         self.told = False  # the program has seen a plain value of the test, which may be the expected one
 
-    def ask(self, request: dict[str, Any]) -> Any:
+    def ask(self, request: dict[str, Any], given: tuple[Any, ...] = ()) -> Any:
+        """The answer's value; `given` are the arguments of a call, which it may have changed."""
         self.asked = True
         self.channel.send({"ask": request})
-        answer = self.channel.receive()
+        while "call" in (answer := self.channel.receive()):
+            self.channel.send({"ask": self._called_back(answer)})
         if "e" in answer:
-            name, text = str(answer["e"][0]), str(answer["e"][1])
-            kind = getattr(builtins, name, None)
-            if isinstance(kind, type) and issubclass(kind, Exception):
-                raise kind(text)
-            raise RemoteError(f"{name}: {text}")
-        return values.decode(answer["v"], lambda number, name: Remote(self, number, name), self.classes)
+            raise self.error(str(answer["e"][0]), answer.get("bases", ()))(str(answer["e"][1]))
+        result = self.decode(answer["v"])
+        if result is None:
+            for old, new in zip(given, answer.get("after", ()), strict=False):
+                self._overwrite(old, self.decode(new))
+        return result
+
+    def decode(self, data: Any) -> Any:
+        return values.decode(data, lambda number, name: Remote(self, number, name), self.classes)
+
+    def _called_back(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What a function of the test answers to the program."""
+        self.told = True
+        try:
+            args = [self.decode(item) for item in asked["args"]]
+            return {"back": self.encode(self.handed[asked["call"]](*args))}
+        except Exception as error:
+            return {"raise": describe(error)}
+
+    def _overwrite(self, old: Any, new: Any) -> None:
+        if type(new) is not type(old):
+            return
+        if type(old) is list:
+            old[:] = new
+        elif type(old) in (dict, set):
+            old.clear()
+            old.update(new)
+        elif type(old) in self.classes.values():
+            vars(old).clear()
+            vars(old).update(vars(new))
+
+    def error(self, name: str, bases: Any) -> type[Exception]:
+        """The exception of that name: Python's, or one that stands for the program's own."""
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            return kind
+        if name not in self.errors:
+            found = [getattr(builtins, base, None) for base in bases]
+            known = [base for base in found if isinstance(base, type) and issubclass(base, Exception)]
+            try:
+                self.errors[name] = type(name, (known[0] if known else Exception,), {"__init__": _any_arguments})
+            except TypeError:
+                self.errors[name] = type(name, (Exception,), {})
+        return self.errors[name]
 
     def encode(self, value: Any) -> Any:
         if type(value) is Remote:
             return {"h": object.__getattribute__(value, "_number")}
+        if type(value) is Function:
+            return self.encode(self.ask({"name": value.name}))
         if type(value) in (list, tuple):
             parts = [self.encode(item) for item in value]
             return parts if type(value) is list else {"t": parts}
+        if isinstance(
+            value, types.FunctionType | types.MethodType | types.BuiltinFunctionType | functools.partial | type
+        ):
+            name = getattr(value, "__name__", "")
+            if getattr(builtins, name, None) is value:
+                return {"h": -1, "type": name}
+            self.handed.append(value)
+            return {"h": -1 - len(self.handed), "type": "function"}
         return values.encode(value, None, self.classes)
+
+    def named(self, path: str) -> Any:
+        """What the program has by that name: a constant is itself; a function, a class or an object can be called."""
+        found = self.ask({"name": path})
+        if type(found) is not Remote or (kind := object.__getattribute__(found, "_type")) not in KINDS:
+            return found
+        if kind == "type" and (bases := self.ask({"exception": self.encode(found)})):
+            return self.error(path, bases)
+        return Function(self, path)
 
     def do(self, name: str, *args: Any) -> Any:
         """A function of the module operator, or of Python's own, applied in the program's process."""
@@ -84,7 +150,13 @@ class Link:
         first = [] if "name" in target else [target]
         named = {"name": target["name"]} if "name" in target else {}
         sent = {key: self.encode(value) for key, value in kwargs.items()}
-        return self.ask({**named, "args": first + [self.encode(a) for a in args], "kwargs": sent})
+        changeable = any(type(a) in (list, dict, set, *self.classes.values()) for a in args)
+        request = {**named, "args": first + [self.encode(a) for a in args], "kwargs": sent}
+        return self.ask({**request, "after": len(args)} if changeable else request, args)
+
+
+def _any_arguments(self: Exception, *args: Any) -> None:
+    self.args = args
 
 
 def _is_fitted(remote: Any) -> bool:
@@ -136,8 +208,25 @@ class Remote:
         return self._link.do("truth", self) is True
 
     def __iter__(self) -> Iterator[Any]:
+        if self._link.do("hasattr", self, "__next__") is True:
+            return self
         found = self._link.do("list", self)
         return iter(found if type(found) is list else ())
+
+    def __next__(self) -> Any:
+        return self._link.do("next", self)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._link.do("setitem", self, key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._link.do("delitem", self, key)
+
+    def __enter__(self) -> Any:
+        return self._link.do("getattr", self, "__enter__")()
+
+    def __exit__(self, *_: object) -> None:  # what it returns would let it swallow the test's AssertionError
+        self._link.do("getattr", self, "__exit__")(None, None, None)
 
     def __len__(self) -> int:
         return int(self._link.do("len", self))
@@ -187,9 +276,7 @@ for _name in ("neg", "abs"):
     setattr(Remote, f"__{_name}__", lambda self, name=_name: self._link.do(name, self))
 
 
-class Function:
-    """A name of the program."""
-
+class Function:  # a name of the program; it has no docstring of its own, so that the program's is found
     def __init__(self, link: Link, name: str) -> None:
         self.link, self.name = link, name
 
@@ -197,7 +284,12 @@ class Function:
         return self.link.call({"name": self.name}, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return Function(self.link, f"{self.name}.{name}")
+        return self.link.named(f"{self.name}.{name}")
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__doc__":
+            return self.link.named(f"{self.name}.{name}")
+        return object.__getattribute__(self, name)
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -222,10 +314,7 @@ class Scope(dict[str, Any]):
             return importlib.import_module(name)
         if name in KNOWN:
             return getattr(importlib.import_module(KNOWN[name]), name)
-        found = self.link.ask({"name": name})  # a constant is itself; a function, a class or an object can be called
-        if type(found) is Remote and object.__getattribute__(found, "_type") in ("function", "type", "method"):
-            return Function(self.link, name)
-        return found
+        return self.link.named(name)
 
 
 def check(setup: str, asserts: list[str], fd: int) -> None:

@@ -14,6 +14,7 @@ from rlcore.rewards.sandbox.records import Ending, Job, Limits, Outcome, Sandbox
 from rlcore.rewards.sandbox.zygote import Zygote
 
 READABLE = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/proc/self", "/proc/cpuinfo")
+JAVA = tuple(sorted(map(str, Path("/etc").glob("java-*-openjdk"))))  # Debian's java has its settings there
 COMPILE_TIME_S, COMPILE_MEMORY_MB = 20.0, 4096
 RUNTIME_MB = 1024  # of a runtime that reserves memory, on top of the limit of the program
 
@@ -75,7 +76,7 @@ def run(zygote: Zygote, job: Job, deadline: float, table: Table) -> list[Outcome
         os.chmod(folder / command.file, 0o644)
         if command.compile:
             limits = Limits(COMPILE_TIME_S, COMPILE_MEMORY_MB, 256, job.limits.deadline_s)
-            built = feed(zygote, "command", _spec(command.compile, fill, True, command), "", limits, _left(deadline))
+            built = feed(zygote, "command", _spec(command.compile, fill, True, command), "", limits, deadline)
             if built.ending is not Ending.done:
                 why = f"it does not compile: {built.error or built.output}"
                 return [replace(built, error=why)] * job.num_tests
@@ -83,17 +84,13 @@ def run(zygote: Zygote, job: Job, deadline: float, table: Table) -> list[Outcome
         own = replace(job.limits, memory_mb=job.limits.memory_mb + RUNTIME_MB * command.reserves)
         outcomes = []
         for text in job.inputs:
-            if _left(deadline) <= 0:
+            if time.monotonic() >= deadline:
                 outcomes.append(Outcome(Ending.skipped, error="the deadline came first"))
             else:
-                outcomes.append(feed(zygote, "command", spec, text, own, _left(deadline)))
+                outcomes.append(feed(zygote, "command", spec, text, own, deadline))
         return outcomes
     finally:
         _empty(folder)
-
-
-def _left(deadline: float) -> float:
-    return deadline - time.monotonic()
 
 
 def _spec(words: Sequence[str], fill: Mapping[str, str], writes: bool, command: Command) -> dict[str, Any]:
@@ -108,7 +105,7 @@ def _spec(words: Sequence[str], fill: Mapping[str, str], writes: bool, command: 
     own = [] if found.startswith(("/usr/", "/bin/")) else [str(Path(found).resolve().parent.parent)]
     reserves = command.reserves
     argv[0] = found
-    return {"argv": argv, "env": env, "writes": writes, "reserves": reserves, "readable": [*READABLE, *own]}
+    return {"argv": argv, "env": env, "writes": writes, "reserves": reserves, "readable": [*READABLE, *JAVA, *own]}
 
 
 def _empty(folder: Path) -> None:

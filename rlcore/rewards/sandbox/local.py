@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlcore.rewards.sandbox import commands, values
-from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, SandboxError
+from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, SandboxError, SandboxLost
 from rlcore.rewards.sandbox.zygote import Exit, Launch, Running, Zygote, memory_file
 
 MAX_ERROR = 600  # characters of a program's last words
 MAX_PROGRAMS = 2000  # of one zygote
+TRIES = 4  # of a job whose sandbox is killed each time
 IDLE = 4  # zygotes kept for the next job
+TOO_LATE = Outcome(Ending.skipped, error="the deadline came first")
 
 
 class LocalSandbox:
@@ -36,14 +38,19 @@ class LocalSandbox:
         self._lock, self._closed, self._owner = threading.Lock(), False, os.getpid()
 
     def run(self, job: Job) -> list[Outcome]:
-        """See `records.Sandbox.run`. A sandbox that breaks down is replaced and the job run once more."""
+        """See `records.Sandbox.run`. A sandbox that breaks down is replaced and the job run once more, or more often if
+        it was killed, in the first half of the time to the deadline."""
         deadline = time.monotonic() + job.limits.deadline_s
-        try:
-            return self._run(job, deadline)
-        except SandboxError:
-            if time.monotonic() > deadline - 0.5 * job.limits.deadline_s:
-                raise
-            return self._run(job, deadline)
+        failures: list[SandboxError] = []
+        while True:
+            try:
+                return self._run(job, deadline)
+            except SandboxError as error:
+                failures.append(error)
+                tries = TRIES if all(isinstance(e, SandboxLost) for e in failures) else 2
+                if len(failures) >= tries or time.monotonic() > deadline - 0.5 * job.limits.deadline_s:
+                    kind = SandboxLost if tries == TRIES else SandboxError
+                    raise kind("; on the next try: ".join(map(str, failures))) from error
 
     def close(self) -> None:
         with self._lock:
@@ -53,7 +60,7 @@ class LocalSandbox:
 
     def _run(self, job: Job, deadline: float) -> list[Outcome]:
         if job.language != "python":
-            with self.zygote() as zygote:
+            with self.zygote(deadline) as zygote:
                 return commands.run(zygote, job, deadline, self.table)
         if job.calls:
             return _Calls(self, job, deadline).run()
@@ -62,53 +69,66 @@ class LocalSandbox:
         return self._inputs(job, deadline)
 
     @contextlib.contextmanager
-    def zygote(self) -> Iterator[Zygote]:
-        """An idle zygote or a fresh one; one that failed is not used again."""
-        with self._lock:
-            if self._owner != os.getpid():  # a fork must not talk over its parent's sockets
-                self._idle, self._owner = [], os.getpid()
-            zygote = self._idle.pop() if self._idle else None
-        zygote = zygote or Zygote(self.launch)
+    def zygote(self, deadline: float | None = None) -> Iterator[Zygote]:
+        """An idle zygote, or a fresh one that comes up by the deadline; one that failed is not used again."""
+        zygote = self._take() or Zygote(self.launch, deadline)
         try:
             yield zygote
         except BaseException:
-            zygote.close()
+            zygote.close(hurry=True)
             raise
         with self._lock:
-            keep = not self._closed and len(self._idle) < IDLE and zygote.programs < MAX_PROGRAMS
+            # one that has not reaped its program yet is hung, or frees memory on a starved machine
+            keep = not (self._closed or zygote.pending) and len(self._idle) < IDLE and zygote.programs < MAX_PROGRAMS
             if keep:
                 self._idle.append(zygote)
         if not keep:
-            zygote.close()
+            zygote.close(hurry=zygote.pending)
+
+    def _take(self) -> Zygote | None:
+        dead, found = [], None
+        with self._lock:
+            if self._owner != os.getpid():  # a fork must not talk over its parent's sockets
+                self._idle, self._owner = [], os.getpid()
+            while self._idle and found is None:
+                zygote = self._idle.pop()
+                if zygote.alive():
+                    found = zygote
+                else:  # killed from outside: not a job's try
+                    dead.append(zygote)
+        for zygote in dead:
+            zygote.close(hurry=True)
+        return found
 
     def _inputs(self, job: Job, deadline: float) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        with self.zygote() as zygote:
-            for text in job.inputs:
-                if (left := deadline - time.monotonic()) <= 0:
-                    outcomes.append(Outcome(Ending.skipped, error="the deadline came first"))
-                    continue
-                outcomes.append(feed(zygote, "stdin", {"source": job.source}, text, job.limits, left))
-        return outcomes
+        while len(outcomes) < len(job.inputs) and time.monotonic() < deadline:
+            with self.zygote(deadline) as zygote:
+                while len(outcomes) < len(job.inputs) and time.monotonic() < deadline and not zygote.pending:
+                    text = job.inputs[len(outcomes)]
+                    outcomes.append(feed(zygote, "stdin", {"source": job.source}, text, job.limits, deadline))
+        return outcomes + [TOO_LATE] * (len(job.inputs) - len(outcomes))
 
 
-def feed(zygote: Zygote, mode: str, spec: dict[str, Any], text: str, limits: Limits, left_s: float) -> Outcome:
+def feed(zygote: Zygote, mode: str, spec: dict[str, Any], text: str, limits: Limits, deadline: float) -> Outcome:
     """Runs a program from `text` as standard input to its end; what it prints stays in memory."""
+    short = cut_short(limits, deadline)
     fds = [memory_file(text.encode("utf-8", "surrogatepass")), os.memfd_create("output"), os.memfd_create("errors")]
     try:
-        running = zygote.start(mode, spec, limits, left_s, fds)
-        ended = running.wait(left_s)
+        running = zygote.start(mode, spec, limits, deadline, fds)
+        running.wait()
+        ended = running.kill()
         output = os.pread(fds[1], limits.output_mb << 20, 0).decode("utf-8", "replace")
-        return ending(ended, fds[2], output, cut_short(limits, left_s))
+        return ending(ended, fds[2], output, short)
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def cut_short(limits: Limits, left_s: float) -> bool:
-    """Whether a test that has so much of the deadline left was begun too late for its time; but one that had half of
-    the whole deadline, and used it up, is slow."""
-    return left_s < min(limits.time_s, limits.deadline_s / 2)
+def cut_short(limits: Limits, deadline: float) -> bool:
+    """Whether a test that begins now begins too late for its time; but one that had half of the whole span to the
+    deadline, and used it up, is slow."""
+    return deadline - time.monotonic() < min(limits.time_s, limits.deadline_s / 2)
 
 
 def ending(ended: Exit, errors: int, output: str = "", short: bool = False) -> Outcome:
@@ -116,7 +136,7 @@ def ending(ended: Exit, errors: int, output: str = "", short: bool = False) -> O
     size = os.fstat(errors).st_size
     words = os.pread(errors, 4 * MAX_ERROR, max(0, size - 4 * MAX_ERROR)).decode("utf-8", "replace")[-MAX_ERROR:]
     if ended.timed_out and short:
-        return Outcome(Ending.skipped, output, error="the deadline came first", seconds=ended.seconds)
+        return Outcome(Ending.skipped, output, error=TOO_LATE.error, seconds=ended.seconds)
     if ended.timed_out:
         return Outcome(Ending.timeout, output, error="the time of the test is used up", seconds=ended.seconds)
     if ended.code == 0:
@@ -135,14 +155,14 @@ def _signal(number: int) -> str:
 class Session:
     """A program in a zygote that answers requests over a socket of its own."""
 
-    def __init__(self, zygote: Zygote, mode: str, spec: dict[str, Any], limits: Limits, left_s: float) -> None:
+    def __init__(self, zygote: Zygote, mode: str, spec: dict[str, Any], limits: Limits, deadline: float) -> None:
         self.channel, theirs = socket.socketpair()
-        self.limits, self.short = limits, cut_short(limits, left_s)
+        self.limits, self.deadline, self.short = limits, deadline, cut_short(limits, deadline)
         self.max_bytes = values.MAX_FRAME
         self.errors = os.memfd_create("errors")
         fds = [os.open(os.devnull, os.O_RDONLY), os.memfd_create("output"), self.errors, theirs.fileno()]
         try:
-            self.running: Running = zygote.start(mode, spec, limits, left_s, fds)
+            self.running: Running = zygote.start(mode, spec, limits, deadline, fds)
         except BaseException:
             self.channel.close()
             os.close(self.errors)
@@ -152,27 +172,31 @@ class Session:
             os.close(fds[0])
             os.close(fds[1])
 
-    def send(self, message: dict[str, Any], wall_s: float) -> bool:
+    def send(self, message: dict[str, Any]) -> bool:
         """False when the program has closed its end, or does not read."""
-        self.channel.settimeout(max(0.1, wall_s))
+        self.channel.settimeout(max(0.1, self.deadline - time.monotonic()))
         try:
             self.channel.sendall(values.dumps(message))
         except OSError:
             return False
         return True
 
-    def arm(self, time_s: float, left_s: float) -> None:
+    def arm(self, time_s: float) -> None:
         """Restarts the clocks, for the next test."""
-        self.short = cut_short(self.limits, left_s)
-        self.running.arm(time_s, left_s)
+        self.short = cut_short(self.limits, self.deadline)
+        self.running.arm(time_s)
 
-    def receive(self, wall_s: float) -> dict[str, Any] | None:
-        return self.running.receive(self.channel, wall_s, self.max_bytes)
+    def receive(self) -> dict[str, Any] | None:
+        return self.running.receive(self.channel, self.max_bytes)
 
-    def close(self) -> Exit:
+    def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        return self.receive() if self.send(message) else None
+
+    def close(self) -> None:
         """Kills the program, unless it has ended."""
         try:
-            return self.running.kill()
+            with contextlib.suppress(SandboxError):  # what it answered stands; a dead zygote is found out by the next
+                self.running.kill()
         finally:
             self.channel.close()
             os.close(self.errors)
@@ -193,50 +217,42 @@ class _Calls:
         self.outcomes: list[Outcome] = []
 
     def run(self) -> list[Outcome]:
-        with self.sandbox.zygote() as zygote:
-            while len(self.outcomes) < self.job.num_tests:
-                if (left := self.deadline - time.monotonic()) <= 0:
-                    self._rest(Outcome(Ending.skipped, error="the deadline came first"))
-                    break
-                spec = {"source": self.job.source, "setup": self.job.shared_setup}
-                session = Session(zygote, "calls", spec, self.job.limits, left)
-                session.max_bytes = min(values.MAX_FRAME, self.job.answer_bytes)
+        job = self.job
+        while len(self.outcomes) < job.num_tests and time.monotonic() < self.deadline:
+            with self.sandbox.zygote(self.deadline) as zygote:
+                spec = {"source": job.source, "setup": job.shared_setup}
+                session = Session(zygote, "calls", spec, job.limits, self.deadline)
+                session.max_bytes = min(values.MAX_FRAME, job.answer_bytes)
                 try:
                     self._serve(session)
                 finally:
                     session.close()
+        self._rest(TOO_LATE)
         return self.outcomes
 
     def _rest(self, outcome: Outcome) -> None:
         self.outcomes += [outcome] * (self.job.num_tests - len(self.outcomes))
 
     def _serve(self, session: Session) -> None:
-        if (why := unloaded(session, self._left())) is not None:
+        if (why := unloaded(session)) is not None:
             self._rest(why)
             return
-        while len(self.outcomes) < self.job.num_tests:
-            left = self._left()
-            if left <= 0:
-                return
-            session.arm(self.job.limits.time_s, left)
-            call = self.job.calls[len(self.outcomes)]
-            answer = session.receive(left) if session.send(request(call), left) else None
+        while len(self.outcomes) < self.job.num_tests and time.monotonic() < self.deadline:
+            session.arm(self.job.limits.time_s)
+            answer = session.ask(request(self.job.calls[len(self.outcomes)]))
             if answer is None:
                 self.outcomes.append(session.outcome())
                 return
             self.outcomes.append(claimed(answer))
 
-    def _left(self) -> float:
-        return self.deadline - time.monotonic()
 
-
-def unloaded(session: Session, left_s: float) -> Outcome | None:
+def unloaded(session: Session) -> Outcome | None:
     """Why a program is not ready for calls; None when it is. The first frame is sent before the program runs."""
-    first = session.receive(left_s)
+    first = session.receive()
     if first is not None and "broken" in first:
         error = failed({"e": first["broken"]}).error
         return Outcome(Ending.error, error=f"the setup of the tests fails: {error}", broken=True)
-    loaded = None if first is None else session.receive(left_s)
+    loaded = None if first is None else session.receive()
     if loaded is not None and "v" in loaded:
         return None
     why = session.outcome() if loaded is None else failed(loaded)
@@ -272,28 +288,23 @@ class _Asserts:
         self.outcomes: list[Outcome] = []
 
     def run(self) -> list[Outcome]:
-        with self.sandbox.zygote() as one, self.sandbox.zygote() as other:
-            while len(self.outcomes) < self.job.num_tests:
-                if (left := self._left()) <= 0:
-                    self._rest(Outcome(Ending.skipped, error="the deadline came first"))
-                    break
-                self._round(one, other, left)
+        while len(self.outcomes) < self.job.num_tests and time.monotonic() < self.deadline:
+            with self.sandbox.zygote(self.deadline) as one, self.sandbox.zygote(self.deadline) as other:
+                self._round(one, other)
+        self._rest(TOO_LATE)
         return self.outcomes
-
-    def _left(self) -> float:
-        return self.deadline - time.monotonic()
 
     def _rest(self, outcome: Outcome) -> None:
         self.outcomes += [outcome] * (self.job.num_tests - len(self.outcomes))
 
-    def _round(self, one: Zygote, other: Zygote, left: float) -> None:
+    def _round(self, one: Zygote, other: Zygote) -> None:
         job, limits = self.job, self.job.limits
         spec = {"source": job.source, "setup": job.shared_setup}
-        program = Session(one, "calls", spec, limits, left)
+        program = Session(one, "calls", spec, limits, self.deadline)
         try:
             tests: dict[str, Any] = {"setup": job.setup, "asserts": list(job.asserts)}
             patient = Limits(2 * limits.time_s + 1, 1024, limits.output_mb, limits.deadline_s)
-            checker = Session(other, "check", tests, patient, left)
+            checker = Session(other, "check", tests, patient, self.deadline)
             try:
                 self._serve(program, checker)
             finally:
@@ -302,7 +313,7 @@ class _Asserts:
             program.close()
 
     def _serve(self, program: Session, checker: Session) -> None:
-        if (why := unloaded(program, self._left())) is not None:
+        if (why := unloaded(program)) is not None:
             self._rest(why)
             return
         ready = self._relay(program, checker)
@@ -313,11 +324,11 @@ class _Asserts:
             fault = failed({"e": ready.get("broken", ready.get("e"))}).error
             self._rest(Outcome(Ending.error, error=f"the setup of the tests fails: {fault}", broken="broken" in ready))
             return
-        while len(self.outcomes) < self.job.num_tests and (left := self._left()) > 0:
+        while len(self.outcomes) < self.job.num_tests and time.monotonic() < self.deadline:
             time_s = self.job.limits.time_s
-            program.arm(time_s, left)
-            checker.arm(2 * time_s + 1, left)
-            checker.send({"test": len(self.outcomes)}, left)
+            program.arm(time_s)
+            checker.arm(2 * time_s + 1)
+            checker.send({"test": len(self.outcomes)})
             verdict = self._relay(program, checker)
             if isinstance(verdict, Outcome):
                 self.outcomes.append(verdict)
@@ -329,21 +340,28 @@ class _Asserts:
     def _relay(self, program: Session, checker: Session) -> dict[str, Any] | Outcome:
         """Answers the checker's questions from the program until the checker says something else."""
         while True:
-            message = checker.receive(self._left())
+            message = checker.receive()
             if message is None:
                 found = checker.outcome()
                 return Outcome(found.ending, error=f"the check itself: {found.error}")
             if "ask" not in message:
                 return message
-            left = self._left()
-            answer = program.receive(left) if program.send(message["ask"], left) else None
+            answer = program.ask(message["ask"])
             if answer is None:
                 return program.outcome()
-            if "v" in answer:
-                answer = {"v": answer["v"]}
-            else:
-                answer = {"e": answer["e"] if _is_error(answer) else ["Exception", "no answer"]}
-            checker.send(answer, left)
+            checker.send(_passed_on(answer))
+
+
+def _passed_on(answer: dict[str, Any]) -> dict[str, Any]:
+    """Of what a program says, what a checker may hear."""
+    if "v" in answer:
+        after = answer.get("after")
+        return {"v": answer["v"], "after": after if isinstance(after, list) else []}
+    if type(answer.get("call")) is int and answer["call"] >= 0 and isinstance(answer.get("args"), list):
+        return {"call": answer["call"], "args": answer["args"]}
+    bases = answer.get("bases")
+    bases = [b for b in bases if isinstance(b, str)] if isinstance(bases, list) else []
+    return {"e": answer["e"] if _is_error(answer) else ["Exception", "no answer"], "bases": bases}
 
 
 def _is_error(answer: dict[str, Any]) -> bool:
@@ -355,4 +373,3 @@ def _verdict(message: dict[str, Any]) -> Outcome:
     if message.get("held") is True:
         return Outcome(Ending.done, value=True, weak=message.get("weak") is True)
     return Outcome(Ending.done, value=False, error=failed(message).error)
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _sitebuiltins
 import atexit
 import builtins
+import contextlib
 import operator
 import os
 import socket
@@ -176,12 +177,32 @@ class Host:
 
     def serve(self) -> None:
         while True:
-            request = self.channel.receive()
-            try:
-                answer = {"v": self.encode(self.answer(request))}
-            except BaseException as error:
-                answer = {"e": describe(error)}
-            self.channel.send(answer)
+            self._respond(self.channel.receive())
+
+    def _respond(self, request: dict[str, Any]) -> None:
+        try:
+            if "exception" in request:
+                answer = {"v": _bases(self.decode(request["exception"]))}
+            else:
+                answer = self.answer(request)
+        except BaseException as error:
+            answer = {"e": describe(error), "bases": _bases(type(error))}
+        self.channel.send(answer)
+
+    def _call_back(self, number: int) -> Callable[..., Any]:
+        """A function of the test, which runs over there; it may in turn call the program."""
+
+        def function(*args: Any) -> Any:
+            self.channel.send({"call": number, "args": [self.encode(a) for a in args]})
+            while "back" not in (request := self.channel.receive()):
+                if "raise" in request:
+                    name, text = request["raise"]
+                    kind = getattr(builtins, name, None)
+                    raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else Exception)(text)
+                self._respond(request)
+            return self.decode(request["back"])
+
+        return function
 
     def encode(self, value: Any) -> Any:
         return values.encode(value, self._keep, self.classes)
@@ -191,20 +212,30 @@ class Host:
         return len(self.objects) - 1
 
     def decode(self, data: Any) -> Any:
-        return values.decode(data, lambda number, _: self.objects[number], self.classes)
+        return values.decode(data, self._held, self.classes)
 
-    def answer(self, request: dict[str, Any]) -> Any:
+    def _held(self, number: int, name: str) -> Any:
+        if number >= 0:
+            return self.objects[number]
+        return getattr(builtins, name) if number == -1 else self._call_back(-2 - number)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The value asked for; and, where a call returned nothing, what it made of its arguments, if that is asked."""
         args = [self.decode(a) for a in request.get("args", ())]
         if "do" in request:
             do: Callable[..., Any] = getattr(operator, request["do"], None) or getattr(builtins, request["do"])
-            return do(*args)
+            return {"v": self.encode(do(*args))}
         if "name" in request:
             found = self.find(request["name"])
             if "args" not in request:
-                return found
+                return {"v": self.encode(found)}
         else:
             found = args.pop(0)
-        return found(*args, **{key: self.decode(value) for key, value in request.get("kwargs", {}).items()})
+        result = found(*args, **{key: self.decode(value) for key, value in request.get("kwargs", {}).items()})
+        answer = {"v": self.encode(result)}
+        if result is None and request.get("after"):
+            answer["after"] = [self.encode(a) for a in args[-request["after"] :]]
+        return answer
 
     def find(self, path: str) -> Any:
         """A function of the program by name, or else the method of its class Solution."""
@@ -215,10 +246,17 @@ class Host:
             raise NameError(f"name '{name}' is not defined")
         found = self.scope[name]
         for part in rest:
-            if isinstance(found, type):
-                found = found()
+            if isinstance(found, type) and isinstance(vars(found).get(part), types.FunctionType):
+                with contextlib.suppress(TypeError):  # a method, of a class that needs no arguments
+                    found = found()
             found = getattr(found, part)
         return found
+
+
+def _bases(kind: Any) -> list[str]:
+    """Names of the classes an exception class inherits from; empty for anything else."""
+    found = type.mro(kind) if isinstance(kind, type) and issubclass(kind, Exception) else []
+    return [base.__name__[:80] for base in found[1:20]]
 
 
 def host(source: str, setup: str, fd: int) -> None:

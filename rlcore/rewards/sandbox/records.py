@@ -12,6 +12,10 @@ class SandboxError(RuntimeError):
     """The sandbox itself failed, or there is none; never the program's fault."""
 
 
+class SandboxLost(SandboxError):
+    """A sandbox that had started, or could have, ended under its work: it was killed from outside."""
+
+
 class Ending(str, enum.Enum):
     """How one test of a program ended, before any answer is looked at."""
 
@@ -81,7 +85,7 @@ class Sandbox(Protocol):
         """One outcome for each test, in order, no later than the job's deadline plus a second.
 
         Raises:
-            SandboxError: the sandbox failed, also on a second try.
+            SandboxError: the sandbox failed, also on further tries.
         """
         ...
 

@@ -3,9 +3,10 @@
 `python -s -S -P runner.py FD`. FD is a SOCK_SEQPACKET socket; messages are JSON, the verifier speaks first:
 
     settings                                        ->  {"ready": {...}}
-    {"op": "start", "mode": ..., limits} + fds      ->  {"exit": code or -signal, "cause": ..., "cpu": s, "rss": KiB,
+    {"op": "start", "number", "mode", limits} + fds ->  {"number", "overdue": True, "cause", "cpu": s} if it is; then
+                                                        {"number", "exit": code or -signal, "cause", "cpu", "rss": KiB,
                                                          "unset": why the child could not be locked up, or ""}
-        meanwhile {"op": "arm", "limit_s", "wall_s"}    restarts the clocks (no answer)
+        meanwhile {"op": "arm", "limit_s", "until"}     restarts the clocks (no answer)
         meanwhile {"op": "kill"}                        ends the child; its exit is the answer
     end of file                                     ->  the child is killed, the zygote ends
 
@@ -117,6 +118,7 @@ class Zygote:
                 self._sweep()
                 if answer is None:
                     return
+                answer |= {"number": message["number"]}
                 answer["unset"] = os.read(words, 1000).decode(errors="replace")
                 os.close(words)
                 self.control.send(json.dumps(answer).encode())
@@ -254,7 +256,7 @@ class Watch:
     """Waits for a child; ends it when its time is up, when told to, or when nobody listens any more."""
 
     def __init__(self, control: socket.socket, pid: int, message: dict[str, Any]) -> None:
-        self.control, self.pid = control, pid
+        self.control, self.pid, self.number = control, pid, message["number"]
         self.clock = (~pid << 3) | 2  # CPU time of the whole process, see clock_getcpuclockid(3)
         self.cpu_cap_s: float = message["cpu_cap_s"]
         self.began = time.monotonic()
@@ -262,7 +264,7 @@ class Watch:
 
     def arm(self, message: dict[str, Any]) -> None:
         self.limit_s: float = message["limit_s"]
-        self.wall_s: float = message["wall_s"]
+        self.until: float = message["until"]
         self.start, self.cpu_start, self.starved = time.monotonic(), self._cpu(), self._starved()[0]
 
     def _cpu(self) -> float:
@@ -286,20 +288,21 @@ class Watch:
 
     def _overdue(self) -> tuple[str | None, float]:
         """What the child has used up, if anything; else the seconds after which to look again."""
-        cpu, wall = self._cpu(), time.monotonic() - self.start
+        cpu, now = self._cpu(), time.monotonic()
+        wall = now - self.start
         left = self.limit_s - (cpu - self.cpu_start)
         if left <= 0 or cpu >= self.cpu_cap_s:
             return "cpu", 0.0
-        if wall >= self.wall_s:
+        if now >= self.until:
             return "wall", 0.0
         if wall < self.limit_s:
-            return None, max(0.002, min(left, self.limit_s - wall))
+            return None, max(0.002, min(left, self.limit_s - wall, self.until - now))
         starved, ready = self._starved()
         asleep = wall - (starved - self.starved)
         if asleep >= self.limit_s and not ready:
             return "idle", 0.0
         pause = RECHECK_S if ready else min(left, self.limit_s - asleep)
-        return None, max(0.002, min(pause, self.wall_s - wall))
+        return None, max(0.002, min(pause, self.until - now))
 
     def wait(self) -> dict[str, Any] | None:
         pidfd = os.pidfd_open(self.pid)
@@ -322,12 +325,17 @@ class Watch:
                     cause = "told"
                     break
                 cause, _ = self._overdue()
-                if cause:
+                if cause:  # said before it is killed, which may take long
+                    self._say({"overdue": True, "cause": cause, "cpu": self._cpu()})
                     break
         finally:
             os.close(pidfd)
         answer = self._end(cause)
         return None if deaf else answer
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nobody listens: the next read says so
+            self.control.send(json.dumps(message | {"number": self.number}).encode())
 
     def _pause(self) -> float:
         cause, pause = self._overdue()
@@ -352,6 +360,8 @@ class Watch:
 def main(fd: int) -> None:
     control = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
+    if os.getpid() == 1:  # of a namespace, to which bwrap's process outside would not pass a SIGKILL on
+        landlock.libc.prctl(1, signal.SIGKILL, 0, 0, 0)
     settings = json.loads(control.recv(MESSAGE))
     try:
         Zygote(control, settings).run()

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import platform
@@ -24,8 +25,8 @@ from typing import Any
 
 from rlcore.rewards.config import SandboxConfig, Tier
 from rlcore.rewards.sandbox import commands, landlock
-from rlcore.rewards.sandbox.local import LocalSandbox
-from rlcore.rewards.sandbox.records import Ending, Job, Limits, Sandbox, SandboxError
+from rlcore.rewards.sandbox.local import TRIES, LocalSandbox
+from rlcore.rewards.sandbox.records import Ending, Job, Limits, Sandbox, SandboxError, SandboxLost
 from rlcore.rewards.sandbox.zygote import Launch
 
 HERE = Path(__file__).resolve().parent
@@ -101,7 +102,7 @@ def _bwrap(readable: list[str], proc: bool) -> list[str]:
     words += ["--as-pid-1", "--new-session", "--hostname", "sandbox"]
     words += ["--dev", "/dev"]
     words += ["--proc", "/proc"] if proc else []
-    for path in dict.fromkeys(["/usr", "/bin", "/etc/alternatives", *readable]):
+    for path in dict.fromkeys(["/usr", "/bin", "/etc/alternatives", *commands.JAVA, *readable]):
         if path.startswith("/usr/") or not os.path.lexists(path):
             continue
         if os.path.islink(path) and path.count("/") == 1:
@@ -152,6 +153,8 @@ def _bwrap_tier(config: SandboxConfig) -> LocalSandbox:
     for proc in (True, False):  # a masked /proc cannot be mounted anew
         try:
             return _tried(launch(Tier.bwrap, config, proc), "bwrap: namespaces, seccomp, rlimits", config)
+        except SandboxLost:
+            raise
         except SandboxError as error:
             first = first or error
     raise first or SandboxError("unreachable")
@@ -162,6 +165,14 @@ def _landlock_tier(config: SandboxConfig) -> LocalSandbox:
 
 
 def _tried(how: Launch, description: str, config: SandboxConfig) -> LocalSandbox:
+    """Tries again when it was killed from outside, which says nothing of what this machine allows."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(SandboxLost):
+            return _once(how, description, config)
+    return _once(how, description, config)
+
+
+def _once(how: Launch, description: str, config: SandboxConfig) -> LocalSandbox:
     sandbox = LocalSandbox(how, description, table(config))
     try:
         with sandbox.zygote() as zygote:
@@ -197,6 +208,7 @@ def make(config: SandboxConfig) -> Sandbox:
 
     Raises:
         SandboxError: none; with each failed probe, the kernel, and the cures.
+        SandboxLost: the best was killed each time it was tried.
     """
     if config.tier is Tier.unsafe:
         how = launch(Tier.unsafe, config)
@@ -215,6 +227,8 @@ def make(config: SandboxConfig) -> Sandbox:
     for name, attempt in tiers.items():
         try:
             made = attempt(config)
+        except SandboxLost:  # it was there, and is so again: no reason for a lesser one
+            raise
         except SandboxError as error:
             failures.append(f"{name}: {error}")
             continue

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.rewards.sandbox import values
-from rlcore.rewards.sandbox.records import Limits, SandboxError
+from rlcore.rewards.sandbox.records import Limits, SandboxError, SandboxLost
 
 START_TIMEOUT_S = 30.0
-GRACE_S = 0.7  # what a zygote may take to kill a child that is overdue, before it is killed itself
+GRACE_S = 0.7  # what a zygote may take to say that a child is overdue, before it is killed itself
 RESERVE_S = 0.4
 PREFIX, SETTLED_S = "rlcore-sandbox-", 60.0
-KILL_S = 2.0  # what freeing the memory of a killed program may take on a busy machine
+KILL_S = 2.0  # waited for the memory of a killed program to be freed, if the deadline allows
+HURRY_S = 0.2
 MESSAGE = 1 << 16
 # equal sets in every run; no threads where preloaded libraries would start them
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -56,19 +57,27 @@ class Exit:
         return self.cause in ("cpu", "idle", "wall") or (self.cause is None and self.code == -signal.SIGXCPU)
 
 
+_dying: list[subprocess.Popen[bytes]] = []  # killed, and not waited for as a verdict was due
+
+
 class Zygote:
     """A running zygote. Not thread-safe: one program at a time.
+
+    Args:
+        deadline: (time.monotonic) it must have come up; None: `START_TIMEOUT_S` from now.
 
     Raises:
         SandboxError: it does not come up; the message has its last words.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, deadline: float | None = None) -> None:
         sweep()
-        self.scratch = tempfile.mkdtemp(prefix=PREFIX)
+        _dying[:] = [process for process in _dying if process.poll() is None]
+        left_s = START_TIMEOUT_S if deadline is None else deadline + GRACE_S - time.monotonic()
+        self.scratch = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
         self._hold = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._hold, fcntl.LOCK_EX)  # says that somebody lives who will remove it
-        self.programs = 0
+        self.programs = self.answered = 0  # started; the last one whose exit has been read
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = os.memfd_create("log")
         try:
@@ -86,11 +95,11 @@ class Zygote:
             self.control = ours
             settings = {name: getattr(launch, name) for name in ("landlock", "seccomp", "own_uid", "drop_root")}
             settings |= {name: list(getattr(launch, name)) for name in ("readable", "python_path", "preload")}
-            self.facts = self._greet(settings | {"scratch": self.scratch}, log)
+            self.facts = self._greet(settings | {"scratch": self.scratch}, log, min(left_s, START_TIMEOUT_S))
         except BaseException as error:
             ours.close()
             if hasattr(self, "process"):
-                self._end_process()
+                self._end_process(0.0)
             self._remove()
             if isinstance(error, OSError):
                 raise SandboxError(f"{launch.command[0]} cannot be started: {error}") from error
@@ -98,44 +107,86 @@ class Zygote:
         finally:
             os.close(log)
 
-    def _greet(self, settings: dict[str, Any], log: int) -> dict[str, Any]:
+    def _greet(self, settings: dict[str, Any], log: int, left_s: float) -> dict[str, Any]:
         data = b""
         with contextlib.suppress(OSError):
-            self.control.settimeout(START_TIMEOUT_S)
+            self.control.settimeout(max(0.1, left_s))
             self.control.send(json.dumps(settings).encode())
             data = self.control.recv(MESSAGE)
         if not data:
-            self._end_process()
+            self._end_process(HURRY_S)  # one that failed ends by itself, with an exit code of its own
             size = os.fstat(log).st_size
             words = os.pread(log, 600, max(0, size - 600)).decode(errors="replace").strip()
-            raise SandboxError(f"the sandbox did not start (exit code {self.process.returncode}): {words}")
+            code = self.process.returncode
+            kind = SandboxLost if code is not None and -code in (signal.SIGKILL, signal.SIGTERM) else SandboxError
+            raise kind(f"the sandbox did not start (exit code {code}): {words}")
         return dict(json.loads(data)["ready"])
 
-    def start(self, mode: str, spec: dict[str, Any], limits: Limits, left_s: float, fds: Sequence[int]) -> Running:
-        """Forks a program; `fds` become 0, 1, 2 and, if a fourth is there, 3. The caller closes them."""
+    @property
+    def pending(self) -> bool:
+        """Whether a program that was started has not been reaped yet, as far as is known."""
+        return self.answered != self.programs
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def start(self, mode: str, spec: dict[str, Any], limits: Limits, deadline: float, fds: Sequence[int]) -> Running:
+        """Forks a program; `fds` become 0, 1, 2 and, if a fourth is there, 3. The caller closes them.
+
+        Args:
+            deadline: (time.monotonic) of the verdict.
+        """
         self.programs += 1
         sent = memory_file(json.dumps(spec).encode())
         message = {
             "op": "start",
+            "number": self.programs,
             "mode": mode,
             "memory_mb": limits.memory_mb,
             "output_mb": limits.output_mb,
-            "cpu_cap_s": left_s + 1,
-            **clocks(limits.time_s, left_s),
+            "cpu_cap_s": max(0.0, deadline - time.monotonic()) + 1,
+            **clocks(limits.time_s, deadline),
         }
         try:
             socket.send_fds(self.control, [json.dumps(message).encode()], [sent, *fds])
         except OSError as error:
-            raise SandboxError(f"the sandbox is gone: {error}") from error
+            raise SandboxLost(f"the sandbox is gone: {error}") from error
         finally:
             os.close(sent)
-        return Running(self)
+        return Running(self, deadline)
 
-    def close(self) -> None:
-        """Ends the zygote and its child, and removes its folder. May be called twice."""
+    def hear(self, wait_s: float) -> dict[str, Any] | None:
+        """What it says of the program started last: that it is overdue, or its exit; None: nothing yet.
+
+        Raises:
+            SandboxError: the zygote is gone.
+        """
+        until = time.monotonic() + wait_s
+        while True:
+            self.control.settimeout(max(0.001, until - time.monotonic()))
+            try:
+                data = self.control.recv(MESSAGE)
+            except TimeoutError:
+                return None
+            except OSError as error:
+                raise SandboxLost(f"the sandbox is gone: {error}") from error
+            if not data:
+                raise SandboxLost("the sandbox ended")
+            answer = dict(json.loads(data))
+            if "exit" in answer:
+                self.answered = answer["number"]
+            if answer["number"] == self.programs:  # else of one that was given up before
+                return answer
+
+    def close(self, hurry: bool = False) -> None:
+        """Ends the zygote and its child, and removes its folder. May be called twice.
+
+        Args:
+            hurry: it failed, and a verdict waits: it is killed at once, and not waited for if that takes long.
+        """
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
-        self._end_process()
+        self._end_process(0.0 if hurry else 1.0, HURRY_S if hurry else 10.0)
         self.control.close()
         self._remove()
 
@@ -145,19 +196,26 @@ class Zygote:
             os.close(self._hold)
             self._hold = -1
 
-    def _end_process(self) -> None:
+    def _end_process(self, by_itself_s: float, killed_s: float = HURRY_S) -> None:
         try:
-            self.process.wait(timeout=1.0)
+            self.process.wait(timeout=by_itself_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            try:
+                self.process.wait(timeout=killed_s)
+            except subprocess.TimeoutExpired:
+                _dying.append(self.process)
 
 
-def sweep() -> None:
-    """Removes the folders of verifiers that were killed: nobody holds their lock any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+def sweep(owner: int | None = None) -> None:
+    """Removes the folders of verifiers that were killed: nobody holds their lock any more.
+
+    Args:
+        owner: process id of one that has just ended; None: of any, if the folder is not quite new.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*" if owner is None else f"{PREFIX}{owner}-*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < SETTLED_S:
+            if owner is None and time.time() - folder.stat().st_mtime < SETTLED_S:
                 continue  # perhaps just made, and not locked yet
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -167,65 +225,88 @@ def sweep() -> None:
                 os.close(fd)
 
 
-def clocks(time_s: float, left_s: float) -> dict[str, float]:
-    """`limit_s` of the program's own time, `wall_s` of all: on a starved machine it gets ten times as long.
+def clocks(time_s: float, deadline: float) -> dict[str, float]:
+    """`limit_s` of the program's own time, and `until` when (time.monotonic) at the latest it is ended: on a starved
+    machine it gets ten times as long.
 
-    A program is ended somewhat before the deadline, as the zygote, too, may have to wait for a core.
+    That is somewhat before the deadline, as the zygote, too, may have to wait for a core. It is a time of the clock,
+    not a span, as the zygote may read it late.
     """
-    left_s = max(0.01, left_s - RESERVE_S, 0.8 * left_s)
-    return {"limit_s": min(time_s, left_s), "wall_s": min(10 * time_s, left_s)}
+    now = time.monotonic()
+    left_s = max(0.01, deadline - now - RESERVE_S, 0.8 * (deadline - now))
+    return {"limit_s": min(time_s, left_s), "until": now + min(10 * time_s, left_s)}
 
 
 @dataclass
 class Running:
-    """A program in a zygote, until its exit has been read."""
+    """A program in a zygote, until it has ended or is known to be overdue.
+
+    Killing a program and freeing its memory can take seconds on a busy machine; its verdict does not wait for that.
+    """
 
     zygote: Zygote
+    deadline: float  # (time.monotonic) of the verdict
     ended: Exit | None = None
     buffer: bytearray = field(default_factory=bytearray)
 
-    def wait(self, wall_s: float) -> Exit:
-        """Its exit, which comes within `wall_s` and a grace.
+    def wait(self) -> Exit:
+        """Its exit, which comes by the deadline and a grace.
 
         Raises:
             SandboxError: it did not; the zygote must be closed.
         """
         if self.ended is None:
-            self.zygote.control.settimeout(max(0.01, wall_s) + GRACE_S)
-            try:
-                data = self.zygote.control.recv(MESSAGE)
-            except OSError as error:
-                raise SandboxError(f"the sandbox does not answer: {error}") from error
-            if not data:
-                raise SandboxError("the sandbox ended")
-            answer = json.loads(data)
-            if answer["unset"]:
-                raise SandboxError(f"a program could not be locked up: {answer['unset']}")
-            self.ended = Exit(answer["exit"], answer["cause"], answer["cpu"])
+            answer = self.zygote.hear(self._left())
+            if answer is None:
+                raise SandboxError("the sandbox did not end a program that was overdue")
+            self._take(answer)
+        assert self.ended is not None
         return self.ended
 
-    def arm(self, time_s: float, left_s: float) -> None:
+    def _left(self) -> float:
+        return max(0.0, self.deadline + GRACE_S - time.monotonic())
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        if answer.get("unset"):
+            raise SandboxError(f"a program could not be locked up: {answer['unset']}")
+        if self.ended is None:
+            self.ended = Exit(answer.get("exit", -signal.SIGKILL), answer["cause"], answer["cpu"])
+
+    def arm(self, time_s: float) -> None:
         """Restarts the clocks, for the next call."""
-        self._tell({"op": "arm", **clocks(time_s, left_s)})
+        self._tell({"op": "arm", **clocks(time_s, self.deadline)})
 
     def kill(self) -> Exit:
+        """Ends it, unless it has ended, and waits until it is reaped if the deadline allows (else see `pending`).
+
+        Raises:
+            SandboxError: the zygote is gone, and how the program ended is not known.
+        """
         if self.ended is None:
             self._tell({"op": "kill"})
-        return self.wait(KILL_S - GRACE_S)
+        now = time.monotonic()
+        until = now + min(KILL_S, max(0.05, self.deadline - now))
+        try:
+            while self.zygote.pending and (answer := self.zygote.hear(until - time.monotonic())) is not None:
+                self._take(answer)
+        except SandboxError:
+            if self.ended is None:
+                raise
+        self.ended = self.ended or Exit(-signal.SIGKILL, "told")
+        return self.ended
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:
             self.zygote.control.send(json.dumps(message).encode())
         except OSError as error:
-            raise SandboxError(f"the sandbox is gone: {error}") from error
+            raise SandboxLost(f"the sandbox is gone: {error}") from error
 
-    def receive(self, channel: socket.socket, wall_s: float, max_bytes: int) -> dict[str, Any] | None:
+    def receive(self, channel: socket.socket, max_bytes: int) -> dict[str, Any] | None:
         """The next frame of the program; None when it ended (see `ended`), or sent what is too long or no frame.
 
         Raises:
-            SandboxError: no frame, and the zygote did not end the program in time either.
+            SandboxError: no frame, and the zygote did not say in time that the program is overdue either.
         """
-        deadline = time.monotonic() + max(0.01, wall_s) + GRACE_S
         poller = select.poll()
         poller.register(channel, select.POLLIN)
         if self.ended is None:
@@ -236,25 +317,27 @@ class Running:
                     return values.loads(payload)
                 except values.ValueRefused:
                     return None
-            left = deadline - time.monotonic()
-            ready = {fd for fd, _ in poller.poll(max(0.0, left) * 1000)}
+            overdue = self.ended is not None and self.ended.timed_out  # what it sent in time is still read
+            left = 0.0 if overdue else self._left()
+            ready = {fd for fd, _ in poller.poll(left * 1000)}
+            if not ready and overdue:
+                return None
+            if not ready or (left <= 0 and self.ended is None):
+                raise SandboxError("the sandbox did not end a program that was overdue")
             if channel.fileno() in ready:
                 try:
                     piece = channel.recv(1 << 18)
                 except ConnectionError:
                     piece = b""
-                if piece:
-                    self.buffer += piece
-                    if len(self.buffer) > max_bytes + values.HEADER.size:
-                        return None
-                    continue
-                self.wait(max(0.0, left))  # closed by the program's end, or by itself
-                return None
-            if self.zygote.control.fileno() in ready:
-                self.wait(0.0)
+                if not piece:
+                    self.wait()  # closed by the program's end, or by itself
+                    return None
+                self.buffer += piece
+                if len(self.buffer) > max_bytes + values.HEADER.size:
+                    return None
+            elif (answer := self.zygote.hear(0.0)) is not None:
+                self._take(answer)
                 poller.unregister(self.zygote.control)
-                continue  # what it sent before is still to be read; then the channel is at its end
-            raise SandboxError("the sandbox did not end a program that was overdue")
 
     def _frame(self) -> bytes | None:
         size = values.HEADER.size

@@ -11,6 +11,7 @@ namespaces of their own, under limits and a time-out.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -86,6 +87,7 @@ def main() -> None:
     from rlcore.rewards.sandbox import close_all
 
     assert os.getuid() != 0, "hostile programs do not run as root"
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # subreaper: nothing here is init, which would reap what lost its parent
     folder = Path(tempfile.mkdtemp())
     canary, secret = folder / "canary", os.environ[SECRET]
     canary.write_text(secret)
@@ -163,6 +165,8 @@ def tests_of(kind: str, secret: str) -> list[dict[str, Any]]:
         return [{"type": "stdin", "inputs": [""], "outputs": ["8431"]}]
     if kind == "call":
         return [{"type": "function", "fn_name": "f", "inputs": [[1], [2]], "outputs": [8431, 2957]}]
+    if kind == "hand":
+        return [{"type": "assert", "asserts": HANDING, "setup": "import itertools\nclass Node:\n    pass"}]
     setup = (
         "import math\nEXPECTED = [8431, 2957]\n"
         "def check(g):\n    assert g(1) == 8431\n    assert sorted([g(1), g(2)]) == EXPECTED\n"
@@ -184,14 +188,34 @@ def tests_of(kind: str, secret: str) -> list[dict[str, Any]]:
     return [{"type": "assert", "asserts": simple}, {"type": "assert", "asserts": hard, "setup": setup}]
 
 
+HANDING = [
+    "xs = [3, 1, 2]\nf(xs)\nassert xs == [8431, 2957]",
+    "d, s, n = {}, {1}, Node()\nn.val = 1\nf(d)\nf(s)\nf(n)\nassert d == {1: 8431} or s == {2957} or n.val == 8431",
+    "assert f(lambda x: x + 1) == 8431",
+    "assert list(f(str)) == [8431, 2957]",
+    "assert next(f(1)) == 8431",
+    "assert list(itertools.islice(f(1), 2)) == [8431, 2957]",
+    "with f(1) as g:\n    assert g == 8431",
+    "g = f(1)\ng[0] = 1\nassert g[0] == 8431",
+    "try:\n    f([1])\nexcept LookupError as error:\n    assert str(error) == '8431'\nelse:\n    assert False",
+    "assert f.__doc__ == '8431' and f.limit == 2957",
+]
+
+
 def _memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def _others() -> list[str]:
-    """Processes of this namespace that should not be there, after a moment."""
+    """Processes of this namespace that should not be there, after a moment.
+
+    Whoever lost its parent is ours to reap, as it would be init's outside; what lives on stays, and is found.
+    """
     mine = {1, os.getpid()}
-    for _ in range(100):
+    for _ in range(200):
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) not in mine:
