@@ -100,7 +100,7 @@ def killed_in(stages, run_dir, reward):
         one = start(run_dir, reward, hold=f"1:{stage}:{place}" if held else "")
         try:
             if held:
-                one.until(lambda: mark(run_dir).exists())  # noqa: B023
+                one.until(lambda: mark(run_dir).exists())
             else:
                 one.until(lambda: (found := draft(run_dir, 1, stage)) is not None and any(found.glob(place)))  # noqa: B023
         finally:

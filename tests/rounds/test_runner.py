@@ -32,7 +32,7 @@ def test_every_kind_runs_and_a_second_start_does_nothing(tmp_path):
     stand = Stand(tmp_path, recipe(), 2)
     stand.run()
     assert len(stand.artefacts()) == 2 * len(recipe()) + 5  # and what is there from the start
-    assert [m for m in stand.live.world.tracker.messages if m.startswith("[")][0].startswith("[1/22] round 1 sample")
+    assert next(m for m in stand.live.world.tracker.messages if m.startswith("[")).startswith("[1/22] round 1 sample")
     rows = stand.live.world.tracker.rows
     assert sorted(rows) == list(range(1, 23))
     assert rows[22]["rounds/round"] == 2

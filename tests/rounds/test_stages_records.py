@@ -180,12 +180,9 @@ def test_contamination_with_every_set_named(tmp_path, against):
     world = [replace(p, text=f"the first question of all has the number {p.text} in it") for p in prompts(4)]
     stand = Stand(tmp_path, {}, count=2, prompts=world)
     stand.say = lambda p: f"New task: in round {p.uid[-3]} ask a longer thing about {p.uid[1]} and what follows it"
-    stand.stages = {
-        "evolve": RewriteConfig(data="train"),
-        "clean": FilterStageConfig(
-            data=["evolve@all", "train"], against=against, filters=[{"kind": "contamination", "n": 5}] if against else []
-        ),
-    }  # fmt: skip
+    filters = [{"kind": "contamination", "n": 5}] if against else []
+    clean = FilterStageConfig(data=["evolve@all", "train"], against=against, filters=filters)
+    stand.stages = {"evolve": RewriteConfig(data="train"), "clean": clean}
     found = stand.run()[2, "clean"].num_rows
     assert found == {0: 12, 1: 8, 2: 0}[len(against)]
 
