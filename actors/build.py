@@ -18,7 +18,7 @@ from actors.handles import Revival, RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Residency, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
-from actors.models import load_tokenizer, prepare_model
+from actors.models import ModelError, load_tokenizer, other_tokenizer, prepare_model
 from actors.placement import Placement
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
@@ -198,6 +198,7 @@ class Builder:
         reward_model = None
         if groups.reward:
             reward_model = RewardModelHandle(replace(scoring, group=groups.reward), self.deadlines)
+            self.load_reward_model(reward_model)
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
@@ -227,6 +228,21 @@ class Builder:
         if seen is not None:
             verifier.one(0, VerifierWorker.smoke, seen, timeout_s=limit, phase="reward check")
         return rewards
+
+    def load_reward_model(self, model: RewardModelHandle) -> None:
+        """The one that the config names; in rounds every stage names its own.
+
+        Raises:
+            ModelError: its tokenizer is not the policy's, whose tokens it is to read.
+        """
+        path = self.config.reward.model
+        if path is None:
+            return
+        folder = Path(path).expanduser()
+        other = load_tokenizer(folder if folder.is_dir() else path, self.config.model.trust_remote_code)
+        if text := other_tokenizer(self.inputs.tokenizer, other):
+            raise ModelError(f"reward.model={path}: {text}; it reads the policy's tokens, so it must share them")
+        model.initialize(folder.absolute() if folder.is_dir() else Path(path))
 
     def start_judge(self) -> JudgeScorer | None:
         """The judge of the config: a frozen engine of its own role, or an endpoint."""

@@ -73,6 +73,17 @@ def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def other_tokenizer(mine: Any, other: Any) -> str:
+    """How two tokenizers differ; "" where they do not."""
+    if (a := mine.get_vocab()) != (b := other.get_vocab()):
+        missing = sorted(set(a) ^ set(b))[:3]
+        shown = f", such as {missing}" if missing else ": the same tokens under other numbers"
+        return f"its tokenizer has another vocabulary ({len(b)} tokens, the run's has {len(a)}{shown})"
+    if mine.eos_token_id != other.eos_token_id:
+        return f"its tokenizer ends with token {other.eos_token_id}, the run's with {mine.eos_token_id}"
+    return ""
+
+
 def count_parameters(source: ModelConfig | Path | str) -> int:
     """Parameters of the model, tied ones once; from its config alone, no weight is read or allocated."""
     if isinstance(source, ModelConfig):

@@ -269,7 +269,7 @@ def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem
 
     One set of engines holds them all in turn.
     """
-    from actors.models import ModelError, check_model, load_tokenizer
+    from actors.models import ModelError, check_model, load_tokenizer, other_tokenizer
 
     found = []
     for name, path in config.rounds.models.items():
@@ -289,17 +289,6 @@ def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem
         if text := other_shape(start, folder):
             found.append(Problem(key, path, text, "the engines hold one architecture: give a model of the run's"))
     return found
-
-
-def other_tokenizer(mine: Any, other: Any) -> str:
-    """How two tokenizers differ; "" where they do not."""
-    if (a := mine.get_vocab()) != (b := other.get_vocab()):
-        missing = sorted(set(a) ^ set(b))[:3]
-        shown = f", such as {missing}" if missing else ": the same tokens under other numbers"
-        return f"its tokenizer has another vocabulary ({len(b)} tokens, the run's has {len(a)}{shown})"
-    if mine.eos_token_id != other.eos_token_id:
-        return f"its tokenizer ends with token {other.eos_token_id}, the run's with {mine.eos_token_id}"
-    return ""
 
 
 def other_shape(start: Path, folder: Path) -> str:

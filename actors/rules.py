@@ -236,9 +236,22 @@ def _scorers(c: Config) -> Iterator[Problem]:
         yield Problem(key, 0, "reward.judge.kind=engine needs the role judge", "set it to 1")
     elif judge.kind is not JudgeKind.engine and roles.judge.num_workers > 0:
         yield Problem(key, roles.judge.num_workers, "no engine is asked to judge", "set reward.judge.kind=engine, or 0")
-    if REWARD_MODEL in asked and roles.reward.num_workers < 1:
+    yield from _reward_model(c, REWARD_MODEL in asked)
+
+
+def _reward_model(c: Config, asked: bool) -> Iterator[Problem]:
+    count, path, stages = c.cluster.roles.reward.num_workers, c.reward.model, bool(c.rounds.stages)
+    if asked and count < 1:
         text = "the rewards ask a reward model"
         yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
+    if asked and path is None and not stages:
+        text, cure = "the rewards ask a reward model, and nothing says which", "a folder that holds one, or a hub id"
+        yield Problem("reward.model", None, text, cure)
+    if path is not None and path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        yield Problem("reward.model", path, "no such folder", HERE)
+    if count > 0 and not asked and not stages:
+        text, cure = "a reward model is started, and no reward asks it", "add {name: reward_model} to reward.terms"
+        yield Problem("cluster.roles.reward.num_workers", count, text, cure, True)
 
 
 def _reward_names() -> list[str]:

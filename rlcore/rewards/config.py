@@ -64,6 +64,7 @@ class RewardConfig:
     on_failure: OnFailure = OnFailure.mask
     fallback: Fallback = Fallback.none  # where no verifier applies: without reference, or one that cannot be read
     fallback_weight: float = 1.0
+    model: str | None = None  # of the term `reward_model`: a Hugging Face sequence classification folder or hub id
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     max_failed_share: float = 0.5  # of a step's samples; above it the run stops and shows some
