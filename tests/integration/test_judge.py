@@ -29,7 +29,10 @@ from tests.rewards.test_judge import group as group_of  # noqa: E402
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(False, id="untied"), pytest.param(True, id="tied", marks=pytest.mark.slow)])
+TIED = pytest.param(True, id="tied", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(False, id="untied"), TIED])
 def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JudgeEngine]:
     tiny = TinyModelConfig(num_layers=2, hidden_size=64, num_heads=2, intermediate_size=128, max_positions=2048,
                            tie_embeddings=request.param)  # fmt: skip
