@@ -50,7 +50,7 @@ def attributes(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[
 def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[dict[str, object]]:
     for a, b in problems:
         prompt, right = addition.prompt(a, b), addition.reference(a, b)
-        tried = wrong(right, rng.choice((0, 1, 2, 3)), rng)
+        tried = wrong(right, rng.choice((0, 0, 0, 1, 2, 3)), rng)  # half are right: else always saying n would pay
         verdict = "y" if tried == right else "n"
         yield {"prompt": prompt, "response": right}
         yield {"prompt": f"{prompt}{tried}?", "response": verdict}
