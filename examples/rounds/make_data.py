@@ -1,8 +1,10 @@
 """Data for the recipes at laptop size, with known answers: what annotators would have made, about two-digit addition.
 
-    python examples/rounds/make_data.py [--rows 12000] [--seed 0] [--out examples/rounds/data]
+    python examples/rounds/make_data.py [--rows 12000] [--pairs 36000] [--seed 0] [--out examples/rounds/data]
 
-preferences.jsonl  a right answer against a wrong one; strength: how many of its three digits are wrong (1 to 3)
+preferences.jsonl  a right answer against a slip: mostly one digit is off by one, as if a carry had been dropped or
+                   added, and the third digit is 0 or 1; strength: how many of the three digits are wrong (1 to 3).
+                   Were they any digits, a reward model would look for impossible sums and stop there
 attributes.jsonl   answers graded from 0 to 4 as HelpSteer grades them: correctness falls with every wrong digit,
                    verbosity grows with every further digit, coherence tells whether it is a number of three digits
 critiques.jsonl    three tasks of the Constitutional AI recipe: `74+85=` is to be answered, `74+85=401?` to be judged
@@ -21,6 +23,9 @@ from pathlib import Path
 
 from rlcore.data import addition
 
+# Which digits of an answer, units first, are wrong together, and how often in a hundred slips
+SLIPS = {(1,): 45, (0,): 20, (0, 1): 20, (2,): 5, (1, 2): 5, (0, 1, 2): 5}
+
 
 def wrong(answer: str, digits: int, rng: random.Random) -> str:
     """The answer with so many of its digits changed."""
@@ -28,11 +33,23 @@ def wrong(answer: str, digits: int, rng: random.Random) -> str:
     return "".join(rng.choice([d for d in "0123456789" if d != c]) if i in places else c for i, c in enumerate(answer))
 
 
+def slip(answer: str, rng: random.Random) -> str:
+    """A wrong answer of the kind that a model which is right half the time samples, about as often."""
+    places = rng.choices(list(SLIPS), list(SLIPS.values()))[0]
+    steps = [rng.choices((1, -1, 2, -2, rng.randint(1, 9)), (40, 40, 5, 5, 10))[0] for _ in places]
+    digits = [int(c) for c in answer]
+    for i, step in zip(places, steps, strict=True):
+        digits[i] = (digits[i] + step) % 10 if i < 2 else 1 - digits[i]
+    return "".join(map(str, digits))
+
+
 def preferences(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[dict[str, object]]:
     for a, b in problems:
-        right, strength = addition.reference(a, b), rng.choice((1, 2, 3))
-        yield {"prompt": addition.prompt(a, b), "chosen": right, "rejected": wrong(right, strength, rng),
-               "strength": strength, "reference": right}  # fmt: skip
+        right = addition.reference(a, b)
+        rejected = slip(right, rng)
+        strength = sum(x != y for x, y in zip(right, rejected, strict=True))
+        yield {"prompt": addition.prompt(a, b), "chosen": right, "rejected": rejected, "strength": strength,
+               "reference": right}  # fmt: skip
 
 
 def attributes(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[dict[str, object]]:
@@ -59,7 +76,8 @@ def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=12_000, help="of preferences and attributes; problems of critiques")
+    parser.add_argument("--rows", type=int, default=12_000, help="of attributes; problems of critiques")
+    parser.add_argument("--pairs", type=int, default=36_000, help="rows of preferences")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     options = parser.parse_args()
@@ -67,7 +85,8 @@ def main() -> None:
     train, _ = addition.problems(500, options.seed)  # none that is held out of a run of this seed
     for name, make in (("preferences", preferences), ("attributes", attributes), ("critiques", critiques)):
         rng = random.Random(f"{options.seed} {name}")
-        rows = list(make([rng.choice(train) for _ in range(options.rows)], rng))
+        number = options.pairs if name == "preferences" else options.rows
+        rows = list(make([rng.choice(train) for _ in range(number)], rng))
         path = options.out / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{path}: {len(rows)} rows")
