@@ -150,7 +150,7 @@ class SftConfig(StageConfig):
 
 @dataclass
 class PreferenceStageConfig(StageConfig):
-    data: list[str] = field(default_factory=list)  # pairs; for `kto` scored samples will do
+    data: list[str] = field(default_factory=list)  # pairs; for `kto` scored samples will do, good from 0.5 on
     start: str = "start"
     reference: str | None = None  # None: `start`
     loss: str = "dpo"  # see rlcore.ops.preference_losses

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlcore.algorithms.reward_config import RewardLoss
 from rlcore.data import tables
 from rlcore.data.pairing import PairingConfig
 from rlcore.loops.config import OfflineTrainConfig
+from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.config import (
     AverageConfig,
     EvaluateConfig,
@@ -24,8 +27,8 @@ from rlcore.rounds.config import (
     SftConfig,
 )
 from rlcore.rounds.stages.reward import is_held_out
-from rlcore.rounds.stages.train import mixed, token_ids
-from rlcore.types import Prompt, Sample
+from rlcore.rounds.stages.train import mixed, strangers, token_ids
+from rlcore.types import Prompt, RewardResult, Sample, Status
 from tests.fakes import FakeTokenizer, read_model
 from tests.rounds.world import Killed, Stand, train
 
@@ -201,6 +204,54 @@ def test_kto_on_scored_samples(tmp_path):
     assert made[1, "tune"].report["samples"] == 120
     assert made[1, "tune"].report["actor/kto_kl"] >= 0
     assert chance_of_answer(made[1, "tune"]) > chance_of_answer_of(stand.start_model())
+
+
+def test_the_reference_point_of_kto_is_taken_across_prompts(tmp_path):
+    """Samples of a prompt stand beside each other; the row behind one is no response to another prompt."""
+    stages = preferring(loss="kto", beta=0.5)
+    stages["tune"] = replace(stages["tune"], data=["sample"])
+    del stages["annotate"]
+    stages["sample"].num_samples = 4
+    stand, asked = Stand(tmp_path, stages), []
+    actors = stand.actors
+
+    def noted(start):
+        live = actors(start)
+        own = live.world.policy.logprobs
+        live.world.policy.logprobs = lambda batch, temperature=None: asked.append(batch) or own(batch, temperature)
+        return live
+
+    stand.actors = noted
+    stand.run()
+    # prompt i is the token i, and its samples' ids begin with it
+    own = [[name[1] == str(batch.tokens[i, 0]) for i, name in enumerate(batch.sample_ids)] for batch in asked]
+    assert len(own) == 1 + 2 + 6  # what the engines said, the reference of both, then one a step
+    assert all(own[0] + own[1])
+    assert not any(same for rows in own[2:] for same in rows)
+
+
+def test_kto_counts_what_has_no_score(tmp_path):
+    """The reward of odd prompts fails: their samples are neither good nor bad."""
+    stages = preferring(loss="kto", beta=0.5)
+    stages["tune"] = replace(stages["tune"], data=["sample"])
+    del stages["annotate"]
+
+    def judge(group, trajectory):
+        odd = int(group.prompt.text) % 2
+        return RewardResult(0.0, Status.ERROR if odd else Status.OK)
+
+    stand = Stand(tmp_path, stages, judge=judge, reward=RewardConfig(max_failed_share=1.0))
+    report = stand.run()[1, "tune"].report
+    assert (report["samples"], report["dropped_unscored"]) == (60, 60)
+
+
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=12), seed=st.integers(0, 1000))
+def test_a_response_of_another_prompt_for_each_row(counts, seed):
+    uids = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    partners = strangers([f"p{i}" for i in uids])
+    assert sorted(partners.tolist()) == list(range(len(uids)))  # each response once
+    own = int((uids[partners] == uids).sum())
+    assert own == max(0, 2 * max(counts) - len(uids))  # more than half are one prompt's: it has not enough others
 
 
 def test_the_reference_is_computed_once(tmp_path, monkeypatch):
@@ -408,7 +459,8 @@ def test_metadata_of_pairs_survives_as_kto_samples(tmp_path):
     pairs = made[1, "annotate"].table()
     job = Job()
     job.inputs = {"data": [Given(pairs), Given(made[1, "sample"].table())]}
-    found = labelled(job)
+    found, dropped = labelled(job)
+    assert dropped == 0
     assert found.num_rows == 2 * pairs.num_rows + 120
     head = found.slice(0, pairs.num_rows)
     assert set(head["score"].to_pylist()) == {1.0}

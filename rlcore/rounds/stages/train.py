@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from rlcore import metrics as M
@@ -99,7 +100,7 @@ def preference(job: Job) -> Artefact:
     """One of the losses of `rlcore.ops.preference_losses` on pairs, or `kto` on scored samples."""
     config: PreferenceStageConfig = job.config
     if config.loss == KTO:
-        return _kto(job, labelled(job))
+        return _kto(job, *labelled(job))
     table = joined(job.inputs["data"])
     ignored = token_ids(job.live.tokenizer, config.train.ignore_tokens)
 
@@ -123,29 +124,31 @@ def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> Preferen
     return PreferenceObjective(AlgorithmConfig(config.loss, Family.preference, preference=chosen), 1.0, max_new_tokens)
 
 
-def labelled(job: Job) -> pa.Table:
-    """Scored samples as they are; pairs as two samples each, the chosen one with score 1, the rejected with 0."""
-    found = []
+def labelled(job: Job) -> tuple[pa.Table, int]:
+    """Scored samples as they are; pairs as two samples each, the chosen one with score 1, the rejected with 0. And how
+    many samples have no score, or one that failed: they are left out."""
+    found, dropped = [], 0
     for artefact in job.inputs["data"]:
         table = artefact.table()
         if tables.kind_of(table) == "samples":
-            found.append(table.filter(pa.compute.equal(table["status"], "ok")))
+            found.append(table.filter(pc.equal(table["status"], "ok")))
+            dropped += table.num_rows - found[-1].num_rows
             continue
         for side, score in zip(tables.SIDES, (1.0, 0.0), strict=True):
             columns = {f.name: table[f.name] for f in tables.PROMPT_FIELDS}
             columns |= {f.name: table[f"{side}_{f.name}"] for f in tables.RESPONSE_FIELDS}
             columns["score"] = pa.array([score] * table.num_rows, pa.float64())
             found.append(pa.table(columns, tables.SAMPLES))
-    return tables.concat(found)
+    return tables.concat(found), dropped
 
 
-def _kto(job: Job, table: pa.Table) -> Artefact:
-    """The reference point is taken from each step's own prompts, each with the response of the row behind it."""
+def _kto(job: Job, table: pa.Table, dropped: int) -> Artefact:
+    """The reference point is taken from each step's own prompts, each with a response to another one."""
     config: PreferenceStageConfig = job.config
     policy, ignored = job.live.world.policy, token_ids(job.live.tokenizer, config.train.ignore_tokens)
-    behind = table.take(np.roll(np.arange(table.num_rows), -1))
+    others = table.take(strangers(table["uid"].to_pylist()))
     prompts = [f.name for f in tables.PROMPT_FIELDS]
-    crossed = pa.table({n: (table if n in prompts else behind)[n] for n in tables.SAMPLES.names}, tables.SAMPLES)
+    crossed = pa.table({n: (table if n in prompts else others)[n] for n in tables.SAMPLES.names}, tables.SAMPLES)
     good = np.array(table["score"].to_pylist(), dtype=np.float32) >= 0.5
 
     def plain(units: Units) -> TrainBatch:
@@ -172,7 +175,22 @@ def _kto(job: Job, table: pa.Table) -> Artefact:
         return policy.update(rows, rate, KTO) | {"actor/kto_kl": M.Last(points[0])}
 
     last = _train(job, table.num_rows, batch, update)
-    return _finish(job, {"samples": table.num_rows, "desirable": int(good.sum()), **last})
+    counts = {"samples": table.num_rows, "desirable": int(good.sum()), "dropped_unscored": dropped}
+    return _finish(job, {**counts, **last})
+
+
+def strangers(uids: Sequence[str]) -> Units:
+    """[rows]: for each row another one, each once, that belongs to another prompt: the mismatched pairs of KTO's
+    reference point (arXiv 2402.01306 section 4.1). Where one prompt has more than half of the rows, some are its own.
+
+    >>> strangers(["a", "a", "b", "b", "c"]).tolist()
+    [2, 3, 4, 0, 1]
+    """
+    _, prompt = np.unique(np.asarray(uids, dtype=object), return_inverse=True)
+    order = np.argsort(prompt, kind="stable")
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.roll(order, -int(np.bincount(prompt, minlength=1).max()))  # past all of its own
+    return found
 
 
 def _reference(job: Job, name: str, num_units: int, batch: Callable[[Units], TrainBatch]) -> reference.Reference:
@@ -227,5 +245,3 @@ def _finish(job: Job, report: dict[str, Any]) -> Artefact:
     made = job.draft.finish_folder(Path(folder), report)
     job.live.trained(made)
     return made
-
-
