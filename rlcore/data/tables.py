@@ -7,9 +7,11 @@ row. Samples and pairs repeat their prompt's columns; a pair's responses have th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rlcore.types import Pair, Prompt, RewardResult, Sample, Status
@@ -37,6 +39,7 @@ RESPONSE_FIELDS = [
     pa.field("info", pa.string()),  # JSON
 ]
 SIDES = ("chosen", "rejected")
+_HALF = re.compile("[\ud800-\udfff]")
 
 PROMPTS = pa.schema(PROMPT_FIELDS)
 SAMPLES = pa.schema([*PROMPT_FIELDS, *RESPONSE_FIELDS])
@@ -160,7 +163,18 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 def _dump(value: Any) -> str:
     """Canonical, so that equal records give equal artefacts."""
-    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    text = json.dumps(value, sort_keys=True, default=_plain, ensure_ascii=False)
+    # half a character, as error texts of programs hold it, is no UTF-8: escaped it comes back as it was
+    return text if text.isascii() or not _HALF.search(text) else json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: a user's reward tells what it likes."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, set | frozenset):  # their order is another one in every process
+        return sorted(value, key=lambda item: (str(item), type(item).__name__))
+    return str(value)
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
