@@ -54,7 +54,7 @@ def _batch(tables: Sequence[pa.Table], prefixes: Sequence[str], ignored: frozens
     for i, (row, trained, _) in enumerate(rows):
         tokens[i, : len(row)] = row
         mask[i, len(row) - len(trained) : len(row)] = trained
-    mask[:, 0] = False  # it has no context
+    mask[:, :1] = False  # it has no context
     return TrainBatch(tokens=tokens, lengths=lengths, loss_mask=mask, sample_ids=[name for _, _, name in rows])
 
 
