@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rlcore.data import tables
 from rlcore.data.collate import collate
@@ -20,6 +21,7 @@ from rlcore.loops.config import ParityConfig
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
+from rlcore.rounds.config import Made
 from rlcore.rounds.graph import Node
 from rlcore.rounds.store import Artefact, Draft
 from rlcore.types import Group
@@ -136,17 +138,38 @@ class Job:
 
 def joined(artefacts: Sequence[Artefact]) -> pa.Table:
     """All rows. Samples whose id an earlier artefact has, as those of two rounds may, get the artefact's number
-    behind it: an id is unique in what is made of them."""
+    behind it: an id is unique in what is made of them. A prompt that an earlier artefact has is left out."""
     found, taken = [], set[str]()
     for number, artefact in enumerate(artefacts):
         table = artefact.table()
         if len(artefacts) > 1 and "sample_id" in table.column_names:
-            ids = table["sample_id"].to_pylist()
-            fresh = [f"{name}+{number}" if name in taken else name for name in ids]
-            table = table.set_column(table.column_names.index("sample_id"), "sample_id", pa.array(fresh, pa.string()))
-            taken.update(fresh)
+            ids = _unique(table["sample_id"].to_pylist(), taken, f"+{number}")
+            table = table.set_column(table.column_names.index("sample_id"), "sample_id", pa.array(ids, pa.string()))
+        elif len(artefacts) > 1 and artefact.made is Made.prompts:
+            uids = table["uid"].to_pylist()
+            table = table.filter(pa.array([uid not in taken for uid in uids], pa.bool_()))
+            taken.update(uids)
         found.append(table)
     return tables.concat(found)
+
+
+def _unique(names: Sequence[str], taken: set[str], suffix: str) -> list[str]:
+    """`names`, which are unique among themselves, with `suffix` behind those that are in `taken`, where they all go."""
+    own, found = set(names), []
+    for name in names:
+        fresh = name
+        while fresh in taken or (fresh != name and fresh in own):
+            fresh += suffix
+        taken.add(fresh)
+        found.append(fresh)
+    return found
+
+
+def prompts_together(table: pa.Table) -> pa.Table:
+    """Rows of one prompt beside each other, however many artefacts or models they came from; prompts as they came
+    first, and so are the rows of each."""
+    uids = table["uid"].combine_chunks()
+    return table.take(pc.sort_indices(pc.index_in(uids, pc.unique(uids))))
 
 
 def whole_of(job: Job, parts: int) -> pa.Table:

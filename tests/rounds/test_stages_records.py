@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from rlcore.data.pairing import PairingConfig, PairingMethod
-from rlcore.data.selection import SelectionConfig, SelectionMethod
+from rlcore.data.rewriting import RewritingConfig
+from rlcore.data.selection import SelectionConfig, SelectionMethod, Unscored
 from rlcore.rounds.config import (
     FilterStageConfig,
     GenerateConfig,
@@ -70,6 +71,20 @@ def test_by_a_judge_that_sees_all_samples_of_a_prompt(tmp_path):
     assert judge.seen == [6] * 10
     assert len(made[1, "rank"].parts()) == 5  # two prompts of six each reach seven samples
     assert {row["status"] for row in rows(made[1, "rank"])} == {"ok"}
+
+
+def test_a_judge_sees_a_committees_samples_of_a_prompt_together(tmp_path):
+    """Members follow each other in what was generated, and rounds in what is joined."""
+    judge = Judge()
+    stages = {
+        "sample": replace(SAMPLE, models=["start", "other"], num_samples=3, prompts_per_chunk=4),
+        "rank": ScoreConfig(samples=["sample@all"], by=ScoreBy.judge, samples_per_chunk=7, rounds=[2]),
+    }
+    made = Stand(tmp_path, stages, count=2, scorer=judge).run()
+    assert judge.seen == [12] * 10
+    found = rows(made[2, "rank"])
+    assert [row["uid"] for row in found] == [f"p{i}" for i in range(10) for _ in range(12)]
+    assert len({row["sample_id"] for row in found}) == 120
 
 
 def test_without_a_judge(tmp_path):
@@ -204,6 +219,43 @@ def test_the_best_of_several_artefacts(tmp_path):
     assert len(good) == sum(row["score"] == 1 for row in everything)
     assert len({row["sample_id"] for row in good}) == len(good)  # two rounds' samples of a prompt are told apart
     assert made[3, "best"].report["counts"]["samples"] == 120
+
+
+def test_ids_stay_unique_when_what_was_joined_is_joined_again(tmp_path):
+    """`pool` of round 2 has `p0#0.0` and, of the second round, `p0#0.0+1`; that of round 3 has both too."""
+    everything = SelectionConfig(method=SelectionMethod.all)
+    stages = {
+        "sample": replace(SAMPLE, num_samples=2),
+        "pool": RejectionSampleConfig(samples=["sample@all"], select=replace(everything, unscored=Unscored.lowest)),
+        "whole": RejectionSampleConfig(
+            samples=["pool@all", "sample"], select=replace(everything, unscored=Unscored.lowest), rounds=[3]
+        ),
+    }
+    made = Stand(tmp_path, stages, count=3).run()
+    ids = [row["sample_id"] for row in rows(made[3, "whole"])]
+    assert len(ids) == 20 + 40 + 60 + 20
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_prompt_of_two_artefacts_is_one(tmp_path):
+    """Put back in both rounds: samples of one uid are one group, and nobody takes a prompt twice."""
+    config = RewriteConfig(data="train", rewriting=RewritingConfig(put_back=True))
+    stages = {
+        "evolve": config,
+        "pool": FilterStageConfig(data=["evolve@all", "train"]),
+        "sample": replace(SAMPLE, prompts="pool", num_samples=2),
+    }
+    say = lambda p: "New task:" if p.uid[1] in "123" else f"New task: {p.uid}"  # noqa: E731
+    made = Stand(tmp_path, stages, count=2, say=say).run()
+    uids = [row["uid"] for row in rows(made[2, "pool"])]
+    assert (
+        sorted(uids)
+        == sorted({*uids})
+        == sorted({f"p{i}" for i in range(10)} | {f"p{i}~evolve-r{r}.0" for r in (1, 2) for i in (0, 4, 5, 6, 7, 8, 9)})
+    )
+    assert made[2, "pool"].report["counts"] == {"dropped_repeated_prompt": 3 + 3}
+    ids = [row["sample_id"] for row in rows(made[2, "sample"])]
+    assert len(set(ids)) == len(ids) == 2 * len(uids)
 
 
 def test_pairs_of_samples_and_of_references(tmp_path):

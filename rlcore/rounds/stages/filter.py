@@ -17,6 +17,8 @@ def run(job: Job) -> Artefact:
     for one in job.inputs["against"]:
         texts[one.stage] += one.table(["prompt"])["prompt"].to_pylist()
     context = FilterContext(eval_texts=texts, seed=job.seed)  # the key of a filter knows no round
-    kept, report = apply(joined(job.inputs["data"]), config.filters, context)
+    table = joined(job.inputs["data"])
+    repeated = sum(one.num_rows for one in job.inputs["data"]) - table.num_rows
+    kept, report = apply(table, config.filters, context)
     job.live.world.tracker.message(report.render())
-    return finish(job, kept, report.to_json())
+    return finish(job, kept, report.to_json() | {"counts": {"dropped_repeated_prompt": repeated}})

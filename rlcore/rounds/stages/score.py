@@ -19,20 +19,20 @@ from rlcore.loops.sampling import apply_failure_policy
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
 from rlcore.rounds.config import ScoreBy, ScoreConfig
-from rlcore.rounds.job import Job, joined, whole_of
+from rlcore.rounds.job import Job, joined, prompts_together, whole_of
 from rlcore.rounds.stages.generate import score_report
 from rlcore.rounds.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
 
 
 def run(job: Job) -> Artefact:
-    """In chunks that hold all samples of a prompt: a judge may compare them.
+    """In chunks that hold all samples of a prompt, whichever model or round they are of: a judge may compare them.
 
     Raises:
         RewardFailure: too many samples could not be scored.
     """
     config: ScoreConfig = job.config
-    table = joined(job.inputs["samples"])
+    table = prompts_together(joined(job.inputs["samples"]))
     chunks = cuts(table, config.samples_per_chunk)
     if (reward_model := job.maybe("reward_model")) is not None:
         job.live.hold_reward(reward_model)

@@ -10,7 +10,7 @@ from rlcore.data.pairing import PairingConfig, make_pairs
 from rlcore.data.selection import SelectionConfig, select
 from rlcore.data.tokenizer import encode
 from rlcore.rounds.config import PairsConfig, RejectionSampleConfig
-from rlcore.rounds.job import Job, joined
+from rlcore.rounds.job import Job, joined, prompts_together
 from rlcore.rounds.store import Artefact
 
 PARTS = 65_536  # rows of one part of the artefact
@@ -25,7 +25,7 @@ def finish(job: Job, table: pa.Table, report: dict[str, object]) -> Artefact:
 def rejection_sample(job: Job) -> Artefact:
     config: RejectionSampleConfig = job.config
     selection: SelectionConfig = config.select
-    kept, counts = select(tables.to_samples(_beside(joined(job.inputs["samples"]))), selection, job.seeds())
+    kept, counts = select(tables.to_samples(prompts_together(joined(job.inputs["samples"]))), selection, job.seeds())
     table = tables.from_samples(kept)
     mean = pc.mean(table["score"]).as_py() if kept else None
     return finish(job, table, {"counts": counts, "mean_score": mean})
@@ -39,12 +39,6 @@ def pairs(job: Job) -> Artefact:
     def tokens(text: str) -> tuple[int, ...]:
         return (*encode(tokenizer, [text], special=False)[0], int(tokenizer.eos_token_id))
 
-    samples = tables.to_samples(_beside(joined(job.inputs["samples"])))
+    samples = tables.to_samples(prompts_together(joined(job.inputs["samples"])))
     made, counts = make_pairs(samples, pairing, job.seeds(), tokens)
     return finish(job, tables.from_pairs(made), {"counts": counts})
-
-
-def _beside(table: pa.Table) -> pa.Table:
-    """Samples of one prompt beside each other, however many artefacts they came from; prompts as they came first."""
-    uids = table["uid"].combine_chunks()
-    return table.take(pc.sort_indices(pc.index_in(uids, pc.unique(uids))))
