@@ -1,4 +1,4 @@
-"""What a config would do, without starting anything: checks, placement, batch arithmetic, memory, weight sync."""
+"""What a config would do, without starting anything: checks, stages, placement, batches, memory, weight sync."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from actors.config import Config, DType, ModelConfig
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
+from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
 
@@ -38,18 +39,57 @@ def plan(config: Config) -> str:
     """The plan as text. Starts no actor; asks a running Ray cluster for its nodes only when `cluster.address` or
     RAY_ADDRESS names one. A config that cannot work gives a plan that says so, not an exception.
     """
-    parts = [_checks(config), _placement(config), _batch(config), _memory(config), _weight_sync(config)]
+    parts = [
+        _checks(config),
+        _stages(config),
+        _placement(config),
+        _batch(config),
+        _memory(config),
+        _weight_sync(config),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _checks(config: Config) -> str:
-    found = problems(config)
+    found = [*problems(config), *(plan_rounds(config)[1] if config.rounds.stages else ())]
     if not found:
         return "Checks: all passed"
     errors = sum(not problem.warning for problem in found)
     head = f"Checks: {errors} to mend, {len(found) - errors} to consider"
     marks = [("  [consider]" if problem.warning else "  [mend]") + "\n" + problem.render() for problem in found]
     return "\n".join([head, *marks])
+
+
+def _stages(config: Config) -> str:
+    """Of `rlcore rounds`: what each stage reads in the round in which it first runs; empty where none is listed."""
+    if not config.rounds.stages:
+        return ""
+    nodes, found = plan_rounds(config)
+    if found:
+        return ""  # said among the checks
+    rounds: dict[str, list[int]] = {}
+    for node in nodes:
+        rounds.setdefault(node.stage, []).append(node.round)
+    table = Table("stage", "kind", "rounds", "reads at first", "makes", title=f"Stages: {len(nodes)} runs")
+    for node in nodes:
+        if node.round == rounds[node.stage][0]:
+            reads = dict.fromkeys(source.stage for sources in node.inputs.values() for source in sources)
+            table.add_row(node.stage, node.kind.value, _spans(rounds[node.stage]), ", ".join(reads), node.made.value)
+    return to_text(table)
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """
+    >>> _spans([1, 2, 3, 5])
+    '1-3, 5'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _placement(config: Config) -> str:
@@ -113,10 +153,12 @@ def _batch(config: Config) -> str:
         ("tokens per step, at most", samples * longest, "every sequence at its longest"),
         ("micro-batches per rank, at most", math.ceil(per_rank / fit), f"{fit} longest sequences each"),
         ("completions per engine", math.ceil(samples / engines), f"{at_once} at a time, {engines} engines"),
-        ("completions in the run", t.steps * samples, f"{t.steps} steps"),
-        ("optimizer steps in the run", t.steps * steps, f"and {t.warmup.steps} of supervised warm-up"),
     ]  # fmt: skip
-    table = Table("quantity", "value", "from", title="Batches")
+    if not config.rounds.stages:  # stages have numbers of their own
+        rows.append(("completions in the run", t.steps * samples, f"{t.steps} steps"))
+        rows.append(("optimizer steps in the run", t.steps * steps, f"and {t.warmup.steps} of supervised warm-up"))
+    title = "Batches, as a stage `rl` without overrides has them" if config.rounds.stages else "Batches"
+    table = Table("quantity", "value", "from", title=title)
     for name, value, origin in rows:
         table.add_row(name, f"{value:,}", origin)
     return to_text(table)
@@ -211,11 +253,14 @@ def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple
         which = "this" if real else "a made-up"
         origin = f"{r.gpu_memory_utilization:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
     seqs = max(0, int(room * r.tensor_parallel_size // (longest * per_token)))
-    yield "rollout", [
-        ("weights", weights),
-        (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
-        ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
-    ]
+    yield (
+        "rollout",
+        [
+            ("weights", weights),
+            (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
+            ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
+        ],
+    )
 
 
 def _gpu_bytes() -> tuple[float, bool]:

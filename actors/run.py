@@ -10,8 +10,9 @@ from pathlib import Path
 
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config
+from actors.problem import Problem
 from actors.run_folder import RunFolderError, claim, config_hash, has_checkpoint, locked, plain
-from actors.validate import check
+from actors.validate import ConfigError, check
 from rlcore.checkpoint import Checkpoints
 from rlcore.data.collate import supervised_batch
 from rlcore.data.prompts import PromptStream
@@ -29,6 +30,9 @@ def train(config: Config) -> int:
 
     Raises: see `actors.errors`; Interrupted after a checkpoint.
     """
+    if config.rounds.stages:
+        names, cure = ", ".join(config.rounds.stages), "run it by: rlcore rounds"
+        raise ConfigError([Problem("rounds.stages", names, "stages are no part of one training", cure)])
     check(config)
     with locked(Path(config.run_dir)):
         run_dir = claim(config)

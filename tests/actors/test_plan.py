@@ -9,7 +9,8 @@ import pytest
 from actors import doctor
 from actors.doctor import FAIL, OK, WARN, Check
 from actors.plan import GIB, Shape, model_shape, plan, trainer_bytes
-from actors.validate import compose
+from actors.run import train
+from actors.validate import ConfigError, compose
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
 
 LAYOUTS = ["laptop", "gpu1_colocated", "gpu8", "gpu8_colocated", "gpu64", "gpu64_colocated"]
@@ -208,3 +209,25 @@ def test_sizes_are_readable():
     from actors.plan import _size
 
     assert (_size(1.5 * GIB), _size(3 * 2**20)) == ("1.5 GiB", "3.0 MiB")
+
+
+def test_stages_of_rounds_are_shown_with_what_they_read():
+    text = plan(compose(["+experiment=llama3", "rounds.count=3"]))
+    rows = {line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:-1]] for line in text.splitlines()
+            if line.count("│") == 6}  # fmt: skip
+    assert rows["base"] == ["sft", "1", "answers, start, heldout", "model"]
+    assert rows["evaluate"] == ["evaluate", "1-3", "average, heldout", "report"]
+    assert "completions in the run" not in text
+    assert "Stages" not in plan(compose([]))
+
+
+def test_stages_that_cannot_be_planned_are_shown_as_such():
+    text = plan(compose(["+experiment=llama3", "rounds.stages.sft.start=nosuch"]))
+    assert "Checks: 1 to mend" in text
+    assert "nobody makes `nosuch`" in text
+
+
+def test_rounds_are_not_trained_as_one_run(tmp_path):
+    with pytest.raises(ConfigError, match="rlcore rounds"):
+        train(compose(["+experiment=llama3", f"run_dir={tmp_path}"]))
+    assert not list(tmp_path.iterdir())
