@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rlcore.data.rewriting import RewritingConfig
+from rlcore.data.templates import AnswerConfig
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
@@ -215,6 +216,49 @@ def test_requests_that_the_engines_do_not_take(tmp_path):
     assert not calls(stand)
 
 
+@pytest.mark.parametrize("put_back", [False, True])
+def test_prompts_whose_requests_are_too_long_are_put_back_too(tmp_path, put_back):
+    stand = Stand(tmp_path, evolving(put_back=put_back), say=lambda p: f"New task: {p.uid}", max_prompt_tokens=0)
+    made = stand.run()[1, "evolve"]
+    assert [row["uid"] for row in rows(made)] == [f"p{i}" for i in range(10)] * put_back
+    assert (made.report["counts"]["too_long"], made.report["counts"]["put_back"]) == (10, 10 * put_back)
+
+
+def cutting_off(stand, ends):
+    """The engines stop at their limit in what is said to requests whose uid ends so."""
+    actors = stand.actors
+
+    def cut(start):
+        live = actors(start)
+        own = live.world.rollout.generate
+
+        def generate(prompts, sampling):
+            for group in own(prompts, sampling):
+                if group.prompt.uid.endswith(ends):
+                    group.trajectories[0].finish_reason = "length"
+                yield group
+
+        live.world.rollout.generate = generate
+        return live
+
+    stand.actors = cut
+    return stand
+
+
+def test_evolutions_that_were_cut_off_are_none(tmp_path):
+    ends = ("p2~evolve-r1.0", "p7~evolve-r1.0")
+    stages = evolving(put_back=True)
+    made = cutting_off(Stand(tmp_path / "a", stages, say=lambda p: f"New task: {p.uid}"), ends).run()[1, "evolve"]
+    assert {row["uid"] for row in rows(made)} == {f"p{i}" if i in (2, 7) else f"p{i}~evolve-r1.0" for i in range(10)}
+    counts = made.report["counts"]
+    assert (counts["dropped_cut_off"], counts["put_back"], counts["evolved"]) == (2, 2, 8)
+    # the text asked for ends before the cut
+    stages["evolve"].rewriting.answer = AnswerConfig(after="New task:", before="###")
+    say = lambda p: f"### New task: {p.uid}" + " ### and then" * (p.uid == ends[0])  # noqa: E731
+    made = cutting_off(Stand(tmp_path / "b", stages, say=say), ends).run()[1, "evolve"]
+    assert {row["uid"] for row in rows(made)} == {"p7" if i == 7 else f"p{i}~evolve-r1.0" for i in range(10)}
+
+
 def test_what_was_evolved_evolves_again(tmp_path):
     stages = evolving() | {"again": RewriteConfig(data="evolve"), "rl": RlConfig(prompts="evolve")}
     made = Stand(tmp_path, stages, say=lambda p: f"New task: {p.uid} 1").run()
@@ -256,6 +300,17 @@ def test_responses_are_criticised_and_revised(tmp_path):
         assert row["response"] == row["reference"] != old["response"]
         assert row["response_ids"] == [int(row["reference"]), 11]
         assert row["score"] == 1.0
+
+
+def test_revisions_that_were_cut_off_are_not_learnt(tmp_path):
+    """They would be, with an end token behind half a sentence; a critique that was cut off is one still."""
+    say = lambda p: "Critique: wrong." if p.uid.endswith(".c") else f"Revision: {p.uid[1]} {p.uid[-1]}"  # noqa: E731
+    whole = Stand(tmp_path / "whole", revising(), say=say).run()[1, "revise"]
+    critiques = cutting_off(Stand(tmp_path / "critiques", revising(), say=say), ".c").run()[1, "revise"]
+    assert critiques.hash == whole.hash
+    found = cutting_off(Stand(tmp_path / "cut", revising(), say=say), "0~revise-r1").run()[1, "revise"]
+    assert [row["sample_id"] for row in rows(found)] == [f"p{i}#0.1~revise-r1" for i in range(10)]
+    assert found.report["counts"]["dropped_cut_off"] == 10
 
 
 def test_revisions_without_scores(tmp_path):

@@ -13,13 +13,14 @@ from rlcore.data import tables
 from rlcore.data.collate_records import groups_of
 from rlcore.data.constitution import critique_requests, revised, revision_requests
 from rlcore.data.rewriting import evolutions, evolved
+from rlcore.data.templates import AnswerConfig
 from rlcore.data.tokenizer import encode
 from rlcore.rounds.config import Made, RewriteConfig
 from rlcore.rounds.job import Job, whole_of
 from rlcore.rounds.stages.generate import sampled, score_report
 from rlcore.rounds.stages.score import by_scorer
 from rlcore.rounds.store import Artefact
-from rlcore.types import Prompt, Sample
+from rlcore.types import Prompt, Sample, Trajectory
 
 
 def run(job: Job) -> Artefact:
@@ -52,28 +53,33 @@ def _chunk(job: Job, rows: pa.Table, made: Made, model: str, part: int) -> tuple
     asker = Asker(job, part)
     if made is Made.prompts:
         prompts, counts = evolve(job, asker, tables.to_prompts(rows))
-        return tables.from_prompts(prompts), counts | {"too_long": asker.too_long}
+        return tables.from_prompts(prompts), counts | asker.counts
     samples, counts = revise(job, asker, tables.to_samples(rows), model)
-    return tables.from_samples(samples), counts | {"too_long": asker.too_long}
+    return tables.from_samples(samples), counts | asker.counts
 
 
 def evolve(job: Job, asker: Asker, prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
     config = job.config.rewriting
     requests = evolutions(prompts, config, name_of(job), job.seeds())
-    answers = asker([r.text for r in requests], [r.uid for r in requests])
+    answers = asker([r.text for r in requests], [r.uid for r in requests], config.answer)
     told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
-    return evolved([r for r, _ in told], [a for _, a in told], config, job.live.render)
+    made, counts = evolved([r for r, _ in told], [a for _, a in told], config, job.live.render)
+    if config.put_back:  # those too without any answer
+        heard = {r.parent.uid for r, _ in told}
+        unheard = [prompt for prompt in prompts if prompt.uid not in heard]
+        made, counts = made + unheard, counts | {"put_back": counts["put_back"] + len(unheard)}
+    return made, counts
 
 
 def revise(job: Job, asker: Asker, samples: Sequence[Sample], model: str) -> tuple[list[Sample], dict[str, int]]:
     config, counts = job.config.rewriting.constitution, Counter[str]()
     requests = critique_requests(samples, config, name_of(job), job.seeds())
     if config.critique:
-        answers = asker([r.text for r in requests], [f"{r.sample_id}.c" for r in requests])
+        answers = asker([r.text for r in requests], [f"{r.sample_id}.c" for r in requests])  # cut off, it is one still
         told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
         requests, found = revision_requests([r for r, _ in told], [a for _, a in told], config)
         counts.update({f"critique_{name}": value for name, value in found.items()})
-    answers = asker([r.text for r in requests], [r.sample_id for r in requests])
+    answers = asker([r.text for r in requests], [r.sample_id for r in requests], config.revision_answer)
     told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
     tokens: Callable[[str], list[int]] = lambda text: _tokens(job, text)  # noqa: E731
     kept, found = revised([r for r, _ in told], [a for _, a in told], config, tokens, model)
@@ -95,14 +101,26 @@ def _tokens(job: Job, text: str) -> list[int]:
 
 @dataclass
 class Asker:
-    """One answer of the engines to each text; None where the request is longer than they take."""
+    """One answer of the engines to each text; None where the request is longer than they take, or where the answer
+    was to be whole and was cut off."""
 
     job: Job
     part: int
     turn: int = 0
     too_long: int = 0
+    cut_off: int = 0
 
-    def __call__(self, texts: Sequence[str], uids: Sequence[str]) -> list[str | None]:
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"too_long": self.too_long, "dropped_cut_off": self.cut_off}
+
+    def __call__(
+        self, texts: Sequence[str], uids: Sequence[str], whole: AnswerConfig | None = None
+    ) -> list[str | None]:  # fmt: skip
+        """Args:
+        whole: where in the answer the text is that must not be cut off: it would be learnt with an end it never had.
+            None: any answer will do.
+        """
         job = self.job
         prompts = []
         for text, uid in zip(texts, uids, strict=True):
@@ -119,5 +137,12 @@ class Asker:
         )
         self.turn += 1
         groups = sampled(job, fitting, sampling, score=False) if fitting else []
-        said = {group.prompt.uid: group.trajectories[0].text for group in groups}
-        return [said.get(p.uid) for p in prompts]
+        said = {group.prompt.uid: group.trajectories[0] for group in groups}
+        cut = {uid for uid, t in said.items() if whole is not None and t.finish_reason == "length" and _open(t, whole)}
+        self.cut_off += len(cut)
+        return [said[p.uid].text if p.uid in said and p.uid not in cut else None for p in prompts]
+
+
+def _open(trajectory: Trajectory, config: AnswerConfig) -> bool:
+    """Whether what is asked for reaches to the end of what was said."""
+    return not config.before or config.before not in trajectory.text.rpartition(config.after or "\0")[2]
