@@ -77,15 +77,23 @@ def score(response: str, reference: str) -> RewardResult:
     shown = {"extracted": None if found is None else found[:200]}
     if found is not None and any(_agrees(gold, part) for part in _readings(found)):
         return RewardResult(1.0, info=shown)
-    if gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
-        whole = extract.visible(response).strip()  # "Yes.", "July 14", "Option B": no formula to be found in it
-        said = extract.stated(response)
-        if said is None and (leading := _LEADING.match(whole)) and "\n" not in whole:
-            whole = leading[1]  # Yes, it always is.
-        for other in (said, whole) if extract.box(whole) is None else ():
-            if other and len(other) <= extract.MAX_BARE and "\n" not in other and _agrees(gold, other):
-                return RewardResult(1.0, info={"extracted": other})
+    if found is None or gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
+        other = next((said for said in _in_words(response) if _agrees(gold, said)), None)
+        if other is not None:
+            return RewardResult(1.0, info={"extracted": other})
     return RewardResult(0.0, info=shown)
+
+
+def _in_words(response: str) -> list[str]:
+    """`Yes.`, `July 14`, `Option B`, "So it is a Tuesday": answers with no formula to be found in them."""
+    whole = extract.visible(response).strip()
+    if extract.box(whole) is not None:
+        return []
+    said = extract.stated(response)
+    if said is None and (leading := _LEADING.match(whole)) and "\n" not in whole:
+        whole = leading[1]  # Yes, it always is.
+    short = [text for text in (said, whole) if text and len(text) <= extract.MAX_BARE and "\n" not in text]
+    return short + extract.phrases(response)
 
 
 def _readings(found: str) -> list[str]:

@@ -1,0 +1,184 @@
+r"""What a text says its answer is: "The answer is 12.", `**Answer:** 12`, `<answer>12</answer>`, "La réponse est 12".
+
+The last statement counts, unless it is taken back. "The answer is 12. Wait, that is wrong" leaves what comes after it;
+what others might think the answer is does not count where something else follows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rlcore.rewards import conclusion, exact
+from rlcore.rewards.claim import BETWEEN, main, trimmed
+from rlcore.rewards.quantities import SPELT, formulas, is_expression, last_side, masked, spelt, unbold, values
+
+MAX_LINE = 1500  # characters of a statement that are read
+MAX_READ = 8  # statements, from the last
+_FOREIGN = (
+    r"réponse|Antwort|Ergebnis|Lösung|respuesta|solución|resultado|resposta|risposta|risultato|ответ|відповідь|"
+    r"odpowiedź|"
+    r"odpověď|antwoord|svaret?|cevap|yanıt|đáp án|đáp số|jawaban|जवाब|उत्तर|الإجابة|الجواب"
+)
+_COPULA = r"est|ist|lautet|beträgt|es|é|è|равен|равна|равно|to|je|är|er|là|adalah|है|هي|هو"
+_CUE = re.compile(
+    r"(?:\b(?:(?:final\s+|correct\s+)?answers?|(?:correct|right|best)\s+(?:option|choice|statement)s?)\b"
+    r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|\b(?:must|should|has to|would|will)\s+be\b|:|=)"
+    r"|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b"
+    rf"|\b(?:{_FOREIGN})\b(?:[^\n:=.$]{{0,25}}?(?:\b(?:{_COPULA})(?!\w)|[:：=]))"
+    r"|(?:正确|最终|最後の)?(?:答案|答え|解答|答|정답|답)[^\n:：=.。$\d]{0,8}?(?:是|为|為|選|选|は|은|는|[:：=])"
+    r"|\bans(?:wer)?\s*[.:=])"
+    r"(?!\s*(?:\*\*)?\s*(?:definitely\s+|clearly\s+|certainly\s+)?not\b)"
+    r"[ \t]{0,9}[:：]?[ \t]{0,9}(?:\n[ \t]{0,9}){0,3}(?=[^\n])",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(
+    r"(?:\(?([A-J])\)?|\(([a-j])\)|(?i:option|choice|letter|statement)\s+\(?([A-Ja-j])\)?)"
+    r"(?P<mark>[.):]|(?=\W*$)|(?=,? which (?:is|equals|gives)\b)|(?=[,;]?\s+(?:because|since|as|not|and not|"
+    r"rather|instead)\b))\s*(?P<rest>.*)",
+    re.DOTALL,
+)
+_WHICH_IS = re.compile(r"^,?\s*(?:which (?:is|equals|gives)|i\.?e\.?,?|namely|with|=)\s+", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"^(?:(?:about|approximately|approx\.?|around|roughly|exactly|simply|just|only|therefore|thus|then|hence|"
+    r"clearly|indeed|"
+    r"either|equal to|given by|as follows|environ|etwa|aproximadamente)[\s:,]+)+",
+    re.IGNORECASE,
+)
+_CITED = re.compile(r"\s*(?:\[\d{1,2}\]|\^\d+\^)\s*$")
+_CALM_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$")
+_FULL_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$|(?<!\bn)[!?](?:\s|$)|。")
+_DECIDED = re.compile(r"(?:yes|no|true|false)(?=\s*(?:[,.;!]|$|because\b|since\b))", re.IGNORECASE)
+_NOT_SO = (
+    r"\b(?:that|this|it|which|my (?:answer|first|previous|earlier)[\w ]{0,20}|the (?:above|previous)[\w ]{0,20})"
+    r"(?:'s|’s| is| was| would be| turns out to be| can'?t be| cannot be)(?: also| actually| clearly| obviously)?"
+    r" (?:wrong|incorrect|not (?:right|correct|true|possible|it)|false|impossible|mistaken|right\?|correct\?)|"
+    r"\bi (?:made|see|found|spotted|notice) (?:an?|my|the) (?:\w+ )?(?:mistake|error|slip)|\bcorrection\b|"
+    r"\bscratch that|"
+    r"\bmy (?:mistake|bad|apologies)|\bi was wrong|\bi (?:forgot|miscounted|misread|miscalculated|overlooked|"
+    r"double[- ]counted|"
+    r"counted \w+ \w+ twice)|\b(?:wait|oops|hmm|hold on|actually),? no\b|\boops\b|\bsorry\b|\bi (?:take|"
+    r"must take) (?:that|it) back"
+)
+TAKEN_BACK = re.compile(_NOT_SO, re.IGNORECASE)
+_DOUBTED = re.compile(
+    r"\b(?:wait|hmm+|hold on|on second thought|but actually|(?:^|(?<=[.!?\n] ))actually|let me (?:re-?\w+|"
+    r"think again)|"
+    r"however|but)\b",
+    re.IGNORECASE,
+)
+_CONFIRMED = re.compile(
+    r"\b(?:yes|correct|confirm(?:s|ed)|indeed|checks out|is right|it works|that works|matches|consistent|"
+    r"verified|good)\b|✓|✅|√",
+    re.IGNORECASE,
+)
+_SUPPOSED = re.compile(
+    r"\b(?:some|others?|people|many|one|you|students?|we|i)\s+(?:\w+\s+)?(?:might|would|may|could|will|first|"
+    r"initially|often)\s+"
+    r"(?:\w+\s+)?(?:say|think|thought|guess|guessed|expect|believe|assume|assumed|suppose|argue|conclude|answer)\w*\b"
+    r"|\bat first(?: glance| sight)?\b|\b(?:it )?(?:seems|looks|appears|is tempting)\b|\bnaively\b|\bna[iï]ve\b|"
+    r"\bif the\b|"
+    r"\bsuppose\b|\bassum\w+\b|\bwhether the\b|\b(?:is|are) (?:supposed|expected|said|claimed) to\b|"
+    r"\bfirst (?:guess|thought)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A statement's words up to the end of its line, the value in them if there is one, and where it ends."""
+
+    words: str
+    value: str | None
+    end: int
+    tentative: bool
+
+
+def last(text: str) -> Said | None:
+    """The last statement with a value in it; the last of all when none has one."""
+    found = [_read(text, hit) for hit in list(_CUE.finditer(text))[-MAX_READ:]]
+    with_value = [said for said in found if said.value is not None]
+    best = with_value or found
+    return best[-1] if best else None
+
+
+def words(text: str) -> str | None:
+    """What the last statement says, up to the end of its sentence: for answers in words."""
+    hits = list(_CUE.finditer(text))[-1:]
+    said = _line(text, hits[0]) if hits else None
+    return re.split(r"[.!]\s", unbold(said).strip() + " ")[0].strip() if said is not None else None
+
+
+def doubted(later: str) -> bool:
+    """Whether the writer thinks again and does not find the answer confirmed."""
+    return bool(_DOUBTED.search(later)) and not _CONFIRMED.search(later)
+
+
+def _line(text: str, cue: re.Match[str]) -> str:
+    """The rest of the statement's line; all of a displayed formula or of what stands between tags."""
+    line = text[cue.end() : cue.end() + MAX_LINE]
+    if cue[0].startswith("<"):
+        return re.split(r"</answer>", line, flags=re.IGNORECASE)[0]
+    spans = formulas(line)
+    if spans and not line[: spans[0].start].strip(" *_>\n") and "\n" in line[: spans[0].end]:
+        return line[: spans[0].end]
+    return re.split(r"</answer>|\n", line, flags=re.IGNORECASE)[0]
+
+
+def _read(text: str, cue: re.Match[str]) -> Said:
+    line = _line(text, cue)
+    begun = max(text.rfind(mark, 0, cue.start()) for mark in (". ", "\n", "! ", "? ")) + 1
+    tentative = bool(_SUPPOSED.search(text[max(begun, cue.start() - 120) : cue.end()]))
+    value = direct(line, excited=cue[0][0] != "<")
+    if value is None and (cue[0].rstrip()[-1] in ":：" or cue[0].startswith("<")):
+        value = conclusion.final(text[cue.end() :] if cue[0][0] != "<" else line)  # reasoning, then its result
+    if value is None:
+        value = main(_sentence(_tidy(line)))
+    stop = _stop(line)
+    return Said(line, value, cue.end() + (stop.start() if stop else len(line)), tentative)
+
+
+def _tidy(line: str) -> str:
+    line = re.sub(r"\b(i\.e|e\.g|Rs|sq)\.", lambda m: m[1], line.strip().strip("*").strip())
+    return _CITED.sub("", _ABOUT.sub("", unbold(line)))
+
+
+def _stop(line: str, excited: bool = True) -> re.Match[str] | None:
+    return (_FULL_STOP if excited else _CALM_STOP).search(masked(line, formulas(line)))
+
+
+def _sentence(line: str, excited: bool = True) -> str:
+    return line[: stop.start()].strip() if (stop := _stop(line, excited)) else line
+
+
+def direct(line: str, *, excited: bool = True) -> str | None:
+    """The answer that a statement's line begins with, or None when it begins with prose. `excited`: a final `!` is none
+    of a factorial."""
+    line = _tidy(line)
+    sentence = _sentence(line, excited)
+    if not sentence:
+        return None
+    if (choice := _CHOICE.fullmatch(sentence)) is not None:
+        letter, rest = choice[1] or choice[2] or choice[3], _WHICH_IS.sub("", choice["rest"]).strip()
+        return f"({letter}) {rest}" if rest and _is_value(rest) else letter
+    if decided := _DECIDED.match(sentence):
+        return decided[0]
+    sentence = trimmed(sentence)
+    if (is_expression(sentence) and not formulas(sentence)) or exact.number(exact.clean(sentence)) is not None:
+        return last_side(sentence)
+    found = values(sentence)
+    if not found:
+        return spelt(sentence) if re.match(rf"(?:an?\s+)?{SPELT}", sentence, re.IGNORECASE) else None
+    if re.search(r"[^\W\d_]{2,}", sentence[: found[0].start]):
+        return None
+    run = [found[0]]
+    for value in found[1:]:
+        if not BETWEEN.fullmatch(sentence[run[-1].end : value.start]):
+            break
+        run.append(value)
+    inner = [value.inner for value in run]
+    return ", ".join(inner) if len(run) > 1 else last_side(inner[0]) if run[0].formula else inner[0]
+
+
+def _is_value(text: str) -> bool:
+    return is_expression(text) or exact.number(exact.clean(text)) is not None or bool(formulas(text)[:1])
