@@ -307,6 +307,8 @@ def set_environment(device: str, tensor_parallel_size: int, threads: int) -> Non
     if device != "cpu":
         return
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # The sampler's two small functions gain nothing from being compiled, which takes seconds at every start.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if tensor_parallel_size == 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         return
