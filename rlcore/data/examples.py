@@ -19,7 +19,7 @@ from rlcore.data.examples_config import (
 from rlcore.data.examples_render import Answer, Rendered, Renderer
 from rlcore.data.examples_rows import Draft, Tie, drafts
 from rlcore.data.readers import DataError, Problems, Table
-from rlcore.data.rows import _Wrong
+from rlcore.data.rows import _Wrong, with_raw
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.types import Pair, Prompt, Sample
 
@@ -183,7 +183,9 @@ class _Maker:
         for (draft, text, rendered), ids in zip(texts, prompt_ids, strict=True):
             own = [next(answers) for _ in rendered]
             if self._fits(draft, text, ids, own):
-                prompt = Prompt(draft.uid, ids, text, draft.reference, draft.reward_names, draft.metadata, source)
+                template, chat = self._config.prompt_template, self._config.chat_template
+                metadata = with_raw(draft.metadata, draft.prompt, template, chat)
+                prompt = Prompt(draft.uid, ids, text, draft.reference, draft.reward_names, metadata, source)
                 records.append((draft, _record(draft, prompt, own), any(a.cut for a in own)))
         return self._kept(made, records)
 

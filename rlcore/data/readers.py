@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from rlcore.data.config import SourceKind
 
 NUM_SHOWN = 5
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -107,6 +109,9 @@ def _read_jsonl(path: Path) -> Table:
                         f"{path} starts with '[': it looks like one JSON array; jsonl is one object per line, no commas"
                     ) from error
                 problems.add(number, f"not JSON ({error}): {_excerpt(line)}")
+                continue
+            if b"\\ud" in line.lower() and _HALF.search(json.dumps(value, ensure_ascii=False)):
+                problems.add(number, f"half a character (a lone surrogate), which is no text: {_excerpt(line)}")
                 continue
             if not isinstance(value, dict):
                 problems.add(number, f"a JSON object is wanted, this is a {type(value).__name__}: {_excerpt(line)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlcore.data.config import ColumnsConfig, DataConfig
+from rlcore.data.question import RAW
 from rlcore.data.readers import DataError, Table, did_you_mean
 from rlcore.data.tokenizer import Tokenizer
 
@@ -147,6 +148,23 @@ def check_rendering(config: DataConfig, tokenizer: Tokenizer) -> None:
         )
     if config.system_prompt is not None and not config.chat_template:
         raise DataError("data.system_prompt needs data.chat_template=true; otherwise put it into data.prompt_template")
+
+
+def with_raw(metadata: Mapping[str, Any], prompt: str | Messages, template: str, chat: bool) -> Mapping[str, Any]:
+    """The metadata with `raw_prompt`: what the user asks, prompt template applied, before any chat template. Nothing is
+    added without chat template, for a conversation of several turns, or where the row has such a column.
+
+    >>> with_raw({"level": 1}, [{"role": "user", "content": "1+1"}], "{prompt}=", chat=True)
+    {'level': 1, 'raw_prompt': '1+1='}
+    """
+    if not chat or RAW in metadata:
+        return metadata
+    if isinstance(prompt, str):
+        return {**metadata, RAW: template.replace("{prompt}", prompt)}
+    said = [message for message in prompt if message["role"] not in ("system", "developer")]
+    if len(said) != 1 or said[0]["role"] != "user":
+        return metadata
+    return {**metadata, RAW: template.replace("{prompt}", said[0]["content"])}
 
 
 def render(row: Row, config: DataConfig, tokenizer: Tokenizer) -> str:

@@ -130,7 +130,8 @@ def _to_prompts(
         if not token_ids:
             problems.add(row.number, f"{text[:60]!r} gives no token")
         elif len(token_ids) <= config.max_prompt_tokens:
-            prompts.append(Prompt(row.uid, token_ids, text, row.reference, row.rewards, row.metadata))
+            metadata = rows.with_raw(row.metadata, row.prompt, config.prompt_template, config.chat_template)
+            prompts.append(Prompt(row.uid, token_ids, text, row.reference, row.rewards, metadata))
         elif config.long_prompts is LongPrompt.skip:
             counts["skipped_too_long"] += 1
         else:

@@ -77,6 +77,13 @@ def test_a_text_prompt_and_response(tmp_path, chatml):
     assert (loaded.notes, loaded.counts["borders_cut"]) == ([], 0)
 
 
+def test_what_was_asked_is_kept_beside_the_rendered_prompt(tmp_path, chatml):
+    row = {"prompt": "1+1", "response": "2", "level": 3}
+    (one,) = load(tmp_path, chatml, [row], prompt_template="{prompt}=").samples
+    assert one.prompt.metadata == {"level": 3, "raw_prompt": "1+1="}
+    assert one.prompt.text != "1+1="
+
+
 def test_multi_turn_trains_on_the_assistant_alone(tmp_path, chatml):
     messages = [SYSTEM, U1, A1, U2, A2]
     loaded = load(tmp_path, chatml, [{"messages": messages}])

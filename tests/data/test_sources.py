@@ -111,6 +111,28 @@ def test_messages_from_parquet_lose_their_null_keys(tmp_path, chat_tokenizer):
     assert load_data(config, chat_tokenizer, seed=0).train[0].uid == "a-0"  # rows of a table count from 0
 
 
+def test_what_was_asked_is_kept_beside_what_the_chat_template_made_of_it(tmp_path, chat_tokenizer):
+    """Whoever shows a prompt to a model again, to evolve it or to judge a response, must not nest templates."""
+    user, model = {"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}
+    rows = [
+        {"prompt": "1+1", "level": 3, "uid": "text"},
+        {"prompt": [{"role": "system", "content": "be short"}, user], "level": 3, "uid": "messages"},
+        {"prompt": [user, model, user], "level": 3, "uid": "turns"},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    config = jsonl(path, chat_template=True, prompt_template="{prompt}?", max_prompt_tokens=200)
+    found = {p.uid: p for p in load_data(config, chat_tokenizer, seed=0).train}
+    assert found["text"].text == "<user>1+1?<assistant>"
+    assert found["text"].metadata == {"level": 3, "raw_prompt": "1+1?"}
+    assert found["messages"].metadata == {"level": 3, "raw_prompt": "2+2?"}
+    assert found["turns"].metadata == {"level": 3}
+    own = write(tmp_path / "b.jsonl", [{"prompt": "1+1", "raw_prompt": "mine"}])
+    (one,) = load_data(dataclasses.replace(config, train=str(own)), chat_tokenizer, seed=0).train
+    assert one.metadata == {"raw_prompt": "mine"}
+    (one,) = load_data(jsonl(write(tmp_path / "c.jsonl", rows[:1])), chat_tokenizer, seed=0).train
+    assert one.metadata == {"level": 3}  # without a template the text is what was asked
+
+
 def test_templates(tmp_path, chat_tokenizer):
     conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rows = [
@@ -208,6 +230,7 @@ def test_eval_errors(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        (r'{"prompt": "a\ud83d"}', r"line 2: half a character \(a lone surrogate\), which is no text: "),
         ('{"prompt": "a" "b"}', r"line 2: not JSON \(Expecting ',' delimiter.*\): \{\"prompt\": \"a\" \"b\"\}"),
         ("[1]", r"line 2: a JSON object is wanted, this is a list: \[1\]"),
         ({"reference": "a"}, r"line 2: no column 'prompt'; the row has reference"),
