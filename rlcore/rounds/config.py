@@ -24,7 +24,7 @@ from rlcore.data.pairing import PairingConfig
 from rlcore.data.question import QuestionConfig
 from rlcore.data.rewriting import RewritingConfig
 from rlcore.data.selection import SelectionConfig
-from rlcore.loops.config import OfflineTrainConfig
+from rlcore.loops.config import OfflineTrainConfig, Schedule
 
 
 class StageKind(str, enum.Enum):
@@ -105,7 +105,7 @@ class ScoreConfig(StageConfig):
     samples_per_chunk: int = 4096
 
     INPUTS: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,), "model": (Made.model,)}
-    READS: ClassVar = ("model.dtype", "reward")
+    READS: ClassVar = ("model.dtype", "reward", "data.chat_template")
 
 
 @dataclass
@@ -173,6 +173,7 @@ class RewardModelStageConfig(StageConfig):
     start: str = "start"  # a model, or a reward model to go on with
     held_out: float = 0.1  # share of the prompts that is measured on, not trained on
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+    schedule: Schedule = Schedule.constant  # of training.learning_rate; linear and cosine end at a tenth of it
     checkpoint_every: int = 50
 
     INPUTS: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model, Made.reward_model)}
@@ -219,7 +220,7 @@ class RewriteConfig(StageConfig):
         "model": (Made.model,),
         "reward_model": (Made.reward_model,),
     }
-    READS: ClassVar = ("model.dtype", "rollout", "reward")
+    READS: ClassVar = ("model.dtype", "rollout", "reward", "data.chat_template", "data.max_prompt_tokens")
 
 
 @dataclass

@@ -8,12 +8,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.rounds import reads_of
+from actors.run_folder import binding, plain
+from actors.validate import compose
 from rlcore.data.rewriting import RewritingConfig
 from rlcore.data.templates import AnswerConfig
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.config import EvaluateConfig, GenerateConfig, RewriteConfig, RlConfig, SftConfig
+from rlcore.rounds.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    Made,
+    RewriteConfig,
+    RlConfig,
+    ScoreBy,
+    ScoreConfig,
+    SftConfig,
+    StageKind,
+)
+from rlcore.rounds.graph import Node
 from rlcore.rounds.stages.generate import chosen
 from rlcore.types import RewardResult, Status
 from tests.rounds.world import Killed, Stand, train
@@ -273,6 +287,23 @@ def test_the_name_of_the_stage_is_part_of_what_it_makes(tmp_path):
     stages = evolving() | {"other_name": evolving()["evolve"]}
     made = Stand(tmp_path, stages, say=lambda p: f"New task: {p.uid}").run()
     assert [row["uid"] for row in rows(made[1, "other_name"])] == [f"p{i}~other_name-r1.0" for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [("data.chat_template=true", {"evolve", "ask"}), ("data.max_prompt_tokens=77", {"evolve"})],
+)
+def test_how_requests_are_rendered_is_in_the_keys(override, stages):
+    """Of prompts from a source of its own, which the run's `data` does not change."""
+    config = {"evolve": RewriteConfig(), "ask": ScoreConfig(by=ScoreBy.model), "sample": GenerateConfig()}
+    configs = [compose(["data.source=jsonl", "data.train=a.jsonl", *more]) for more in ([], [override])]
+    flats = [binding(plain(one)) for one in configs]
+    nodes = [Node(1, name, StageKind(kind), config[name], {}, Made.samples)
+             for name, kind in (("evolve", "rewrite"), ("ask", "score"), ("sample", "generate"))]  # fmt: skip
+    reads = [
+        {node.stage: reads_of(node, flat, one) for node in nodes} for flat, one in zip(flats, configs, strict=True)
+    ]
+    assert {name for name in config if reads[0][name] != reads[1][name]} == stages
 
 
 def test_evolutions_of_two_rounds_do_not_share_a_uid(tmp_path):
