@@ -31,54 +31,55 @@ _ROUNDED = re.compile(
 )
 _ASIDE = re.compile(r"(?<=\s)[(\[][^()\[\]]{2,120}[)\]]")
 _CONTRAST = re.compile(
-    r",?\s+(?:rather than|instead of|as opposed to|in contrast to|unlike|compared (?:to|with)|even though|"
-    r"although|though|"
-    r"while|whereas|despite|because|since|given that|assuming|provided|as required|as (?:we|can|was|expected|"
-    r"claimed))\b.*$"
-    r"|\s*[,;–—-]\s*(?:and\s+)?not\b.*$|\s+and\s+not\b.*$",
+    r",?\s+(?:rather than|instead of|as opposed to|in contrast to|unlike|compared (?:to|with)|even though|although|"
+    r"though|while|whereas|despite|because|since|given that|assuming|provided|as required|as (?:we|can|was|expected|"
+    r"claimed))\b.*$|\s*[,;–—-]\s*(?:and\s+)?not\b.*$|\s+and\s+not\b.*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_ALSO = re.compile(  # a second clause, which says something else: `is 6, attained at x = 1`, `is 5 and its radius is 4`
+    r"(?:,\s+(?:attained|reached|achieved|occurring|taken|its|their|his|her|where|with|at|for)\b"
+    r"|,?\s+and\s+(?:the|its|their|his|her|in|after)\b)(?!.*\b(?:total|sum|altogether|answer|together|result|so|thus|"
+    r"therefore|hence|combined|final|difference|mak(?:es?|ing)|leav(?:es?|ing)|giv(?:es?|ing))\b).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _CONDITION = re.compile(r"(?<=.)\s+(?:when|if|where|for which|for all|for every|whenever|once)\b.*$", re.DOTALL)
 _INSTEAD = re.compile(
-    r"(?:,|;|\s[-–—])\s*but\s+(?=(?:\w+\W+){0,3}?(?:it(?:'s| is)?|is|are|that|actually|really|in fact|the|"
-    r"rather|should|must)"
-    r"\b)|\bnot\b[^.;]{1,40}?\bbut\s+(?:rather\s+|actually\s+)?(?=\S)",
+    r"(?:,|;|\s[-–—])\s*but\s+(?=(?:\w+\W+){0,3}?(?:it(?:'s| is)?|is|are|that|actually|really|in fact|the|rather|"
+    r"should|must)\b)|\bnot\b[^.;]{1,40}?\bbut\s+(?:rather\s+|actually\s+)?(?=\S)",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"(?:\bnot|n't|n’t|\bcannot|\bnever|\bneither|\bnor|\bwithout|\bwrongly)\s+(?:(?:be|equal(?: to)?|the|an?|"
-    r"just|simply|"
-    r"exactly|actually|really|yet|correct(?:ly)?)\s+){0,3}[(*$]*$",
+    r"(?:\bnot|n't|n’t|\bcannot|\bnever|\bneither|\bnor|\bwithout|\bwrongly)\s+(?:(?:be|equal(?: to)?|the|an?|just|"
+    r"simply|exactly|actually|really|yet|correct(?:ly)?)\s+){0,3}[(*$]*$",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"[)*$]*\s+(?:is|are|was|does|do|can|would|could)\s*(?:not\b|n['’]t\b)|\s+cannot\b", re.IGNORECASE)
+_BOUND = re.compile(
+    r"\b(?:greater|less|larger|smaller|bigger|higher|lower)\s+than\s+(?:or equal to\s+)?[-$(*]*$", re.IGNORECASE
+)
+_COMPARED = re.compile(r"[*)$]*\s+(?:[\w%]+\s+){0,3}?(?:more|less|fewer|\w{2,}er)\s+than\b", re.IGNORECASE)
 _LABEL = re.compile(
-    r"(?:\b(?:step|case|part|chapter|section|problem|question|exercise|method|equation|eq\.?|fig(?:ure)?\.?|"
-    r"table|line|option|"
-    r"item|page|no\.|grade|example|theorem|lemma|formula|rule|property|version|solution|approach|hint|note)s?\s*\(?#?"
-    r"|\[|#)$",
+    r"(?:\b(?:step|case|part|chapter|section|problem|question|exercise|method|equation|eq\.?|fig(?:ure)?\.?|table|"
+    r"line|option|item|page|no\.|grade|example|theorem|lemma|formula|rule|property|version|solution|approach|hint|"
+    r"note)s?\s*\(?#?|\[|#)$",
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
-    r"\b(?:of|out of|from|than|among|in|within|over|for|after|before|during|on|with|per|between|when|if|where|"
-    r"every|each|"
-    r"the|his|her|their|its|our|my|your|these|those|all|both|original|initial|first|every|until|since|through|"
-    r"using|given|via)\s+(?:(?:the|a|an|his|her|their|its|our|all|about|only|just|another|original|initial|"
-    r"first|previous|"
-    r"remaining|given|total|full|same|other|these|those|each|every)\s+){0,3}[-$€£(*]*$",
+    r"\b(?:of|out of|from|than|among|in|within|over|for|after|before|during|on|with|per|between|when|if|where|every|"
+    r"each|the|his|her|their|its|our|my|your|these|those|all|both|original|initial|first|every|until|since|through|"
+    r"using|given|via)\s+(?:(?:the|a|an|his|her|their|its|our|all|about|only|just|another|original|initial|first|"
+    r"previous|remaining|given|total|full|same|other|these|those|each|every)\s+){0,3}[-$€£(*]*$|\b(?:in|on|over|"
+    r"within|from) the \w+\s+$",
     re.IGNORECASE,
 )
 _RESULT_OF = re.compile(
-    r"(?<!out of )(?<!out of a )(?<!of the )\b(?:total|sum|result|value|difference|product|average|mean|median|"
-    r"mode|range|"
-    r"probability|chance|area|volume|length|distance|speed|cost|price|profit|height|width|perimeter|"
-    r"circumference|age|"
-    r"number|amount|rate|time|score|maximum|minimum|max|min|angle|ratio|remainder|quotient|radius|diameter|"
-    r"slope|sum total|"
-    r"weight|mass|temperature|balance|solution|answer|measure|capacity|salary|income|loss|discount|percentage|"
-    r"worth)\s+of\s+"
-    r"(?:about|approximately|exactly|only|roughly|around|nearly|over)?\s*[-$€£*]*$|\b(?:results?|resulting|"
-    r"ending up|ends up)"
-    r"\s+(?:in|with)\s+(?:a\s+\w+\s+of\s+)?[-$€£]*$",
+    r"(?<!out of )(?<!out of a )(?<!of the )\b(?:total|sum|result|value|difference|product|average|mean|median|mode|"
+    r"range|probability|chance|area|volume|length|distance|speed|cost|price|profit|height|width|perimeter|"
+    r"circumference|age|number|amount|rate|time|score|maximum|minimum|max|min|angle|ratio|remainder|quotient|radius|"
+    r"diameter|slope|sum total|weight|mass|temperature|balance|solution|answer|measure|capacity|salary|income|loss|"
+    r"discount|percentage|worth|(?:in|de)crease|rise|drop|gain|reduction|growth|savings?|surplus|deficit|share|odds|"
+    r"count|bill|fee|tip|tax)\s+of\s+(?:about|approximately|exactly|only|roughly|around|nearly|"
+    r"over)?\s*[-$€£*]*$|\b(?:results?|resulting|ending up|ends up)\s+(?:in|with)\s+(?:a\s+\w+\s+of\s+)?[-$€£]*$",
     re.IGNORECASE,
 )
 _NAME = r"(?:\\?[a-zA-Z](?:_\{?\w{1,3}\}?)?)"
@@ -96,9 +97,8 @@ _LEADS_TO = re.compile(
     re.IGNORECASE,
 )
 OPENER = re.compile(
-    r"^[\s>#*_✅-]*(?:(?:so|thus|therefore|hence|then|now|finally|also|and|we (?:get|have|obtain|find)|"
-    r"this gives|∴|⇒|=>|"
-    r"\d{1,2}[.)](?=\s)|step \d+:?|[a-z]{3,20}:)[\s,:]*)+",
+    r"^[\s>#*_✅-]*(?:(?:so|thus|therefore|hence|then|now|finally|also|and|we (?:get|have|obtain|find)|this gives|∴|"
+    r"⇒|=>|\d{1,2}[.)](?=\s)|step \d+:?|[a-z]{3,20}:)[\s,:]*)+",
     re.IGNORECASE,
 )
 BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,200}?)(?<!\s)\*\*")
@@ -163,7 +163,7 @@ def trimmed(sentence: str) -> str:
     text = re.sub(r"^\s*\d{1,2}[.)]\s+(?=\S)", "", unbold(sentence)).strip()
     if (instead := list(_INSTEAD.finditer(text))) and values(text[instead[-1].end() :]):
         text = text[instead[-1].end() :]
-    for pattern in (_ASIDE, _CONTRAST, _CONDITION):
+    for pattern in (_ASIDE, _CONTRAST, _ALSO, _CONDITION):
         spans = formulas(text)
         hidden = masked(text, spans)
         for match in reversed(list(pattern.finditer(hidden))):
@@ -222,10 +222,13 @@ def _weightiest(sentence: str) -> Value | None:
     stated: list[Value] = []
     for value in values(sentence):
         before = sentence[max(0, value.start - 60) : value.start]
+        if _DENIED.match(sentence, value.end) or _BOUND.search(before):
+            continue
         if _NEGATED.search(before) or (not value.formula and _LABEL.search(before)):
             continue
         bare = value.formula and _NAMED.fullmatch(value.inner)
-        given = bare or (_GIVEN.search(before) and not _RESULT_OF.search(before))
-        (circumstances if given else stated).append(value)
+        given = bool(_GIVEN.search(before)) and not _RESULT_OF.search(before)
+        known = given or bare or _COMPARED.match(sentence, value.end)
+        (circumstances if known else stated).append(value)
     best = stated or circumstances
     return best[-1] if best else None

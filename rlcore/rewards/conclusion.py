@@ -22,11 +22,10 @@ _LINE_HEAD = r"^[\s>#*_✅✓☑-]*"
 _COURTESY = re.compile(
     _LINE_HEAD + r"(?:(?:please\s+|just\s+)?let me know|(?:please\s+)?feel free|i hope|hope (?:this|that|it)|"
     r"if you(?:'d| would| have| need| want| like)|would you like|do you (?:want|have|need)|is there anything|"
-    r"happy to|"
-    r"i(?:'m| am) happy|i(?:'d| would) be happy|glad|thanks|thank you|good luck|great (?:job|question)|have a |"
-    r"any (?:more |other |further )?questions|this is because|because\b|the reason|recall\b|here,? (?:we|i) used|"
-    r"we (?:have )?used|\(?(?:side |foot)?(?:note|remark|tip|reminder|hint|source|caveat|disclaimer|ps|"
-    r"p\.s\.)s?\s*[*_]*[:.])",
+    r"happy to|i(?:'m| am) happy|i(?:'d| would) be happy|glad|thanks|thank you|good luck|great (?:job|question)|"
+    r"have a |any (?:more |other |further )?questions|this is because|because\b(?![^.]*,)|the reason|recall\b|"
+    r"here,? (?:we|i) used|we (?:have )?used|\(?(?:side |foot)?(?:note|remark|tip|reminder|hint|source|caveat|"
+    r"disclaimer|ps|p\.s\.)s?\s*[*_]*[:.])",
     re.IGNORECASE,
 )
 _CHECK = re.compile(
@@ -38,8 +37,7 @@ _CHECK = re.compile(
 )
 _CUE = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|in conclusion|altogether|in total|overall|finally|in summary|"
-    r"as a result|"
-    r"(?:this|that) (?:means|gives|leaves|makes)|but|answer)\b|∴|⇒|因此|所以|故|したがって|よって|"
+    r"as a result|(?:this|that) (?:means|gives|leaves|makes)|but|answer)\b|∴|⇒|因此|所以|故|したがって|よって|"
     r"따라서|donc|also|folglich|por lo tanto|así que|portanto|logo|quindi|dunque|итак|следовательно|таким образом",
     re.IGNORECASE,
 )
@@ -48,31 +46,33 @@ _IN_FACT = re.compile(
 )
 _GIVES_UP = re.compile(
     r"\b(?:i|we) (?:really |still |simply |honestly )?(?:do not|don't|don’t|can ?not|can't|can’t|could not|couldn't|"
-    r"am not able|am unable|was unable|are unable|am not|have no|will have to) (?:to )?(?:really |yet )?"
-    r"(?:know|tell|determine|solve|find|figure|decide|sure|certain|compute|say|finish|complete|continue|idea|"
-    r"guess|answer)"
-    r"|\bi(?:'m|’m) (?:not (?:sure|certain|able)|unable)|\bnot enough information|\binsufficient information|"
+    r"am not able|am unable|was unable|are unable|am not|have no|will have to) (?:to )?(?:really |yet )?(?:know|"
+    r"tell|determine|solve|find|figure|decide|sure|certain|compute|say|finish|complete|continue|idea|guess|answer)|"
+    r"\bi(?:'m|’m) (?:not (?:sure|certain|able)|unable)|\bnot enough information|\binsufficient information|"
     r"\bi give up|\bi(?:'m| am) (?:stuck|lost|confused)|\bno idea\b|\b(?:un|not )?clear(?:ly)? what the answer",
     re.IGNORECASE,
 )
 _CUT_OFF = re.compile(
-    r"\b(?:the|a|an|of|is|are|was|were|be|to|and|or|with|that|then|so|for|from|by|in|on|at|we|which|this|these|"
-    r"there|if|"
-    r"when|because|since|than|has|have|gives?|get|using|therefore|thus|hence|equals|its|their|his|her|as|but|"
-    r"into|let|"
-    r"need|can|will|now|each|per|into|between)\s*[,:]?\s*$|[=+*/^(−–-]\s*$|\\(?:boxed|frac|text)\s*\{[^{}]*$|"
-    r"\\(?:cdot|times)\s*$",
+    r"\b(?:the|(?-i:a)|an|of|is|are|was|were|be|to|and|or|with|that|then|so|for|from|by|in|on|at|we|which|this|"
+    r"these|there|if|when|because|since|than|has|have|gives?|get|using|therefore|thus|hence|equals|its|their|his|"
+    r"her|as|but|into|let|need|can|will|now|each|per|into|between)\s*[,:]?\s*$|[=+*/^(−–-]\s*$|\\(?:boxed|frac|"
+    r"text)\s*\{[^{}]*$|\\(?:cdot|times)\s*$",
     re.IGNORECASE,
 )
 _ONLY = re.compile(
     r"(?:only|just)\s+(?:(?:option|choice|statement)\s+)?(\S+)\s+(?!and\b|or\b)[a-z]", re.IGNORECASE
 )
 _COPULA = re.compile(
-    r"(?:\b(?:is|are|was|were|be|becomes?|has|have|had|leaves|remains?|choose|pick|select|option|choice|called|"
-    r"on|go with|opt for|left with)\b|[:=])"
-    r"(?:\s+(?:therefore|thus|then|always|simply|definitely|indeed|only|either|clearly|also))*\s+(?:(?:an?|the|"
-    r"on)\s+)?",
+    r"(?:\b(?:is|are|was|were|be|becomes?|has|have|had|leaves|remains?|choose|pick|select|option|choice|called|on|"
+    r"go with|opt for|left with)\b|[:=])(?:\s+(?:therefore|thus|then|always|simply|definitely|indeed|only|either|"
+    r"clearly|also))*\s+(?:(?:an?|the|on)\s+)?",
     re.IGNORECASE,
+)
+_PLAN = re.compile(  # now we only need to multiply them
+    r"\b(?:need|have|want|must|let us|let's|let me|can|will|should|remains)\s+(?:(?:to|now|then|just|only|first|"
+    r"next)\s+)*(?:multiply|add|subtract|divide|find|compute|calculate|solve|determine|evaluate|simplify|sum|count|"
+    r"figure|work|consider|set up|substitute|plug)\b(?!.*(?:=|\b(?:is|are|get|gives?|obtain|equals?|that)\b)).*$",
+    re.IGNORECASE | re.DOTALL,
 )
 _RULE = re.compile(r"(?:\s*(?:\*\*|__|^[-*_]{3,}))+\s*$", re.MULTILINE)  # the end of bold type, a line across
 
@@ -89,13 +89,27 @@ def sentences(text: str) -> list[str]:
 def final(text: str) -> str | None:
     """The value that the text ends on; None where it ends on none, is cut off, or gives up."""
     tail = text if len(text) <= MAX_TAIL else text[-MAX_TAIL:].split("\n", 1)[-1]
-    if _CUT_OFF.search(_RULE.sub("", masked(tail, formulas(tail)).rstrip()[-200:]).rstrip()[-60:]):
+    parts = sentences(tail)
+    if cut_off(tail) or (len(parts) > 1 and _trails_off(parts[-1])):
         return None
-    kept = concluding(sentences(tail))
+    kept = concluding(parts)
     for sentence in reversed(kept):
         if (found := main(sentence)) is not None:
             return found
     return None
+
+
+def cut_off(text: str) -> bool:
+    """Whether the text breaks off inside a sentence: after an article, a preposition, a sign of operation."""
+    end = text[-1000:]
+    return bool(_CUT_OFF.search(_RULE.sub("", masked(end, formulas(end)).rstrip()[-200:]).rstrip()[-60:]))
+
+
+def _trails_off(sentence: str) -> bool:
+    """Whether a last sentence of several words ends in a word, without a full stop and without a value."""
+    text = sentence.strip()
+    prose = len(text.split()) > 2 and text[-1:].isalpha() and text.isascii()
+    return prose and not _COURTESY.match(text) and not _CUE.match(text) and not values(text)
 
 
 def overrules(later: str) -> bool:
@@ -120,13 +134,14 @@ def concluding(parts: list[str]) -> list[str]:
         if i and _CHECK.match(part) and i > last_cue and any(values(p) for p in parts[max(0, i - 3) : i]):
             parts = parts[:i]
             break
-    return [part for part in parts if not _COURTESY.match(part)]
+    kept = [part for part in parts if not _COURTESY.match(part)]
+    return [] if kept and _PLAN.search(kept[-1]) else kept
 
 
 def complements(text: str) -> list[str]:
     """What the concluding sentence says in words, in candidates: `So it will be a Tuesday`, `Therefore, Maria won`."""
     tail = text if len(text) <= MAX_TAIL else text[-MAX_TAIL:].split("\n", 1)[-1]
-    kept = concluding(sentences(tail))
+    kept = [] if cut_off(tail) else concluding(sentences(tail))
     if not kept:
         return []
     sentence = kept[-1]

@@ -9,7 +9,7 @@ import re
 from itertools import islice
 
 from rlcore.rewards import conclusion, exact, statement
-from rlcore.rewards.quantities import formulas, has_words, last_side, masked, unbold
+from rlcore.rewards.quantities import formulas, has_words, is_expression, last_side, masked, unbold
 
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -82,6 +82,9 @@ def _in_front(text: str) -> str | None:
 
 def _whole(bare: str) -> str | None:
     """A response that is nothing but its answer: a formula, a list of them, a number with its unit."""
+    bare = re.sub(r"^(?:=>|⇒|→|∴)\s*", "", bare)
+    if is_expression(rest := re.sub(r"^(?:so|thus|therefore|hence|then)\b[,:\s]*", "", bare, flags=re.IGNORECASE)):
+        bare = rest
     spans = formulas(bare)
     if len(spans) == 1 and not (bare[: spans[0].start] + bare[spans[0].end :]).strip(" ."):
         return last_side(spans[0].inner)
@@ -95,6 +98,8 @@ def _of_statement(said: statement.Said, text: str) -> str | None:
     later = text[said.end :]
     if said.value is None:
         return conclusion.final(later) or said.words.strip(" *.") or None
+    if said.tentative and statement.REFUTED.search(later[:MAX_LATER]):
+        return conclusion.final(later)
     if said.tentative and conclusion.overrules(later) and (other := conclusion.final(later)) is not None:
         return other
     return _unless_revised(said.value, later)
@@ -196,7 +201,7 @@ def _last_box(text: str) -> tuple[str, int] | None:
     run = [found[-1]]
     for before in reversed(found[:-1]):
         between = text[before[1] : run[-1][0]]
-        if len(between) > 40 or not _BETWEEN.fullmatch(between) or not re.search(r"[,;]|and|or", between):
+        if len(between) > 40 or not _BETWEEN.fullmatch(between):
             break
         run.append(before)
     contents = list(dict.fromkeys(content for _, _, content in reversed(run)))

@@ -78,7 +78,9 @@ def score(response: str, reference: str) -> RewardResult:
     if found is not None and any(_agrees(gold, part) for part in _readings(found)):
         return RewardResult(1.0, info=shown)
     if found is None or gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
-        other = next((said for said in _in_words(response) if _agrees(gold, said)), None)
+        spoken = gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None
+        said = (text for text in _in_words(response) if spoken or not re.search(r"\d", text))
+        other = next((text for text in said if _agrees(gold, text)), None)
         if other is not None:
             return RewardResult(1.0, info={"extracted": other})
     return RewardResult(0.0, info=shown)

@@ -74,6 +74,9 @@ _KNOWN = {
     "arccos", "cot", "sec", "csc", "lim", "and", "infinity", "inf",
 }  # fmt: skip
 _UNSPACED = re.compile(f"[{_CJK}]")
+_FOLLOWS = re.compile(
+    r"\\(?:implies|[Rr]ightarrow|[Ll]ongrightarrow|iff|Leftrightarrow|to)(?![a-zA-Z])|[⇒⟹→]"
+)
 _IMPLIED = re.compile(r"^(?:\\(?:implies|Rightarrow|Longrightarrow|iff|Leftrightarrow|therefore|quad)(?![a-zA-Z])\s*)+")
 _NO_PROSE = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|textrm|begin|end|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+|\\begin\s*\{array\}\{\w+\}"
@@ -188,6 +191,9 @@ def last_side(formula: str) -> str:
     """
     if r"\\" in formula and "&" in formula and not re.search(r"\\begin\s*\{(?!align|gather|split|equation)", formula):
         formula = _of_rows(formula)
+    *before, final = _FOLLOWS.split(formula)
+    if before and final.strip() and final.count("{") == final.count("}"):
+        formula = final  # 2x = 10 \\Rightarrow x = 5
     *before, final = formula.split(", ")
     if before and all(re.match(r"[^=a-zA-Z\\]*\d[^=a-zA-Z\\]*=", part) for part in (*before, final)):
         formula = final  # 3*5 = 15, 15 + 2 = 17

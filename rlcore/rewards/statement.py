@@ -17,8 +17,7 @@ MAX_LINE = 1500  # characters of a statement that are read
 MAX_READ = 8  # statements, from the last
 _FOREIGN = (
     r"réponse|Antwort|Ergebnis|Lösung|respuesta|solución|resultado|resposta|risposta|risultato|ответ|відповідь|"
-    r"odpowiedź|"
-    r"odpověď|antwoord|svaret?|cevap|yanıt|đáp án|đáp số|jawaban|जवाब|उत्तर|الإجابة|الجواب"
+    r"odpowiedź|odpověď|antwoord|svaret?|cevap|yanıt|đáp án|đáp số|jawaban|जवाब|उत्तर|الإجابة|الجواب"
 )
 _COPULA = r"est|ist|lautet|beträgt|es|é|è|равен|равна|равно|to|je|är|er|là|adalah|है|هي|هو"
 _CUE = re.compile(
@@ -26,10 +25,9 @@ _CUE = re.compile(
     r"[^\n:=.$]{0,40}?(?:\bis\b|\bare\b|\b(?:must|should|has to|would|will)\s+be\b|:|=)"
     r"|<answer>|\b(?:choose|select|pick)\s+(?:option|choice|answer)\b"
     rf"|\b(?:{_FOREIGN})\b(?:[^\n:=.$]{{0,25}}?(?:\b(?:{_COPULA})(?!\w)|[:：=]))"
-    r"|(?:正确|最终|最後の)?(?:答案|答え|解答|答|정답|답)[^\n:：=.。$\d]{0,8}?(?:是|为|為|選|选|は|은|는|[:：=])"
-    r"|\bans(?:wer)?\s*[.:=])"
-    r"(?!\s*(?:\*\*)?\s*(?:definitely\s+|clearly\s+|certainly\s+)?not\b)"
-    r"[ \t]{0,9}[:：]?[ \t]{0,9}(?:\n[ \t]{0,9}){0,3}(?=[^\n])",
+    r"|(?:正确|最终|最後の)?(?:答案|答え|解答|答|정답|답)[^\n:：=.。$\d]{0,8}?(?:是|为|為|選|选|は|은|는|[:：=])|"
+    r"\bans(?:wer)?\s*[.:=])(?!\s*(?:\*\*)?\s*(?:definitely\s+|clearly\s+|"
+    r"certainly\s+)?not\b)[ \t]{0,9}[:：]?[ \t]{0,9}(?:\n[ \t]{0,9}){0,3}(?=[^\n])",
     re.IGNORECASE,
 )
 _CHOICE = re.compile(
@@ -41,8 +39,7 @@ _CHOICE = re.compile(
 _WHICH_IS = re.compile(r"^,?\s*(?:which (?:is|equals|gives)|i\.?e\.?,?|namely|with|=)\s+", re.IGNORECASE)
 _ABOUT = re.compile(
     r"^(?:(?:about|approximately|approx\.?|around|roughly|exactly|simply|just|only|therefore|thus|then|hence|"
-    r"clearly|indeed|"
-    r"either|equal to|given by|as follows|environ|etwa|aproximadamente)[\s:,]+)+",
+    r"clearly|indeed|either|equal to|given by|as follows|environ|etwa|aproximadamente)[\s:,]+)+",
     re.IGNORECASE,
 )
 _CITED = re.compile(r"\s*(?:\[\d{1,2}\]|\^\d+\^)\s*$")
@@ -50,21 +47,18 @@ _CALM_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$
 _FULL_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$|(?<!\bn)[!?](?:\s|$)|。")
 _DECIDED = re.compile(r"(?:yes|no|true|false)(?=\s*(?:[,.;!]|$|because\b|since\b))", re.IGNORECASE)
 _NOT_SO = (
-    r"\b(?:that|this|it|which|my (?:answer|first|previous|earlier)[\w ]{0,20}|the (?:above|previous)[\w ]{0,20})"
-    r"(?:'s|’s| is| was| would be| turns out to be| can'?t be| cannot be)(?: also| actually| clearly| obviously)?"
-    r" (?:wrong|incorrect|not (?:right|correct|true|possible|it)|false|impossible|mistaken|right\?|correct\?)|"
-    r"\bi (?:made|see|found|spotted|notice) (?:an?|my|the) (?:\w+ )?(?:mistake|error|slip)|\bcorrection\b|"
-    r"\bscratch that|"
-    r"\bmy (?:mistake|bad|apologies)|\bi was wrong|\bi (?:forgot|miscounted|misread|miscalculated|overlooked|"
-    r"double[- ]counted|"
-    r"counted \w+ \w+ twice)|\b(?:wait|oops|hmm|hold on|actually),? no\b|\boops\b|\bsorry\b|\bi (?:take|"
-    r"must take) (?:that|it) back"
+    r"\b(?:that|this|it|which|my (?:answer|first|previous|earlier)[\w ]{0,20}|the (?:above|"
+    r"previous)[\w ]{0,20})(?:'s|’s| is| was| would be| turns out to be| can'?t be| cannot be)(?: also| actually|"
+    r" clearly| obviously)? (?:wrong|incorrect|not (?:right|correct|true|possible|it)|false|impossible|mistaken|"
+    r"right\?|correct\?)|\bi (?:made|see|found|spotted|notice) (?:an?|my|the) (?:\w+ )?(?:mistake|error|slip)|"
+    r"\bcorrection\b|\bscratch that|\bmy (?:mistake|bad|apologies)|\bi was wrong|\bi (?:forgot|miscounted|misread|"
+    r"miscalculated|overlooked|double[- ]counted|counted \w+ \w+ twice)|\b(?:wait|oops|hmm|hold on|actually),? no\b|"
+    r"\boops\b|\bsorry\b|\bi (?:take|must take) (?:that|it) back"
 )
 TAKEN_BACK = re.compile(_NOT_SO, re.IGNORECASE)
 _DOUBTED = re.compile(
     r"\b(?:wait|hmm+|hold on|on second thought|but actually|(?:^|(?<=[.!?\n] ))actually|let me (?:re-?\w+|"
-    r"think again)|"
-    r"however|but)\b",
+    r"think again)|however|but)\b",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -74,12 +68,21 @@ _CONFIRMED = re.compile(
 )
 _SUPPOSED = re.compile(
     r"\b(?:some|others?|people|many|one|you|students?|we|i)\s+(?:\w+\s+)?(?:might|would|may|could|will|first|"
-    r"initially|often)\s+"
-    r"(?:\w+\s+)?(?:say|think|thought|guess|guessed|expect|believe|assume|assumed|suppose|argue|conclude|answer)\w*\b"
-    r"|\bat first(?: glance| sight)?\b|\b(?:it )?(?:seems|looks|appears|is tempting)\b|\bnaively\b|\bna[iï]ve\b|"
-    r"\bif the\b|"
-    r"\bsuppose\b|\bassum\w+\b|\bwhether the\b|\b(?:is|are) (?:supposed|expected|said|claimed) to\b|"
-    r"\bfirst (?:guess|thought)\b",
+    r"initially|often)\s+(?:\w+\s+)?(?:say|think|thought|guess|guessed|expect|believe|assume|assumed|suppose|argue|"
+    r"conclude|answer)\w*\b|\b(?:user|question|problem|students?|teacher|book|prompt|hint|friend|someone|he|she|"
+    r"they)\s+(?:says?|said|claims?|claimed|states?|stated|thinks?|thought|believes?|believed|suggests?|"
+    r"suggested)\b|\bat first(?: glance| sight)?\b|\b(?:it )?(?:seems|looks|appears|is tempting)\b|\bnaively\b|"
+    r"\bna[iï]ve\b|\bif the\b|\bsuppose\b|\bassum\w+\b|\bwhether the\b|\b(?:is|are) (?:supposed|expected|said|"
+    r"claimed) to\b|\bfirst (?:guess|thought)\b",
+    re.IGNORECASE,
+)
+
+
+REFUTED = re.compile(
+    r"\bcontradict|\bis not (?:the|a|an) (?:\w+ )?(?:answer|solution)|\b(?:does not|doesn['’]t) work", re.IGNORECASE
+)
+_REST_OF_SUM = re.compile(  # 14% of 50, which is 7
+    r"\s*(?:of|plus|minus|times|more than|less than|divided)\b.*(?:which|that|this) (?:is|equals|gives|makes)\b",
     re.IGNORECASE,
 )
 
@@ -130,7 +133,11 @@ def _read(text: str, cue: re.Match[str]) -> Said:
     begun = max(text.rfind(mark, 0, cue.start()) for mark in (". ", "\n", "! ", "? ")) + 1
     tentative = bool(_SUPPOSED.search(text[max(begun, cue.start() - 120) : cue.end()]))
     value = direct(line, excited=cue[0][0] != "<")
-    if value is None and (cue[0].rstrip()[-1] in ":：" or cue[0].startswith("<")):
+    colon = cue[0].rstrip()[-1] in ":："
+    if colon and value is not None and value[0] in "-$€£0123456789" and not _is_value(_sentence(_tidy(line))):
+        rest = text[cue.end() :]  # Answer: 2 bags hold 6. So 5 of them hold 15.
+        value = (conclusion.final(rest) if conclusion.states(rest.partition(". ")[2]) else None) or value
+    if value is None and (colon or cue[0].startswith("<")):
         value = conclusion.final(text[cue.end() :] if cue[0][0] != "<" else line)  # reasoning, then its result
     if value is None:
         value = main(_sentence(_tidy(line)))
@@ -166,6 +173,8 @@ def direct(line: str, *, excited: bool = True) -> str | None:
     sentence = trimmed(sentence)
     if (is_expression(sentence) and not formulas(sentence)) or exact.number(exact.clean(sentence)) is not None:
         return last_side(sentence)
+    if (either := _either(sentence)) is not None:
+        return either
     found = values(sentence)
     if not found:
         return spelt(sentence) if re.match(rf"(?:an?\s+)?{SPELT}", sentence, re.IGNORECASE) else None
@@ -176,8 +185,19 @@ def direct(line: str, *, excited: bool = True) -> str | None:
         if not BETWEEN.fullmatch(sentence[run[-1].end : value.start]):
             break
         run.append(value)
+    if _REST_OF_SUM.match(sentence, run[-1].end):
+        return None
     inner = [value.inner for value in run]
     return ", ".join(inner) if len(run) > 1 else last_side(inner[0]) if run[0].formula else inner[0]
+
+
+def _either(sentence: str) -> str | None:
+    """`12 apples or 13 apples` as a list; `2 hours or 120 minutes` is one answer."""
+    parts = re.split(r"\s+or\s+", sentence)
+    numbers = [number for part in parts if (number := exact.number(exact.clean(part))) is not None]
+    if len(parts) != 2 or len(numbers) != 2:
+        return None
+    return parts[0] if exact.same(*numbers) else ", ".join(parts)
 
 
 def _is_value(text: str) -> bool:
