@@ -7,8 +7,9 @@ preferences.jsonl  a right answer against a slip: mostly one digit is off by one
                    Were they any digits, a reward model would look for impossible sums and stop there
 attributes.jsonl   answers graded from 0 to 4 as HelpSteer grades them: correctness falls with every wrong digit,
                    verbosity grows with every further digit, coherence tells whether it is a number of three digits
-critiques.jsonl    three tasks of the Constitutional AI recipe: `74+85=` is to be answered, `74+85=401?` to be judged
-                   (y or n), `74+85=401n!` to be revised
+critiques.jsonl    three tasks of the Constitutional AI recipe: `74+85=` is answered in a hurry (where there is a
+                   carry, it is forgotten seven times in ten); `74+85=401?` is judged by its digits, `nyy` with y for a
+                   right one; `74+85=401nyy!` is revised
 
 Prompts are those of the data source `addition`, digits reversed: `74+85=` asks for 47 + 58 and is answered by 501.
 """
@@ -64,12 +65,23 @@ def attributes(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[
                "reference": right}  # fmt: skip
 
 
+def forgotten(a: int, b: int) -> list[str]:
+    """The sum with one of its carries forgotten, for each that there is."""
+    units, tens = a % 10 + b % 10, a // 10 + b // 10
+    carried = tens + units // 10
+    first = [f"{units % 10}{tens % 10}{tens // 10}"] if units > 9 else []
+    return first + ([f"{units % 10}{carried % 10}0"] if carried > 9 else [])
+
+
 def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[dict[str, object]]:
     for a, b in problems:
-        prompt, right = addition.prompt(a, b), addition.reference(a, b)
-        tried = wrong(right, rng.choice((0, 0, 0, 1, 2, 3)), rng)  # half are right: else always saying n would pay
-        verdict = "y" if tried == right else "n"
-        yield {"prompt": prompt, "response": right}
+        prompt, right, slips = addition.prompt(a, b), addition.reference(a, b), forgotten(a, b)
+        hurried = rng.choice(slips) if slips and rng.random() < 0.7 else right
+        tried = rng.choice(slips) if slips and rng.random() < 0.5 else slip(right, rng)
+        if rng.random() < 0.5:  # half are right: else always saying n would pay
+            tried = right
+        verdict = "".join("y" if x == y else "n" for x, y in zip(tried, right, strict=True))
+        yield {"prompt": prompt, "response": hurried}
         yield {"prompt": f"{prompt}{tried}?", "response": verdict}
         yield {"prompt": f"{prompt}{tried}{verdict}!", "response": right}
 
