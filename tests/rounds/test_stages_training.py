@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlcore.algorithms.reward_config import RewardLoss
 from rlcore.data import tables
 from rlcore.data.pairing import PairingConfig
-from rlcore.loops.config import OfflineTrainConfig
+from rlcore.loops.config import OfflineTrainConfig, Schedule
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.config import (
     AverageConfig,
@@ -349,6 +349,17 @@ def test_a_reward_model_that_was_killed_goes_on(tmp_path, beta):
     with pytest.raises(Killed):
         stand.run()
     assert stand.run()[1, "reward"].hash == wanted
+
+
+def test_the_rate_of_a_reward_model_follows_its_schedule(tmp_path):
+    stages = labelled_world(warmup_steps=2)
+    stages["reward"].schedule = Schedule.linear
+    stand = Stand(tmp_path, stages)
+    stand.run()
+    rates = [event[2] for event in stand.log if event[0] == "fit"]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
 
 
 def test_responses_too_long_are_left_out_and_counted(tmp_path):

@@ -152,7 +152,7 @@ def _fit(job: Job, course: Course) -> dict[str, float]:
     config = OfflineTrainConfig(
         epochs=training.epochs,
         per_step=max(1, round(training.pairs_per_step / max(1.0, per_unit))),
-        learning_rate=LearningRateConfig(training.learning_rate, warmup_steps=training.warmup_steps),
+        learning_rate=LearningRateConfig(training.learning_rate, job.config.schedule, training.warmup_steps),
         checkpoint_every=job.config.checkpoint_every,
     )
     tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, len(course.groups))))
