@@ -39,12 +39,24 @@ _PLAIN = (
 _CJK = r"\u2e80-\u9fff\uac00-\ud7af"  # scripts that put no space before a number
 _BEFORE = rf"(?<![^\W{_CJK}])(?<![.\\])"
 _ENTRY = r"[^()\[\]{},;\n]{1,30}"
+_FAMILIES = (  # `2 hours and 30 minutes` is one value, `2 apples and 3 pears` are two
+    "weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?",
+    "miles?|yards?|yds?|feet|foot|ft|inch(?:es)?",
+    "kilomet(?:er|re)s?|km|met(?:er|re)s?|centimet(?:er|re)s?|cm",
+    "pounds?|lbs?|ounces?|oz",
+    "kilograms?|kg|grams?",
+    "dollars?|cents?",
+)
+_COMPOUND = "|".join(
+    rf"\d{{1,9}}\s?(?:{units})(?:,?\s(?:and\s)?\d{{1,9}}(?:\.\d{{1,9}})?\s?(?:{units})\b){{1,3}}" for units in _FAMILIES
+)
 VALUE = re.compile(
     r"(?P<clock>(?<![a-zA-Z\d.:])\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?![\w:]))"
     r"|(?P<ratio>(?<![a-zA-Z\d.:])\d+(?:\.\d+)?(?:\s?:\s?\d+(?:\.\d+)?)+(?![\w:]))"
     rf"|(?P<tuple>(?<![\w)])[(\[]{_ENTRY}(?:[,;]{_ENTRY}){{1,6}}[)\]](?:\s*[∪U]\s*[(\[]{_ENTRY},{_ENTRY}[)\]]){{0,4}}"
     rf"|\\?\{{{_ENTRY}(?:[,;]{_ENTRY}){{0,20}}\\?\}})"
     r"|(?P<fraction>[-−]?\\[dt]?frac\s*\{[^{}]{1,60}\}\s*\{[^{}]{1,60}\}|(?<!\d)\d{0,6} ?[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])"
+    rf"|(?P<compound>{_BEFORE}(?:{_COMPOUND}))"
     rf"|(?P<plain>{_BEFORE}{_PLAIN}(?!\d|[.,]\d|(?:st|nd|rd|th)\b|-[a-zA-Z]|[abcknpqrtuxyz](?![a-zA-Z])))"
 )
 _FRACTIONS = {

@@ -12,7 +12,7 @@ from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
 SETS = ("more", "blind", "blind_second", "blind_third", "blind_fourth")
-COMPLETIONS = (*SETS, "blind_fifth", "blind_sixth", "blind_seventh", "blind_eighth")
+COMPLETIONS = (*SETS, "blind_fifth", "blind_sixth", "blind_seventh", "blind_eighth", "blind_ninth")
 ALL = [*pairs(), *(pair for name in SETS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
     "boxed": r"Therefore we get $\boxed{ANSWER}$, as was to be shown.",
@@ -86,7 +86,7 @@ def test_equality_has_two_directions():
 
 def test_completions():
     every = [*completions(), *(p for name in COMPLETIONS for p in read(f"math_completions_{name}.txt"))]
-    assert len(every) >= 1070
+    assert len(every) >= 1140
     found = wrong([(p, p.answer) for p in every])
     assert len(found) <= 0.01 * len(every), "\n".join(found)
 
