@@ -239,6 +239,9 @@ def live(
     def ask(text: str) -> tuple[str, tuple[int, ...]]:
         return rendered(text, config, built.inputs.tokenizer)
 
+    def ask_prompt(text: str) -> tuple[str, tuple[int, ...]]:
+        return rendered(text, config, built.inputs.tokenizer, config.data.system_prompt)
+
     return Live(
         world=built.world,
         tokenizer=built.inputs.tokenizer,
@@ -250,6 +253,7 @@ def live(
         open_tracker=open_tracker,
         online_run=online,
         render=ask,
+        render_prompt=ask_prompt,
         max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
         - rollout.max_new_tokens,
         parity=config.trainer.parity,
@@ -257,11 +261,13 @@ def live(
     )
 
 
-def rendered(text: str, config: Config, tokenizer: Any) -> tuple[str, tuple[int, ...]]:
-    """As a user's message where the data has a chat template, as it is elsewhere; and its token ids."""
+def rendered(text: str, config: Config, tokenizer: Any, system: str | None = None) -> tuple[str, tuple[int, ...]]:
+    """As a user's message where the data has a chat template, as it is elsewhere; and its token ids. The prompt
+    template is not applied: what is rewritten has it already."""
     shown = text
     if config.data.chat_template:
-        messages = [{"role": "user", "content": text}]
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": text})
         shown = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     (ids,) = encode(tokenizer, [shown], special=not config.data.chat_template)
     return shown, ids

@@ -220,7 +220,9 @@ class RewriteConfig(StageConfig):
         "model": (Made.model,),
         "reward_model": (Made.reward_model,),
     }
-    READS: ClassVar = ("model.dtype", "rollout", "reward", "data.chat_template", "data.max_prompt_tokens")
+    READS: ClassVar = (
+        "model.dtype", "rollout", "reward", "data.chat_template", "data.system_prompt", "data.max_prompt_tokens",
+    )  # fmt: skip
 
 
 @dataclass

@@ -41,6 +41,7 @@ class Live:
     open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
     online_run: Callable[[Sequence[str], pa.Table, World, Path], OnlineRun]  # overrides, prompts, world, folder
     render: Callable[[str], tuple[str, Sequence[int]]]  # a text as the model is asked it, and its token ids
+    render_prompt: Callable[[str], tuple[str, Sequence[int]]]  # a new prompt, with the system prompt
     max_prompt_tokens: int  # that the engines take
     held: str  # by the policy
     parity: ParityConfig = field(default_factory=ParityConfig)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from actors.models import prepare_model
-from actors.rounds import checked, make_desk, prepared, reads_of
+from actors.rounds import checked, make_desk, prepared, reads_of, rendered
 from actors.run_folder import binding, plain
 from actors.validate import ConfigError, compose
 from rlcore.data.readers import DataError
 from rlcore.rounds.store import ArtefactError, ArtefactStore
+from tests.fakes import FakeTokenizer
 from tests.integration.rounds_run import shown
 
 SAMPLE = {"kind": "generate"}
@@ -306,3 +307,17 @@ def test_a_run_that_has_not_begun_cannot_be_read_only(model, tmp_path):
     with ArtefactStore(tmp_path / "artefacts") as writer:
         keys = make_desk(config, nodes, writer, inputs).known()[0]
         assert make_desk(config, nodes, store, inputs).known()[0] == keys  # while another process writes
+
+
+class ChatTokenizer(FakeTokenizer):
+    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+        assert add_generation_prompt
+        assert not tokenize
+        return "".join(f"<{m['role']}>{m['content']}" for m in conversation)
+
+
+def test_a_new_prompt_has_the_system_prompt_and_a_request_has_not():
+    chat = compose(["data.chat_template=true", "data.system_prompt=Be brief.", "data.prompt_template='Q: {prompt}'"])
+    assert rendered("1+1", chat, ChatTokenizer()) == ("<user>1+1", (1, 1))
+    assert rendered("1+1", chat, ChatTokenizer(), "Be 2.") == ("<system>Be 2.<user>1+1", (2, 1, 1))
+    assert rendered("1+1", compose([]), ChatTokenizer()) == ("1+1", (1, 1))

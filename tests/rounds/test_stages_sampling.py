@@ -206,7 +206,7 @@ def test_prompts_are_evolved(tmp_path):
     made = stand.run()[1, "evolve"]
     assert made.made.value == "prompts"
     assert [row["uid"] for row in rows(made)] == [f"p{i}~evolve-r1.0" for i in range(10)]
-    assert rows(made)[3]["prompt"] == "say 3 times 7 and p3~evolve-r1.0"
+    assert rows(made)[3]["prompt"] == "Psay 3 times 7 and p3~evolve-r1.0"  # rendered as the data's prompts are
     assert rows(made)[3]["prompt_ids"] == [3, 7, 3, 1, 0]  # the letters are no tokens of this world
     assert made.report["counts"]["evolved"] == 10
     assert made.report["prompts"] == 10
@@ -291,7 +291,11 @@ def test_the_name_of_the_stage_is_part_of_what_it_makes(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "stages"),
-    [("data.chat_template=true", {"evolve", "ask"}), ("data.max_prompt_tokens=77", {"evolve"})],
+    [
+        ("data.chat_template=true", {"evolve", "ask"}),
+        ("data.system_prompt=Be brief.", {"evolve"}),
+        ("data.max_prompt_tokens=77", {"evolve"}),
+    ],
 )
 def test_how_requests_are_rendered_is_in_the_keys(override, stages):
     """Of prompts from a source of its own, which the run's `data` does not change."""

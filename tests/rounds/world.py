@@ -194,6 +194,7 @@ class Stand:
             world=world, tokenizer=FakeTokenizer(), sampling=Sampling(1, 4), reward=self.reward, stop=stop,
             run_dir=self.run_dir, exact=self.exact, open_tracker=lambda folder, steps: FakeTracker(),
             online_run=self._online, render=lambda text: (text, FakeTokenizer()([text])["input_ids"][0] or [10]),
+            render_prompt=lambda text: (f"P{text}", FakeTokenizer()([text])["input_ids"][0] or [10]),
             max_prompt_tokens=self.max_prompt_tokens, held=start.hash,
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ def evolve(job: Job, asker: Asker, prompts: Sequence[Prompt]) -> tuple[list[Prom
     requests = evolutions(prompts, config, name_of(job), job.seeds())
     answers = asker([r.text for r in requests], [r.uid for r in requests], config.answer)
     told = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
-    made, counts = evolved([r for r, _ in told], [a for _, a in told], config, job.live.render)
+    made, counts = evolved([r for r, _ in told], [a for _, a in told], config, job.live.render_prompt)
     if config.put_back:  # those too without any answer
         heard = {r.parent.uid for r, _ in told}
         unheard = [prompt for prompt in prompts if prompt.uid not in heard]
