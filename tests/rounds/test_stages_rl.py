@@ -7,7 +7,7 @@ import pytest
 from rlcore.data.collate import collate
 from rlcore.loops.online import LoopState
 from rlcore.rewards.composed import ComposedScorer
-from rlcore.rewards.config import RewardConfig
+from rlcore.rewards.config import RewardConfig, RewardTermConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import RewardModelScorer
 from rlcore.rounds.config import RlConfig, ScoreBy
@@ -57,5 +57,7 @@ def test_who_rewards():
 
 def test_only_a_verified_reward_is_called_accuracy():
     state = LoopState(step=3, accuracy=0.5, best={"step": 2, "accuracy": 0.75})
-    assert _report(state, ScoreBy.reward) == {"steps": 3, "accuracy": 0.5, "best": {"step": 2, "accuracy": 0.75}}
-    assert _report(state, ScoreBy.reward_model) == {"steps": 3, "mean_reward": 0.5, "best": {"step": 2, "reward": 0.75}}
+    one, two = RewardConfig(), RewardConfig(terms=[RewardTermConfig(), RewardTermConfig(name="regex", weight=0.2)])
+    assert _report(state, ScoreBy.reward, one) == {"steps": 3, "accuracy": 0.5, "best": {"step": 2, "accuracy": 0.75}}
+    mean = {"steps": 3, "mean_reward": 0.5, "best": {"step": 2, "reward": 0.75}}
+    assert _report(state, ScoreBy.reward_model, one) == _report(state, ScoreBy.reward, two) == mean

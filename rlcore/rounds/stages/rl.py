@@ -8,6 +8,7 @@ from rlcore.checkpoint import Checkpoints
 from rlcore.interfaces import RewardScorer
 from rlcore.loops import online
 from rlcore.rewards.composed import ComposedScorer
+from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rounds.config import RlConfig, ScoreBy
 from rlcore.rounds.job import Job
@@ -42,7 +43,7 @@ def run(job: Job) -> Artefact:
     live.sent = ""
     exported = job.draft.directory / "model"
     live.world.policy.export(exported)
-    made = job.draft.finish_folder(exported, _report(state, config.by))
+    made = job.draft.finish_folder(exported, _report(state, config.by, live.reward))
     live.trained(made, sent=True)
     return made
 
@@ -61,9 +62,11 @@ def rewards_of(job: Job) -> RewardScorer:
     return scorer.alone(job.config.by.value)
 
 
-def _report(state: online.LoopState, by: ScoreBy) -> dict[str, object]:
+def _report(state: online.LoopState, by: ScoreBy, reward: RewardConfig) -> dict[str, object]:
+    """What verifies alone is an accuracy; a weighted sum, a reward model's or a judge's score is a reward."""
+    verified = by is ScoreBy.reward and [term.weight for term in reward.terms] == [1.0]
     measured = {"accuracy": state.accuracy, "best": state.best}
-    if by is not ScoreBy.reward:
+    if not verified:
         best = {"step": state.best["step"], "reward": state.best["accuracy"]} if state.best else {}
         measured = {"mean_reward": state.accuracy, "best": best}
     return {"steps": state.step, **measured, **state.counters}
