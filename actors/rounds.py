@@ -28,8 +28,9 @@ from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.registry import code_digest
 from rlcore.rounds import runner
-from rlcore.rounds.config import GenerateConfig, Made, RewriteConfig, RlConfig, SftConfig
+from rlcore.rounds.config import FilterStageConfig, GenerateConfig, Made, RewriteConfig, RlConfig, ScoreBy, SftConfig
 from rlcore.rounds.graph import Node
 from rlcore.rounds.job import Live
 from rlcore.rounds.status import render
@@ -133,7 +134,9 @@ def prepared(config: Config, run_dir: Path) -> Inputs:
 def make_desk(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> runner.Desk:
     roots = _roots(config, nodes, store, inputs)
     flat = binding(plain(config))
-    return runner.Desk(nodes, store, roots, lambda node: reads_of(node, flat, config), config.seed)
+    code = {(node.round, node.stage): code_of(node, config) for node in nodes}
+    reads = lambda node: reads_of(node, flat, config)  # noqa: E731
+    return runner.Desk(nodes, store, roots, reads, config.seed, lambda node: code[node.round, node.stage])
 
 
 def _roots(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
@@ -182,15 +185,33 @@ def _under(key: str, groups: Sequence[str]) -> bool:
 
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The keys of the run's config that change what a stage makes."""
+    found = {k: v for k, v in flat.items() if _under(k, _groups(node)) and not _under(k, NO_PART)}
+    if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
+        found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
+    return found
+
+
+def _groups(node: Node) -> list[str]:
     groups = list(node.config.READS)
     if isinstance(node.config, (GenerateConfig, RewriteConfig)) and not node.config.score:
         groups.remove("reward")
     if isinstance(node.config, SftConfig) and node.config.stop_at_accuracy is not None:
         groups += ["rollout", "reward"]
-    found = {k: v for k, v in flat.items() if _under(k, groups) and not _under(k, NO_PART)}
-    if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
-        found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
-    return found
+    return groups
+
+
+def code_of(node: Node, config: Config) -> dict[str, str]:
+    """The user's own Python that a stage runs, by path, and what it says."""
+    found = []
+    if isinstance(node.config, FilterStageConfig):
+        found = [one["fn"] for one in node.config.filters if "fn" in one]
+    elif "reward" in _groups(node) and getattr(node.config, "by", ScoreBy.reward) is ScoreBy.reward:
+        reward = config.reward
+        found = [reward.fn] if reward.fn else [term.fn for term in reward.terms if term.fn]
+    targets = [path.rpartition(":")[0] for path in found]
+    if isinstance(node.config, RlConfig):
+        targets += config.algorithm.files
+    return {target: code_digest(target) for target in targets}
 
 
 def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, desk: runner.Desk) -> None:

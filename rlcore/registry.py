@@ -5,6 +5,7 @@ It imports nothing of torch, so that the decorators cost nothing where only rewa
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -175,6 +176,17 @@ def load_file(target: str, kind: str = "Python", error: type[RuntimeError] = Reg
     if not target.endswith(".py"):
         raise error(f"{target} is no Python file: its name must end in .py")
     return _load(target, "", kind, error)
+
+
+def code_digest(target: str) -> str:
+    """What the Python in a file or a module says, as 16 hex digits: comments and layout do not count. "" where it
+    cannot be read."""
+    try:
+        found = None if target.endswith(".py") else importlib.util.find_spec(target)
+        file = Path(found.origin) if found is not None and found.origin else Path(target).expanduser()
+        return hashlib.sha256(ast.dump(ast.parse(file.read_bytes())).encode()).hexdigest()[:16]
+    except (OSError, ImportError, SyntaxError, ValueError):
+        return ""
 
 
 def _load(target: str, purpose: str, kind: str, error: type[RuntimeError]) -> ModuleType:

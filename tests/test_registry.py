@@ -16,7 +16,7 @@ from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
 from rlcore.loops import online
 from rlcore.loops.config import LearningRateConfig
-from rlcore.registry import ADVANTAGES, POLICY_LOSSES, Registry, RegistryError, load_file, load_function
+from rlcore.registry import ADVANTAGES, POLICY_LOSSES, Registry, RegistryError, code_digest, load_file, load_function
 from rlcore.rewards.registry import RewardError, load_fn
 from tests.algorithms.cases import policy_logprobs, train_batch
 from tests.algorithms.scenes import LIMIT, advantages, scene
@@ -230,3 +230,14 @@ def test_the_command_of_the_example_names_what_is_in_its_file() -> None:
     load_file(str(file))
     assert ADVANTAGES.get(given["algorithm.advantage"]).__module__ == POLICY_LOSSES.get("leash").__module__
     assert given["algorithm.loss"] == "leash"
+
+
+def test_the_digest_of_code_sees_what_it_says(tmp_path: Path) -> None:
+    file, digests = tmp_path / "a.py", []
+    for text in ("x = 1\n", "x = 1  # one\n\n", "x = 2\n"):
+        file.write_text(text)
+        digests.append(code_digest(str(file)))
+    assert digests[0] == digests[1] != digests[2]
+    file.write_text("x = (\n")
+    assert code_digest(str(file)) == code_digest(str(tmp_path / "none.py")) == code_digest("no.such.module") == ""
+    assert code_digest("rlcore.types")

@@ -28,6 +28,7 @@ STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
     StageKind.evaluate: evaluate.run,
 }
 SEEDED = frozenset(set(StageKind) - {StageKind.average, StageKind.score, StageKind.filter, StageKind.evaluate})
+CODE = "code"  # in an artefact's record of its config
 STAGES = "stages"  # in the run folder: curves and samples of each run of a stage, beside the artefacts
 
 
@@ -40,6 +41,7 @@ class Desk:
     roots: Mapping[str, Artefact]  # what is there from the start, by name
     reads: Callable[[Node], Mapping[str, Any]]  # the part of the run's config that changes what a stage makes
     seed: int
+    code: Callable[[Node], Mapping[str, str]] = lambda node: {}  # the user's Python that a stage runs: path, digest
 
     def inputs(self, node: Node, made: Mapping[tuple[int, str], Artefact]) -> dict[str, list[Artefact]] | None:
         """What a node reads, by field; None while one of them has not been made."""
@@ -97,6 +99,8 @@ def run(desk: Desk, live: Live) -> dict[tuple[int, str], Artefact]:
             tracker.log(index, numbers(node, artefact))
         made[node.key] = artefact
         tracker.message(line(node, artefact, index, len(desk.plan), verb))
+        if told := outdated(artefact, desk.code(node)):
+            tracker.message(told)
     return made
 
 
@@ -105,12 +109,25 @@ def one_stage(
 ) -> Artefact:  # fmt: skip
     draft = desk.store.begin(
         key, stage=node.stage, round=node.round, kind=node.kind.value, made=node.made,
-        config=dataclasses.asdict(node.config), parents=inputs,
+        config={**dataclasses.asdict(node.config), CODE: dict(desk.code(node))}, parents=inputs,
     )  # fmt: skip
     if draft.reopened:
         live.world.tracker.message(f"round {node.round}, {node.stage}: goes on where it was left")
     folder = live.run_dir / STAGES / f"r{node.round:02d}-{node.stage}-{key[:8]}"
     return STAGE_FUNCTIONS[node.kind](Job(live, node, inputs, draft, desk.seed, folder))
+
+
+def outdated(artefact: Artefact, code: Mapping[str, str]) -> str:
+    """What to say where the user's Python has changed since; "" where it has not. The artefact stays in use: a reward
+    that is mended in round 4 must not cost rounds 1 to 3."""
+    before = artefact.config.get(CODE) or {}
+    changed = [path for path, digest in code.items() if before.get(path, digest) != digest]
+    if not changed:
+        return ""
+    return (
+        f"  {', '.join(changed)} has changed since, which is in no key: this artefact is kept. To make it again, and "
+        f"what depends on it, remove {artefact.folder} and start again"
+    )
 
 
 def numbers(node: Node, artefact: Artefact) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.models import prepare_model
-from actors.rounds import checked, make_desk, prepared, reads_of, rendered
+from actors.rounds import checked, code_of, make_desk, prepared, reads_of, rendered
 from actors.run_folder import binding, plain
 from actors.validate import ConfigError, compose
 from rlcore.data.readers import DataError
@@ -285,6 +285,16 @@ def test_what_cannot_change_a_result_is_in_no_key(override):
 )
 def test_what_changes_a_result_is_in_the_keys_of_its_stages(override, stages):
     assert changed(override) == stages
+
+
+def test_the_users_own_python_is_known_by_stage(tmp_path):
+    for name in ("reward.py", "keep.py"):
+        (tmp_path / name).write_text("def f(x):\n    return None\n")
+    stages = {**ALL, "keep": {**ALL["keep"], "filters": [{"kind": "fn", "fn": f"{tmp_path}/keep.py:f"}]}}
+    config = compose(line(stages, f"reward.fn={tmp_path}/reward.py:f"))
+    found = {node.stage: code_of(node, config) for node in checked(config)}
+    assert {stage for stage, code in found.items() if f"{tmp_path}/reward.py" in code} == {"sample", "rl", "look"}
+    assert {stage for stage, code in found.items() if f"{tmp_path}/keep.py" in code} == {"keep"}
 
 
 def test_a_model_that_moved_is_the_same(model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -44,6 +45,25 @@ def test_every_kind_runs_and_a_second_start_does_nothing(tmp_path):
     assert stand.live.loads == 0
     assert not stand.live.world.tracker.rows
     assert all(": done before in" in m for m in stand.live.world.tracker.messages if m.startswith("["))
+
+
+def test_changed_code_of_the_user_is_told_and_reruns_nothing(tmp_path):
+    stand = Stand(tmp_path, simple(), code={"mine.py": "1", "other.py": "2"})
+    stand.run()
+    before = stand.artefacts()
+    stand.code = {"mine.py": "3", "other.py": "2"}
+    stand.run()
+    assert stand.artefacts() == before
+    told = [m for m in stand.live.world.tracker.messages if "mine.py has changed" in m]
+    assert len(told) == len(simple())
+    assert "other.py" not in told[0]
+    (folder,) = (name for name in before if name.startswith("r01-sft-"))
+    assert any(f"remove {stand.run_dir / 'artefacts' / folder} and start again" in m for m in told)
+    shutil.rmtree(stand.run_dir / "artefacts" / folder)  # as it says
+    stand.run()
+    assert {name[:8] for name in stand.artefacts()} == {name[:8] for name in before}
+    assert len([m for m in stand.live.world.tracker.messages if "sft: done in" in m]) == 1
+    assert len([m for m in stand.live.world.tracker.messages if "has changed" in m]) == len(simple()) - 1
 
 
 def test_working_files_are_gone_at_the_end(finished):

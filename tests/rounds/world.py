@@ -103,6 +103,7 @@ class Stand:
     Attributes:
         log: what the actors did, over all starts.
         reads: the part of the run's config that the keys see.
+        code: the user's Python that every stage runs.
         at: called with a word at every place where work is done; it may raise, or press Ctrl-C by `stop`.
     """
 
@@ -111,6 +112,7 @@ class Stand:
     count: int = 1
     seed: int = 3
     reads: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
     judge: Callable[..., RewardResult] | None = None
     scorer: Any = None  # World.judge
     say: Callable[[Prompt], str] | None = None
@@ -146,7 +148,8 @@ class Stand:
     def run(self) -> Keys:
         """One start of the command, on actors of its own."""
         with ArtefactStore(runner.folder_of(self.run_dir)) as store:
-            desk = runner.Desk(self.nodes(), store, self.roots(store), lambda node: self.reads, self.seed)
+            reads, code = lambda node: self.reads, lambda node: self.code  # noqa: E731
+            desk = runner.Desk(self.nodes(), store, self.roots(store), reads, self.seed, code)
             self.live = self.actors(desk.roots["start"])
             return runner.run(desk, self.live)
 
