@@ -148,7 +148,7 @@ class Stand:
     def run(self) -> Keys:
         """One start of the command, on actors of its own."""
         with ArtefactStore(runner.folder_of(self.run_dir)) as store:
-            reads, code = lambda node: self.reads, lambda node: self.code  # noqa: E731
+            reads, code = lambda node: self.reads, lambda node: self.code
             desk = runner.Desk(self.nodes(), store, self.roots(store), reads, self.seed, code)
             self.live = self.actors(desk.roots["start"])
             return runner.run(desk, self.live)
