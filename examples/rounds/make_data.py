@@ -73,11 +73,16 @@ def forgotten(a: int, b: int) -> list[str]:
     return first + ([f"{units % 10}{carried % 10}0"] if carried > 9 else [])
 
 
+def overdone(a: int, b: int) -> list[str]:
+    """The sum with a carry into the tens that is not due; none where that one is due."""
+    return [addition.reference(a + 10, b)] if a % 10 + b % 10 < 10 else []
+
+
 def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[dict[str, object]]:
     for a, b in problems:
         prompt, right, slips = addition.prompt(a, b), addition.reference(a, b), forgotten(a, b)
         hurried = rng.choice(slips) if slips and rng.random() < 0.7 else right
-        tried = rng.choice(slips) if slips and rng.random() < 0.5 else slip(right, rng)
+        tried = rng.choice([*slips, *overdone(a, b)]) if rng.random() < 0.5 else slip(right, rng)
         if rng.random() < 0.5:  # half are right: else always saying n would pay
             tried = right
         verdict = "".join("y" if x == y else "n" for x, y in zip(tried, right, strict=True))
