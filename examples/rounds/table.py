@@ -22,7 +22,7 @@ def row(run_dir: Path) -> str:
     for one in made:
         if one.kind == "evaluate":
             measured.setdefault(one.round, []).append(shown(one))
-    rounds = " -> ".join(", ".join(texts) for _, texts in sorted(measured.items()))
+    rounds = " -> ".join(text for _, texts in sorted(measured.items()) for text in texts)
     models = [one.report["held_out"] for one in made if one.kind == "reward_model" and "held_out" in one.report]
     known = [f"{m['accuracy']:.0%}" for m in models if "accuracy" in m]
     known += [f"rho {m['spearman/correctness']:.2f}" for m in models if "spearman/correctness" in m]
@@ -30,10 +30,9 @@ def row(run_dir: Path) -> str:
 
 
 def shown(one: Artefact) -> str:
-    text = f"{one.report['accuracy']:.1%}"
-    if one.report.get("reward_model") is not None:
-        text += f" (r {one.report['reward_model']:.2f})"
-    return text
+    """`evaluate_sft` at 0.644 is "sft 64.4 %", `evaluate` "64.4 %"."""
+    label = one.stage.removeprefix("evaluate").strip("_")
+    return f"{label} {one.report['accuracy'] * 100:.1f} %".strip()
 
 
 if __name__ == "__main__":
