@@ -17,12 +17,12 @@ from actors.problem import Problem
 from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
-from actors.validate import ConfigError, check, compose
+from actors.validate import LOG, ConfigError, check, compose
 from rlcore.algorithms.config import Family
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.data import tables
-from rlcore.data.examples import load_examples
+from rlcore.data.examples import Loaded, load_examples
 from rlcore.data.prompts import PromptStream
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, Tracker, World
@@ -170,6 +170,8 @@ def answers(inputs: Inputs) -> pa.Table:
 def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefact:
     """Raises DataError, which names the broken rows."""
     loaded = load_examples(source_config(raw), inputs.tokenizer, f"rounds.sources.{name}")
+    for told in told_of(loaded):
+        LOG.warning("rounds.sources.%s: %s", name, told)
     made = MADE_OF[source_config(raw).kind]
     makers: dict[Made, Callable[[], pa.Table]] = {
         Made.prompts: lambda: tables.from_prompts(loaded.prompts),
@@ -177,6 +179,14 @@ def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefa
         Made.pairs: lambda: tables.from_pairs(loaded.pairs),
     }
     return store.adopt_table(name, makers[made](), made)
+
+
+def told_of(loaded: Loaded) -> list[str]:
+    """What a user must know of a source that was read: rows that are left out, and what its template asks for."""
+    skipped = {k: n for k, n in loaded.counts.items() if k.startswith("skipped_") and k != "skipped_by_limit" and n}
+    rows = f"of {loaded.counts['rows']:,} rows left out"
+    told = [f"{n:,} {rows}: {k.removeprefix('skipped_').replace('_', ' ')}" for k, n in skipped.items()]
+    return told + [f"  {reason}" for reason in loaded.broken] + loaded.notes
 
 
 def _under(key: str, groups: Sequence[str]) -> bool:

@@ -217,6 +217,16 @@ def test_preferences_from_a_file(tmp_path):
     assert desk.roots["prefs"].num_rows == 2
 
 
+def test_rows_that_are_left_out_are_told(tmp_path, caplog):
+    same = {**GOOD, "rejected": "2"}
+    with caplog.at_level("WARNING", logger="rlcore"):
+        desk = desk_of(tmp_path, [GOOD, same, same], "+rounds.sources.prefs.broken_rows=skip")
+    assert desk.roots["prefs"].num_rows == 1
+    told = [r.getMessage() for r in caplog.records if "rounds.sources.prefs" in r.getMessage()]
+    assert told[0] == "rounds.sources.prefs: 2 of 3 rows left out: broken"
+    assert len(told) == 3
+
+
 def test_a_preference_whose_chosen_equals_its_rejected(tmp_path):
     with pytest.raises(DataError) as caught:
         desk_of(tmp_path, [GOOD, {**GOOD, "rejected": "2"}])
