@@ -311,6 +311,22 @@ def test_pairs_held_out_by_prompt(tmp_path, changes):
     assert report["reward_model/accuracy"] == 1.0
 
 
+def test_rows_without_a_label_are_counted_and_teach_nothing(tmp_path):
+    """Two rows a step: with them in, some steps would have no label at all."""
+    config = RewardModelStageConfig(data=["sample"], held_out=0.0)
+    config.training = replace(
+        config.training, loss=RewardLoss.regression, attributes=["help"], epochs=1, pairs_per_step=2, learning_rate=0.1
+    )
+    judge = lambda group, t: RewardResult(1.0, parts={"help": 1.0} if group.prompt.uid < "p3" else {})  # noqa: E731
+    stand = Stand(tmp_path, {"sample": GenerateConfig(num_samples=4), "reward": config}, judge=judge)
+    report = stand.run()[1, "reward"].report
+    assert (report["unlabelled"], report["trained_on"]) == (28, 12)
+    assert {name.partition("#")[0] for _, names, _ in updates(stand) for name in names} == {"p0", "p1", "p2"}
+    config.training = replace(config.training, attributes=["depth"])
+    with pytest.raises(ValueError, match="none of 40 samples has a label of depth"):
+        stand.run()
+
+
 def test_the_share_that_is_held_out():
     share = np.mean([is_held_out(f"prompt-{i}", 0.1) for i in range(5000)])
     assert 0.08 < share < 0.12

@@ -36,7 +36,7 @@ def run(job: Job) -> Artefact:
     """Rewards are normalised to mean 0 and deviation 1 over the training responses.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: nothing is left to train on, or nothing has a label.
     """
     config: RewardModelStageConfig = job.config
     training, live = config.training, job.live
@@ -48,13 +48,20 @@ def run(job: Job) -> Artefact:
         tables.to_pairs(table) if tables.kind_of(table) == "pairs" else tables.to_samples(table)
     )
     fitting = [r for r in records if num_tokens(r) <= training.max_tokens]
-    held = [r for r in fitting if is_held_out(r.prompt.uid, config.held_out)]
-    course = Course(model, training, [r for r in fitting if not is_held_out(r.prompt.uid, config.held_out)])
+    told = [r for r in fitting if has_label(r, training.outputs)]
+    if fitting and not told:
+        raise ValueError(
+            f"stage {job.node.stage}: none of {len(fitting):,} samples has a label of {', '.join(training.outputs)}; "
+            "labels are the parts of a sample's score, by name"
+        )
+    held = [r for r in told if is_held_out(r.prompt.uid, config.held_out)]
+    course = Course(model, training, [r for r in told if not is_held_out(r.prompt.uid, config.held_out)])
     live.held_reward = ""
     names = None if start.made is Made.reward_model else training.outputs
     model.initialize(start.path, names)
     model.begin(RewardObjective(training))
-    report: dict[str, Any] = {"too_long": len(records) - len(fitting), "trained_on": len(course.records)}
+    report: dict[str, Any] = {"too_long": len(records) - len(fitting), "unlabelled": len(fitting) - len(told)}
+    report["trained_on"] = len(course.records)
     report |= _fit(job, course)
     model.normalize(*normalisation(course.rewards(course.records)))
     if held:
@@ -64,6 +71,11 @@ def run(job: Job) -> Artefact:
     made = job.draft.finish_folder(folder, report)
     live.held_reward = made.hash
     return made
+
+
+def has_label(record: Pair | Sample, outputs: Sequence[str]) -> bool:
+    """A pair always; a sample where it has one of the numbers that the outputs learn."""
+    return isinstance(record, Pair) or not np.isnan(targets_of(record, outputs)).all()
 
 
 def is_held_out(uid: str, share: float) -> bool:
