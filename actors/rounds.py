@@ -14,7 +14,7 @@ import pyarrow as pa
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config, DType
 from actors.problem import Problem
-from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config
+from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config, token_problems
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
 from actors.validate import LOG, ConfigError, check, compose
@@ -55,7 +55,7 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
     nodes = checked(config, overrides)
     with locked(Path(config.run_dir)):
         run_dir = claim(config)
-        inputs = prepared(config, run_dir)
+        inputs = prepared(config, run_dir, nodes)
         with ArtefactStore(runner.folder_of(run_dir)) as store:
             desk = make_desk(config, nodes, store, inputs)
             _, made = desk.known()
@@ -71,7 +71,7 @@ def status(config: Config) -> int:
     nodes = checked(config)
     run_dir = Path(config.run_dir).absolute()
     run_dir.mkdir(parents=True, exist_ok=True)
-    inputs = prepared(config, run_dir)
+    inputs = prepared(config, run_dir, nodes)
     folder = runner.folder_of(run_dir)
     read_only = _in_use(folder)
     with read_only or ArtefactStore(folder) as store:
@@ -123,10 +123,12 @@ def rl_problems(nodes: Sequence[Node], overrides: Sequence[str]) -> list[Problem
     return list(found.values())
 
 
-def prepared(config: Config, run_dir: Path) -> Inputs:
-    """Raises ModelError, DataError; ConfigError for models that cannot take the policy's place."""
+def prepared(config: Config, run_dir: Path, nodes: Sequence[Node] = ()) -> Inputs:
+    """Raises ModelError, DataError; ConfigError for models that cannot take the policy's place, and for texts that
+    stages take for a token and are none."""
     inputs = prepare(config, run_dir)
-    if found := folder_problems(config, inputs.model_path, inputs.tokenizer):
+    found = folder_problems(config, inputs.model_path, inputs.tokenizer)
+    if found := [*found, *token_problems(nodes, inputs.tokenizer)]:
         raise ConfigError(found)
     return inputs
 

@@ -291,6 +291,21 @@ def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem
     return found
 
 
+def token_problems(nodes: Sequence[Node], tokenizer: Any) -> list[Problem]:
+    """Of `train.ignore_tokens`, one for each stage and text."""
+    from rlcore.rounds.stages.train import token_ids
+
+    found = {}
+    for node in nodes:
+        for text in getattr(getattr(node.config, "train", None), "ignore_tokens", ()):
+            try:
+                token_ids(tokenizer, [text])
+            except ValueError as error:
+                key = f"rounds.stages.{node.stage}.train.ignore_tokens"
+                found[key, text] = Problem(key, text, str(error), "name what is a token of its own, <|im_end|> perhaps")
+    return list(found.values())
+
+
 def other_shape(start: Path, folder: Path) -> str:
     """How the architecture of a model folder differs from the start's; "" where it does not."""
     import transformers

@@ -153,6 +153,16 @@ def committee(tmp_path, folder, start):
     return one.render()
 
 
+def test_what_is_no_single_token_is_named_before_anything_starts(model, tmp_path):
+    stages = {"sft": {**SFT, "train": {"ignore_tokens": ["1", "12"]}}}
+    config = compose([*line(stages), *TINY, f"model.path={model}", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError) as caught:
+        prepared(config, tmp_path, checked(config))
+    (one,) = caught.value.problems
+    assert (one.key, one.value) == ("rounds.stages.sft.train.ignore_tokens", "12")
+    assert "'12' is 2 tokens, not one" in one.render()
+
+
 def copy_of(model, folder):
     shutil.copytree(model, folder)
     return folder
