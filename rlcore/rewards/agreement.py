@@ -297,6 +297,9 @@ def solve_linear(left: Node, op: str, right: Node) -> Region | None:
     names = symbols(left) | symbols(right)
     if len(names) != 1:
         return None
+    for side, other, sign in ((right, left, op), (left, right, FLIPPED[op])):
+        if not symbols(side) and (end := constant(side)) is not None and mp.isinf(end):  # x < infinity
+            return EVERYTHING if other[0] == "sym" and sign in (("<", "≤") if end > 0 else (">", "≥")) else None
     (name,) = names
     f = difference(left, right)
     values = [_value(f, {name: Fraction(n)}, True) for n in (0, 1, 2, 5)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rlcore.rewards import units
+from rlcore.rewards.numerals import SCALES, spelt_number
 
 MAX_DIGITS = 1000  # of one number as written
 MAX_EXPONENT = 1000  # of ten
@@ -39,20 +40,17 @@ _WORD_UNITS = {
     "eur", "K", "J", "N", "W", "V", "Hz", "nm", "um", "pm", "ms", "ns", "eV", "keV", "MeV", "kHz", "MHz", "GHz", "Pa",
     "kPa", "MPa", "mol", "kJ", "kW", "MW", "kV", "mA", "mV", "atm", "rpm", "ly", "AU",
 }  # fmt: skip
+_TEMPERATURE = re.compile(  # a bare degree sign stays an angle's
+    r"\s*\^\s*\{?\s*\\circ\s*\}?\s*([CFK]|[Cc]elsius|[Ff]ahrenheit)$"
+    r"|\s*\bdegrees?\s+([CF]|[Cc]elsius|[Ff]ahrenheit|[Cc]entigrade)$"
+)
+_SCALES_OF_HEAT = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
 _NOT_UNITS = {
     "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
     "over", "plus", "minus", "times", "divided", "infinity", "infty", "hundred", "dozen", "not", "less", "more", "than",
     "pairs", "base", "squared", "cubed", "power", "root", "factorial", "half", "third", "thirds", "quarter", "quarters",
     "halves",
 }  # fmt: skip
-_NUMBER_WORDS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-}  # fmt: skip
-_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-
 _NUM = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?: \d{3})+|\d+)?(?:\.\d*)?"
 _PLAIN = re.compile(rf"(?P<num>{_NUM})(?:[eE](?P<exp>[+-]?\d+))?")
 _POWER_OF_TEN = re.compile(
@@ -156,11 +154,11 @@ def number(text: str) -> Number | None:
         text = re.sub(r"(?<=[A-Za-z])\s*/\s*(?=[A-Za-z])", "/", text)
     else:
         text = _STYLE.sub(lambda m: f" {m[1].strip()} ", text).strip()
-    if text[:1].isalpha() and (spelt := _spelt(text.lower())) is not None:
+    if text[:1].isalpha() and (spelt := spelt_number(text.lower())) is not None:
         return Number(Fraction(spelt))
     if text.endswith((".", "dots")):
         text = _RECURRING.sub(r"\1\\overline{\2}", text)
-    text = re.sub(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?\s*[CFK]|\\Omega)$", "", text)
+    text = _TEMPERATURE.sub(lambda m: f" {_SCALES_OF_HEAT[(m[1] or m[2])[0].upper()]}", text).removesuffix(r"\Omega")
     text = re.sub(r"(?<=\d)\s*('{1,2})$", lambda m: " in" if len(m[1]) > 1 else " ft", _MONEY.sub("", text))  # 15''
     text = _PER.sub(lambda m: f" {m[1]}/{m[2]}" + (f"^{m[3]}" if m[3] != "1" else ""), text)
     if _EUROPEAN.fullmatch(text):
@@ -173,8 +171,8 @@ def number(text: str) -> Number | None:
     scale, unit = 1, units.read("degree") if degrees else None
     if (match := _UNIT.fullmatch(text)) and not _PLAIN.fullmatch(text.lstrip("+- $")):
         words = match["unit"].split()
-        if words and words[0].lower() in _SCALES:
-            scale, words = _SCALES[words[0].lower()], words[1:]
+        if words and words[0].lower() in SCALES:
+            scale, words = SCALES[words[0].lower()], words[1:]
         if not _is_unit(words, bool(match["gap"])):
             return None
         unit = units.read(text[match.start("unit") :]) if words else None
@@ -201,23 +199,6 @@ def _together(large: Number | None, small: Number | None) -> Number | None:
     if large.unit.dimension != small.unit.dimension or large.unit.factor <= small.unit.factor:
         return None
     return replace(large, value=large.value + small.value * small.unit.factor / large.unit.factor, decimals=-1)
-
-
-def _spelt(text: str) -> int | None:
-    """`one million`, `forty-two`, `three hundred and five`; None for other words."""
-    total, part = 0, None
-    for word in re.split(r"[\s-]+(?:and\s+)?", text):
-        if word in _SCALES and part:
-            total, part = total + part * _SCALES[word], 0
-        elif word == "hundred" and part and part < 20:
-            part *= 100
-        elif (value := _TENS.get(word, _NUMBER_WORDS.get(word))) is not None and (not part or part % 10 == 0 != part):
-            if part and value >= (100 if part % 100 == 0 else 10):
-                return None
-            part = (part or 0) + value
-        else:
-            return None
-    return None if part is None else total + part
 
 
 def _is_unit(words: list[str], spaced: bool) -> bool:
@@ -294,6 +275,9 @@ def _scientific(digits: str, exponent: str | None) -> tuple[Fraction, int | None
     return value, decimals if (point and after) or decimals else None
 
 
+_DEGREES = ({"angle", "celsius"}, {"angle", "fahrenheit"})
+
+
 def same(gold: Number, given: Number) -> bool:
     """Exact equality, with two allowances.
 
@@ -304,7 +288,8 @@ def same(gold: Number, given: Number) -> bool:
     """
     if gold.unit is not None and given.unit is not None:
         if gold.unit.dimension != given.unit.dimension:
-            return False
+            both = {gold.unit.dimension, given.unit.dimension}
+            return both in _DEGREES and gold.value == given.value  # 98.6^\circ of a thermometer
         if gold.unit != given.unit:
             gold = replace(gold, value=gold.value * gold.unit.factor, unit=None)
             given = replace(given, value=given.value * given.unit.factor, unit=None)

@@ -50,6 +50,7 @@ _FAMILIES = (  # `2 hours and 30 minutes` is one value, `2 apples and 3 pears` a
 _COMPOUND = "|".join(
     rf"\d{{1,9}}\s?(?:{units})(?:,?\s(?:and\s)?\d{{1,9}}(?:\.\d{{1,9}})?\s?(?:{units})\b){{1,3}}" for units in _FAMILIES
 )
+_POLYNOMIAL = re.compile(r"(?<![a-zA-Z\\{])[a-z](?:\s*\^|\s*[+-]\s*\d)|\d\s*[+-]\s*\d*[a-z](?![a-zA-Z])")
 VALUE = re.compile(
     r"(?P<clock>(?<![a-zA-Z\d.:])\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?![\w:]))"
     r"|(?P<ratio>(?<![a-zA-Z\d.:])\d+(?:\.\d+)?(?:\s?:\s?\d+(?:\.\d+)?)+(?![\w:]))"
@@ -217,6 +218,8 @@ def last_side(formula: str) -> str:
         return formula.strip()
     if len(parts) == 2 and re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", left)):
         return formula.strip()  # an equation such as y^2 = 4x is the answer itself
+    if len(parts) == 2 and re.fullmatch(r"-?\d{1,9}", left) and _POLYNOMIAL.search(parts[1]):
+        return formula.strip()  # 0 = x^2 - 4
     return parts[-1].strip() or formula.strip()
 
 

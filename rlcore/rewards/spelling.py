@@ -24,6 +24,8 @@ _COUNTED = r"\{?\s*(\d{1,3})\s*\}?"
 _COMBINATION = re.compile(
     rf"(?<![a-zA-Z\\])(?:C_{_COUNTED}\s*\^{_COUNTED}|\{{?\}}?[_^]{_COUNTED}\s*C_{_COUNTED})(?!\w)"
 )
+_LETTERED = re.compile(r"(?<![a-zA-Z\\])C_\{?\s*([nmN])\s*\}?\s*\^\s*\{?\s*(\d|[krm])\s*\}?(?![\w^])")
+_NULL_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|vec|overrightarrow)\s*\{\s*0\s*\}")
 _CHOOSE = re.compile(r"\{\s*([^{}]{1,40})\\choose(?![a-zA-Z])\s*([^{}]{1,40})\}")
 _WHERE = re.compile(  # 2k\pi (k \in Z), 2k\pi \text{ for } k \in Z, 2k\pi, k \text{ is an integer}
     r"(?:\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:where|for|with|for any|for all|for some)\s*\}|\b(?:where|for|with)\b)\s*"
@@ -85,6 +87,9 @@ def signs(text: str) -> str:
         text = _WHERE.sub(r", \1", _INTEGER.sub(r"\1∈\\mathbb{Z}", text))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _COMBINATION.sub(lambda m: rf"\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
+    if "C_" in text:
+        text = _LETTERED.sub(r"\\binom{\1}{\2}", text)
+    text = _NULL_VECTOR.sub("0", text)
     if not _COUNT.fullmatch(text):  # which may be a point
         text = counted(text)
     if len({m[1] or m[2] for m in _BASIS.finditer(text)}) > 1:  # one alone may be the imaginary unit

@@ -25,9 +25,10 @@ def _table() -> dict[str, tuple[str, Fraction]]:
         "oz ounce=45359237/1600000000 ton tonne=1000",
         "time": "s sec second=1 min minute=60 h hr hrs hour=3600 day=86400 week=604800",
         "volume": "l L liter litre=1 ml mL milliliter millilitre=1/1000",
-        "money": "dollar usd=1 cent=1/100", "angle": "degree deg=1",
+        "money": "dollar usd=1 cent=1/100", "angle": "degree deg=1", "arc": "radian rad=1",
         "force": "N newton=1", "energy": "J joule=1 kJ=1000", "power": "W watt=1 kW kilowatt=1000",
         "frequency": "Hz hertz=1", "voltage": "V volt=1", "temperature": "K kelvin=1",
+        "celsius": "celsius centigrade=1", "fahrenheit": "fahrenheit=1",
     }  # fmt: skip
     table = {}
     for dimension, entries in lists.items():

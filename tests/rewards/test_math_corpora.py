@@ -12,8 +12,9 @@ from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
 SETS = ("more", "blind", "blind_second", "blind_third", "blind_fourth")
+PAIRS = (*SETS, "blind_fifth", "blind_sixth")
 COMPLETIONS = (*SETS, "blind_fifth", "blind_sixth", "blind_seventh", "blind_eighth", "blind_ninth")
-ALL = [*pairs(), *(pair for name in SETS for pair in read(f"math_pairs_{name}.txt"))]
+ALL = [*pairs(), *(pair for name in PAIRS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
     "boxed": r"Therefore we get $\boxed{ANSWER}$, as was to be shown.",
     "bare": "ANSWER",
