@@ -36,7 +36,7 @@ def wrong(cases: list[tuple[Pair, str]]) -> list[str]:
 
 def test_the_corpora_are_large_and_balanced():
     equal = sum(p.equal for p in ALL)
-    assert len(ALL) >= 2500
+    assert len(ALL) >= 2800
     assert 0.35 < 1 - equal / len(ALL) < 0.65 or (len(ALL) - equal) >= 300
     kinds = {p.kind for p in pairs()}
     for kind in kinds:
