@@ -40,6 +40,12 @@ _PROGRAMS = {
 }  # fmt: skip
 _PROGRAM = re.compile(r"\bprint\(|^\s*(?:def|import|from|for|while|return|#include)\b", re.MULTILINE)
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*$")
+_RATIO = re.compile(  # `The ratio of boys to girls is 3 to 4.`
+    r"(\b(?:ratio|odds|proportion|answer)\b[^.\n]{0,80}?(?:\bis|\bare|\bof|=|:)\s*[*$]{0,2}\s*)"
+    r"(\d{1,9})\s+to\s+(\d{1,9})(?=\s*(?:[*$,;!)\n]|\.(?!\d)|$))"
+    r"|(\b(?:an?|the)\s+)(\d{1,9})\s+to\s+(\d{1,9})(?=\s+ratio\b)",
+    re.IGNORECASE,
+)
 MAX_TURNS = 20  # places at which a response may go on to another question
 MAX_LATER = 4000  # characters behind an answer in which it may be taken back
 MAX_BARE = 120  # characters of a response that is nothing but the answer
@@ -54,6 +60,8 @@ def answer(response: str) -> str | None:
         boxed, end = placed
         told = _TOLD.match(boxed)
         return _unless_revised(boxed[told.end() :] if told else boxed, text[end:])
+    if " to " in text:
+        text = _RATIO.sub(lambda m: f"{m[1] or m[4]}{m[2] or m[5]}:{m[3] or m[6]}", text)
     text = _OPEN_BOX.sub("", _FENCED.sub(_without_program, _QUOTED.sub("", text)))
     if told := _JSON.search(text):
         return (told[1] or told[2] or "").replace("\\\\", "\\").strip() or None

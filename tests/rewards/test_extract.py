@@ -139,7 +139,8 @@ def test_phrases_only_where_nothing_is_stated():
     "piece",
     ["\nquestion: ", "```", "```py\n", r"\begin{align}", "(1,2", "1:1", "one hundred ", "x = 1 and ", "so 5 but not ",
      "**5** ", "wait, that is wrong. so 5. ", "答案是", "1 000 ", "= ", "in the first ", "let me check ", "5 (is it ",
-     "14% of 5 which is ", "1 or ", "2x = 10 \\to ", "answer: (B) 5 ", "____", "is the ", "no. "],
+     "14% of 5 which is ", "1 or ", "2x = 10 \\to ", "answer: (B) 5 ", "____", "is the ", "no. ",
+     "the ratio is 1 to ", "a 1 to "],
 )  # fmt: skip
 def test_the_search_costs_its_length(piece):
     text = piece * (100_000 // len(piece))

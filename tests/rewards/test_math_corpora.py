@@ -12,7 +12,7 @@ from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import Pair, completions, hostile, pairs, read
 
 SETS = ("more", "blind", "blind_second", "blind_third", "blind_fourth")
-PAIRS = (*SETS, "blind_fifth", "blind_sixth")
+PAIRS = (*SETS, "blind_fifth", "blind_sixth", "blind_seventh")
 COMPLETIONS = (*SETS, "blind_fifth", "blind_sixth", "blind_seventh", "blind_eighth", "blind_ninth")
 ALL = [*pairs(), *(pair for name in PAIRS for pair in read(f"math_pairs_{name}.txt"))]
 WRAPPERS = {
