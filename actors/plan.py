@@ -11,9 +11,11 @@ from rich.table import Table
 
 from actors.config import Config, DType, ModelConfig
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
+from actors.problem import Problem
 from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
+from rlcore.rounds.graph import Node as Stage
 
 GIB = 2**30
 GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a made-up GPU node
@@ -39,19 +41,15 @@ def plan(config: Config) -> str:
     """The plan as text. Starts no actor; asks a running Ray cluster for its nodes only when `cluster.address` or
     RAY_ADDRESS names one. A config that cannot work gives a plan that says so, not an exception.
     """
+    nodes, found = plan_rounds(config) if config.rounds.stages else ([], [])
     parts = [
-        _checks(config),
-        _stages(config),
-        _placement(config),
-        _batch(config),
-        _memory(config),
-        _weight_sync(config),
-    ]
+        _checks([*problems(config), *found]), "" if found else _stages(nodes),
+        _placement(config), _batch(config), _memory(config), _weight_sync(config),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
-def _checks(config: Config) -> str:
-    found = [*problems(config), *(plan_rounds(config)[1] if config.rounds.stages else ())]
+def _checks(found: Sequence[Problem]) -> str:
     if not found:
         return "Checks: all passed"
     errors = sum(not problem.warning for problem in found)
@@ -60,13 +58,10 @@ def _checks(config: Config) -> str:
     return "\n".join([head, *marks])
 
 
-def _stages(config: Config) -> str:
+def _stages(nodes: Sequence[Stage]) -> str:
     """Of `rlcore rounds`: what each stage reads in the round in which it first runs; empty where none is listed."""
-    if not config.rounds.stages:
+    if not nodes:
         return ""
-    nodes, found = plan_rounds(config)
-    if found:
-        return ""  # said among the checks
     rounds: dict[str, list[int]] = {}
     for node in nodes:
         rounds.setdefault(node.stage, []).append(node.round)
@@ -253,14 +248,11 @@ def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple
         which = "this" if real else "a made-up"
         origin = f"{r.gpu_memory_utilization:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
     seqs = max(0, int(room * r.tensor_parallel_size // (longest * per_token)))
-    yield (
-        "rollout",
-        [
-            ("weights", weights),
-            (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
-            ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
-        ],
-    )
+    yield "rollout", [
+        ("weights", weights),
+        (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
+        ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
+    ]
 
 
 def _gpu_bytes() -> tuple[float, bool]:

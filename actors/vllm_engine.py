@@ -219,7 +219,7 @@ class VllmEngine:
             raise
 
     def _close_broken_update(self) -> None:
-        """Brings vLLM back to "no update under way"; a session that failed inside has to be opened to be closed."""
+        """Brings vLLM back to "no update under way"; one that failed half-way has to be opened to be closed."""
         try:
             self._rpc("finish_weight_update")
         except Exception:

@@ -18,11 +18,7 @@ def row(run_dir: Path) -> str:
         newest = {(one.round, one.stage): one for one in reversed(store.artefacts()) if one.round}
     made = list(newest.values())
     made.sort(key=lambda one: (one.round, one.created))
-    measured: dict[int, list[str]] = {}
-    for one in made:
-        if one.kind == "evaluate":
-            measured.setdefault(one.round, []).append(shown(one))
-    rounds = " -> ".join(text for _, texts in sorted(measured.items()) for text in texts)
+    rounds = " -> ".join(shown(one) for one in made if one.kind == "evaluate")
     models = [one.report["held_out"] for one in made if one.kind == "reward_model" and "held_out" in one.report]
     known = [f"{m['accuracy']:.0%}" for m in models if "accuracy" in m]
     known += [f"rho {m['spearman/correctness']:.2f}" for m in models if "spearman/correctness" in m]

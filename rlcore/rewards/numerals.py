@@ -12,12 +12,13 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 _TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PARTS = {
-    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
-    "ninth": 9, "tenth": 10, "hundredth": 100,
+PARTS = {
+    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+    "tenth": 10, "twelfth": 12, "hundredth": 100, "halve": 2,
 }  # fmt: skip
+COUNTS = "|".join((*_NUMBER_WORDS, *_TENS))  # for regular expressions
 _FRACTION = re.compile(  # not a lone `third`, which may be a rank
-    rf"(?:([a-z -]{{1,40}}?) and )?(an?|{'|'.join(_NUMBER_WORDS)})[\s-]({'|'.join(_PARTS)})s?"
+    rf"(?:([a-z -]{{1,40}}?) and )?(an?|{'|'.join(_NUMBER_WORDS)})[\s-]({'|'.join(PARTS)})s?"
 )
 
 
@@ -31,7 +32,7 @@ def spelt_number(text: str) -> Fraction | int | None:
         return Fraction(1, 2)
     if match := _FRACTION.fullmatch(text):
         whole, top = spelt_number(match[1]) if match[1] else 0, _NUMBER_WORDS.get(match[2], 1)
-        return None if whole is None else whole + Fraction(top, _PARTS[match[3]])
+        return None if whole is None else whole + Fraction(top, PARTS[match[3]])
     total, part = 0, None
     for word in re.split(r"[\s-]+(?:and\s+)?", text):
         if word in SCALES and part:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from rlcore.rewards import exact
+from rlcore.rewards.numerals import COUNTS, PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,11 @@ VALUE = re.compile(
     rf"|(?P<compound>{_BEFORE}(?:{_COMPOUND}))"
     rf"|(?P<plain>{_BEFORE}{_PLAIN}(?!\d|[.,]\d|(?:st|nd|rd|th)\b|-[a-zA-Z]|[abcknpqrtuxyz](?![a-zA-Z])))"
 )
-_FRACTIONS = {
-    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "twelfth": 12, "hundredth": 100, "halve": 2,
-}  # fmt: skip
-_COUNTS = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
-    "eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-)
 SPELT = (
-    rf"\b(?:minus\s+|negative\s+)?(?:(?:a|{_COUNTS})(?:[\s-]+(?:and\s+)?(?:{_COUNTS}|hundred|thousand|million|"
+    rf"\b(?:minus\s+|negative\s+)?(?:(?:a|{COUNTS})(?:[\s-]+(?:and\s+)?(?:{COUNTS}|hundred|thousand|million|"
     rf"billion)\b)"
-    rf"{{0,7}}[\s-]+(?:{'|'.join(_FRACTIONS)})s?\b"
-    rf"|(?:{_COUNTS})(?:[\s-]+(?:and\s+)?(?:{_COUNTS}|hundred|thousand|million|billion)\b){{0,7}}"
+    rf"{{0,7}}[\s-]+(?:{'|'.join(PARTS)})s?\b"
+    rf"|(?:{COUNTS})(?:[\s-]+(?:and\s+)?(?:{COUNTS}|hundred|thousand|million|billion)\b){{0,7}}"
     r"(?:\s+percent\b)?|(?:a\s+)?(?:hundred|thousand|million)|half|infinity)\b"
 )
 _SPELT = re.compile(SPELT, re.IGNORECASE)
@@ -181,7 +174,7 @@ def spelt(text: str) -> str | None:
     if words == "half":
         return sign + "1/2"
     *count, last = re.split(r"[\s-]+", words)
-    if (parts := _FRACTIONS.get(last.removesuffix("s"))) is not None and count:
+    if (parts := PARTS.get(last.removesuffix("s"))) is not None and count:
         top = 1 if count == ["a"] else _whole(" ".join(count))
         return None if top is None else f"{sign}{top}/{parts}"
     if last == "percent":
