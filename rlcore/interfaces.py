@@ -5,7 +5,7 @@ A loop is written against these alone: it never sees an actor, an engine or a co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,10 @@ class Sampling:
 class PromptSource(Protocol):
     """An endless, resumable stream of prompts in a fixed order."""
 
-    def take(self, num_prompts: int) -> list[Prompt]: ...
+    def take(self, num_prompts: int, without: Collection[str] = ()) -> list[Prompt]:
+        """The next prompts; those named by `without` (uids) only when all others are taken."""
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 

@@ -111,11 +111,24 @@ def collect(
             break
         rate = found.num_prompts_kept / max(1, len(found.prompts)) if index else 1.0
         asked = min(num_prompts, math.ceil(missing / max(rate, LOWEST_RATE)))
-        prompts = world.prompts.take(asked)
+        prompts = _apart(world.prompts.take(asked, without=[p.uid for p in found.prompts]), found.prompts)
         here = with_step(sampling, seed, step, index)
         found.add(prompts, _sample(world, prompts, here, reward, algorithm), num_prompts)
     found.check()
     return found
+
+
+def _apart(prompts: Sequence[Prompt], before: Sequence[Prompt]) -> list[Prompt]:
+    """Copies of one prompt get different uids: a step that is larger than the data has it twice, as two groups."""
+    used, apart = {p.uid for p in before}, []
+    for prompt in prompts:
+        uid, copy = prompt.uid, 1
+        while uid in used:
+            copy += 1
+            uid = f"{prompt.uid}~{copy}"
+        used.add(uid)
+        apart.append(prompt if uid == prompt.uid else dataclasses.replace(prompt, uid=uid))
+    return apart
 
 
 def _sample(

@@ -107,3 +107,43 @@ def test_refuses_no_prompts_twins_and_negative_takes():
         PromptStream(make(2) + make(1), seed=0)
     with pytest.raises(ValueError, match="cannot take -1"):
         PromptStream(make(2), seed=0).take(-1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 12), st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=4), max_size=8), st.integers(0, 99)
+)
+def test_a_step_of_several_takes_repeats_nothing_and_every_epoch_is_whole(num, steps, seed):
+    stream, taken = PromptStream(make(num), seed), []
+    for sizes in steps:
+        step: list[str] = []
+        for size in sizes:
+            batch = uids(stream.take(min(size, num), without=step))
+            taken += batch
+            new = min(len(batch), num - len(step))  # the rest cannot but repeat
+            assert set(batch[:new]).isdisjoint(step)
+            assert len(set(batch)) == len(batch)
+            step += batch[:new]
+            resumed = PromptStream(make(num), seed)
+            resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+            stream = resumed
+        assert len(set(step)) == len(step)
+    counts = Counter(taken)
+    assert not taken or max(counts.values()) - min(counts.get(f"p{i}", 0) for i in range(num)) <= 2
+
+
+def test_prompts_that_were_passed_over_come_first_in_the_next_take():
+    stream = PromptStream(make(4), seed=0, shuffle=False)
+    assert uids(stream.take(3)) == ["p0", "p1", "p2"]
+    assert uids(stream.take(2)) == ["p3", "p0"]
+    assert uids(stream.take(1, without=["p3", "p0", "p1"])) == ["p2"]  # the only other one
+    assert uids(stream.take(3)) == ["p1", "p3", "p0"]
+
+
+def test_a_state_of_version_0_1_is_read():
+    """Its epoch had the order 2, 0, 1, 3: 0 and 1 were moved back, behind the first one; 2 was taken."""
+    old = PromptStream(make(4), seed=0, shuffle=False).state_dict() | {"epoch": 1, "position": 1}
+    del old["passed_over"]
+    stream = PromptStream(make(4), seed=0, shuffle=False)
+    stream.load_state_dict(old | {"deferred": [0, 1], "deferred_at": 1})
+    assert uids(stream.take(3)) == ["p0", "p1", "p3"]
