@@ -1,8 +1,8 @@
 """Groups of Ray actors. The only file that applies `ray.remote`, and `wait` is the only function that awaits Ray.
 
 Workers are plain classes without constructor arguments. A call names a method object of the class, never a string.
-Every call carries a deadline and the name of its phase; what goes wrong names phase, role, rank, node and pid, and
-brings the actor's last words.
+Every call carries a deadline and the name of its phase; an error names phase, role, rank, node and pid, and
+shows the end of the actor's log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ W = TypeVar("W")
 R = TypeVar("R")
 
 SLICE_S = 0.5  # handlers of SIGINT and SIGTERM run between two slices
-LAST_WORDS = 20  # lines
+LOG_LINES = 20  # lines
 MAX_BLAMED = 4  # actors described in full by one error
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -32,13 +32,13 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class ActorError(RuntimeError):
     """Something went wrong in or with an actor.
 
-    Attributes: `phase`, `role`, `rank`, `node`, `pid` (None: no process yet), `waited_s` and `last_words`.
+    Attributes: `phase`, `role`, `rank`, `node`, `pid` (None: no process yet), `waited_s` and `log_lines`.
     """
 
-    def __init__(self, message: str, seat: Seat, phase: str, waited_s: float, last_words: str):
+    def __init__(self, message: str, info: ActorInfo, phase: str, waited_s: float, log_lines: str):
         super().__init__(message)
-        self.role, self.rank, self.node, self.pid = seat.role, seat.rank, seat.node, seat.pid
-        self.phase, self.waited_s, self.last_words = phase, waited_s, last_words
+        self.role, self.rank, self.node, self.pid = info.role, info.rank, info.node, info.pid
+        self.phase, self.waited_s, self.log_lines = phase, waited_s, log_lines
 
 
 class DeadlineExceeded(ActorError):
@@ -54,7 +54,7 @@ class WorkerError(ActorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ActorInfo:
     """Who an actor is and where it runs, as far as known."""
 
     role: str
@@ -77,7 +77,7 @@ class Member:
     node: str
     handle: Any
 
-    def seat(self) -> Seat:
+    def info(self) -> ActorInfo:
         """Asks Ray's control store; works for dead actors too."""
         # Ray's public state API needs the dashboard, which small clusters leave out.
         from ray._private.state import actors
@@ -88,7 +88,8 @@ class Member:
         except Exception:  # the control store is gone: the error at hand matters more than this detail
             known = {}
         node = self.node or known.get("Address", {}).get("IPAddress", "?")
-        return Seat(self.role, self.rank, node, known.get("Pid") or None, str(known.get("State", "unknown")), actor_id)
+        pid, state = known.get("Pid") or None, str(known.get("State", "unknown"))
+        return ActorInfo(self.role, self.rank, node, pid, state, actor_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,6 @@ class Pending(Generic[R]):
     @property
     def refs(self) -> list[Any]:
         return [call.ref for call in self.calls]
-
-    @property
-    def member(self) -> Member:
-        """The actor of the first call."""
-        return self.calls[0].member
 
     def result(self) -> R:
         """Results in rank order, or the one result of `submit_one`.
@@ -162,21 +158,6 @@ def wait(calls: Sequence[Call], started: float, timeout_s: float, phase: str) ->
             raise _deadline_exceeded(calls, phase, time.monotonic() - started)
 
 
-def wait_any(pending: Sequence[Pending[R]], timeout_s: float, phase: str) -> list[Pending[R]]:
-    """Blocks until a call of one of `pending` has ended and returns those of which one has; none is fetched.
-
-    Meant for single calls (`submit_one`): their `result()` then answers, or raises, at once.
-
-    Raises:
-        DeadlineExceeded: no call ended within `timeout_s` from now.
-        ValueError: `pending` is empty.
-    """
-    if not pending:
-        raise ValueError(f"phase {phase}: nothing to wait for")
-    done = {call.ref for call in wait([c for p in pending for c in p.calls], time.monotonic(), timeout_s, phase)}
-    return [p for p in pending if any(ref in done for ref in p.refs)]
-
-
 class ActorGroup(Generic[W]):
     """N actors of one worker class, in the slots of one role. Rank i lives in bundle `slots.bundle_indices[i]`."""
 
@@ -209,8 +190,8 @@ class ActorGroup(Generic[W]):
         return [member.handle for member in self._members]
 
     @property
-    def seats(self) -> list[Seat]:
-        return [member.seat() for member in self._members]
+    def infos(self) -> list[ActorInfo]:
+        return [member.info() for member in self._members]
 
     def broadcast(self, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> list[R]:
         """The same call on every actor; results in rank order. Raises as `Pending.result`."""
@@ -291,64 +272,64 @@ def _is_bulky(value: Any) -> bool:
 
 
 def _worker_error(error: RayTaskError, member: Member, phase: str, waited_s: float) -> WorkerError:
-    seat = member.seat()
+    info = member.info()
     trace = ANSI.sub("", str(error)).strip()
     summary = f"{type(error.cause).__name__}: {error.cause}"
-    message = f"phase {phase}: {seat} raised {summary}\n--- traceback in the worker ---\n{trace}"
-    return WorkerError(message, seat, phase, waited_s, _last_words(seat))
+    message = f"phase {phase}: {info} raised {summary}\n--- traceback in the worker ---\n{trace}"
+    return WorkerError(message, info, phase, waited_s, _log_lines(info))
 
 
 def _actor_died(error: RayError, member: Member, phase: str, waited_s: float) -> ActorDied:
-    seat = member.seat()
-    words = _last_words(seat)
+    info = member.info()
+    lines = _log_lines(info)
     cause = ANSI.sub("", str(error)).strip()
     hint = "" if isinstance(error, RayActorError) else f" ({type(error).__name__})"
     message = (
-        f"phase {phase}: {seat} died{hint} after {waited_s:.1f} s of waiting\n"
-        f"--- its last words ---\n{words}\n--- what Ray says ---\n{cause}"
+        f"phase {phase}: {info} died{hint} after {waited_s:.1f} s of waiting\n"
+        f"--- its last log lines ---\n{lines}\n--- what Ray says ---\n{cause}"
     )
-    return ActorDied(message, seat, phase, waited_s, words)
+    return ActorDied(message, info, phase, waited_s, lines)
 
 
 def _deadline_exceeded(calls: Sequence[Call], phase: str, waited_s: float) -> DeadlineExceeded:
-    seats = [call.member.seat() for call in calls[:MAX_BLAMED]]
+    infos = [call.member.info() for call in calls[:MAX_BLAMED]]
     blocks = []
-    for seat in seats:
-        state = "" if seat.pid else f" (its process has not started: {seat.state})"
-        blocks.append(f"{seat}{state}\n--- its last words ---\n{_last_words(seat)}")
+    for info in infos:
+        state = "" if info.pid else f" (its process has not started: {info.state})"
+        blocks.append(f"{info}{state}\n--- its last log lines ---\n{_log_lines(info)}")
     if len(calls) > MAX_BLAMED:
         blocks.append("also late: " + ", ".join(f"{c.member.role}[{c.member.rank}]" for c in calls[MAX_BLAMED:]))
     head = f"phase {phase}: no answer after {waited_s:.1f} s from {len(calls)} actor{'s' if len(calls) > 1 else ''}:"
-    return DeadlineExceeded("\n".join([head, *blocks]), seats[0], phase, waited_s, _last_words(seats[0]))
+    return DeadlineExceeded("\n".join([head, *blocks]), infos[0], phase, waited_s, _log_lines(infos[0]))
 
 
-def _last_words(seat: Seat) -> str:
+def _log_lines(info: ActorInfo) -> str:
     """The end of what the worker printed: from its log files when it ran on this node, else through Ray."""
-    if seat.pid is None:
+    if info.pid is None:
         return "(it never had a process)"
-    here = seat.node.split("/")[0] == ray.util.get_node_ip_address()
+    here = info.node.split("/")[0] == ray.util.get_node_ip_address()
     session = ray._private.worker._global_node
     if not here or session is None:
-        return _remote_words(seat)
+        return _remote_log_lines(info)
     # Ray's names: worker-<id>-<job>-<pid>.err and .out. Lines that start with a colon are Ray's own marks.
-    files = sorted(Path(session.get_logs_dir_path()).glob(f"worker-*-{seat.pid}.*"))
-    words = []
+    files = sorted(Path(session.get_logs_dir_path()).glob(f"worker-*-{info.pid}.*"))
+    shown = []
     for file in files:
         lines = [ln for ln in ANSI.sub("", _tail(file)).splitlines() if ln.strip() and not ln.startswith(":")]
-        words += [f"[{file.suffix[1:]}] {line}" for line in lines[-LAST_WORDS:]]
-    return "\n".join(words) or "(it printed nothing)"
+        shown += [f"[{file.suffix[1:]}] {line}" for line in lines[-LOG_LINES:]]
+    return "\n".join(shown) or "(it printed nothing)"
 
 
-def _remote_words(seat: Seat) -> str:
+def _remote_log_lines(info: ActorInfo) -> str:
     from ray.util.state import get_log
 
-    words = []
+    lines = []
     for suffix in ("err", "out"):
         try:
-            words += list(get_log(actor_id=seat.actor_id, suffix=suffix, tail=LAST_WORDS, timeout=5))
+            lines += list(get_log(actor_id=info.actor_id, suffix=suffix, tail=LOG_LINES, timeout=5))
         except Exception as error:  # no dashboard, or the node is gone: the error at hand matters more
-            return f"(its log is on node {seat.node}, in Ray's logs folder, pid {seat.pid}; {type(error).__name__})"
-    return ANSI.sub("", "".join(words)).strip() or "(it printed nothing)"
+            return f"(its log is on node {info.node}, in Ray's logs folder, pid {info.pid}; {type(error).__name__})"
+    return ANSI.sub("", "".join(lines)).strip() or "(it printed nothing)"
 
 
 def _tail(file: Path, max_bytes: int = 64_000) -> str:

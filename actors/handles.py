@@ -67,7 +67,7 @@ class Revival:
         return set(found)
 
     def _dead(self) -> list[int]:
-        return [seat.rank for seat in self.group.seats if seat.state == "DEAD"]
+        return [info.rank for info in self.group.infos if info.state == "DEAD"]
 
 
 class EngineFailed(RuntimeError):

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.config import DeadlinesConfig
-from actors.group import Seat, WorkerError
+from actors.group import ActorInfo, WorkerError
 from actors.handles import EngineFailed, Revival, WeightHandle
 from actors.handles_train import (
     LogprobHandle,
@@ -49,9 +49,9 @@ class Pool:
         return self.workers
 
     @property
-    def seats(self) -> list[Seat]:
+    def infos(self) -> list[ActorInfo]:
         states = ["DEAD" if getattr(w, "dead", False) else "ALIVE" for w in self.workers]
-        return [Seat("rollout", i, "here", 1, state, "id") for i, state in enumerate(states)]
+        return [ActorInfo("rollout", i, "here", 1, state, "id") for i, state in enumerate(states)]
 
     def scatter(
         self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]], timeout_s: float, phase: str
@@ -61,7 +61,7 @@ class Pool:
         try:
             return [getattr(w, method.__name__)(*args) for w, args in zip(self.workers, calls, strict=True)]
         except Exception as error:
-            raise WorkerError(f"phase {phase}: {error}", self.seats[0], phase, 0.0, "") from error
+            raise WorkerError(f"phase {phase}: {error}", self.infos[0], phase, 0.0, "") from error
 
     def broadcast(self, method: Callable[..., Any], *args: Any, timeout_s: float, phase: str) -> Any:
         return self.scatter(method, [args] * len(self), timeout_s, phase)

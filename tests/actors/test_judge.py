@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from actors.group import ActorDied, Seat, WorkerError
+from actors.group import ActorDied, ActorInfo, WorkerError
 from actors.judge import Answer, JudgeEngine, JudgeError, JudgeWorker
 from rlcore.rewards.judge.config import JudgeEngineConfig
 from rlcore.types import Status
 
-SEAT = Seat("judge", 0, "here", 1, "ALIVE", "x")
+INFO = ActorInfo("judge", 0, "here", 1, "ALIVE", "x")
 
 
 class Characters:
@@ -45,11 +45,11 @@ class Engines:
 
 
 def died():
-    return ActorDied("gone", SEAT, "judge", 0.0, "")
+    return ActorDied("gone", INFO, "judge", 0.0, "")
 
 
 def raised(cause):
-    error = WorkerError("raised", SEAT, "judge", 0.0, "")
+    error = WorkerError("raised", INFO, "judge", 0.0, "")
     error.__cause__ = cause
     return error
 

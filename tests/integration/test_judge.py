@@ -137,12 +137,12 @@ def test_as_a_reward(judge: JudgeEngine) -> None:
 
 def test_an_engine_that_is_killed_is_started_again(judge: JudgeEngine) -> None:
     before = judge.complete(["A or B: "], 1, choices=("A", "B"))
-    pid = judge.group.seats[0].pid
+    pid = judge.group.infos[0].pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     again = judge.complete(["A or B: "], 1, choices=("A", "B"))
     assert again[0].logprobs == pytest.approx(before[0].logprobs, abs=1e-5)
-    assert judge.group.seats[0].pid not in (pid, None)
+    assert judge.group.infos[0].pid not in (pid, None)
 
 
 def test_a_judge_without_a_folder(tmp_path: Path) -> None:

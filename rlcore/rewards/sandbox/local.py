@@ -15,7 +15,7 @@ from rlcore.rewards.sandbox import commands, values
 from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, SandboxError, SandboxLost
 from rlcore.rewards.sandbox.zygote import Exit, Launch, Running, Zygote, memory_file
 
-MAX_ERROR = 600  # characters of a program's last words
+MAX_ERROR = 600  # characters of a program's last output
 MAX_PROGRAMS = 2000  # of one zygote
 TRIES = 4  # of a job whose sandbox is killed each time
 IDLE = 4  # zygotes kept for the next job

@@ -67,7 +67,7 @@ class Zygote:
         deadline: (time.monotonic) it must have come up; None: `START_TIMEOUT_S` from now.
 
     Raises:
-        SandboxError: it does not come up; the message has its last words.
+        SandboxError: it does not come up; the message has its last log lines.
     """
 
     def __init__(self, launch: Launch, deadline: float | None = None) -> None:
