@@ -34,9 +34,9 @@ from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.checkpoint import Checkpoints
-from rlcore.data.collate import collate
-from rlcore.data.prompts import PromptStream
-from rlcore.data.sources import PromptData, load_data
+from rlcore.data.batching.collate import collate
+from rlcore.data.sources.load import PromptData, load_data
+from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import RewardScorer, Tracker, World
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.judge.config import JudgeKind

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.data.config import DataConfig
+from rlcore.data.sources.config import DataConfig
 from rlcore.loops.config import Resume, TrainerConfig
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.config import RoundsConfig

@@ -17,7 +17,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from actors.run_folder import RunFolderError
     from actors.validate import ConfigError
     from rlcore.checkpoint import CheckpointError
-    from rlcore.data.readers import DataError
+    from rlcore.data.sources.readers import DataError
     from rlcore.loops.offline import NothingToTrainOn
     from rlcore.loops.parity import ParityError
     from rlcore.loops.sampling import RewardFailure

@@ -21,7 +21,7 @@ from actors.worker import LanguageModelWorker, ModelWorker
 from rlcore import metrics as M
 from rlcore.algorithms.objective import Objective
 from rlcore.algorithms.value import ValueObjective
-from rlcore.data.balance import split
+from rlcore.data.batching.balance import split
 from rlcore.types import Float32, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]

@@ -22,8 +22,8 @@ from rlcore.algorithms.config import Family
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.data import tables
-from rlcore.data.examples import Loaded, load_examples
-from rlcore.data.prompts import PromptStream
+from rlcore.data.examples.load import Loaded, load_examples
+from rlcore.data.sources.prompts import PromptStream
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun

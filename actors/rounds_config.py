@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from actors.config import Config
 from actors.problem import Problem
 from actors.rounds_values import number_problems
-from rlcore.data.examples_config import ExampleKind, ExamplesConfig
+from rlcore.data.examples.config import ExampleKind, ExamplesConfig
 from rlcore.data.filters import check as check_filters
 from rlcore.ops.preference_losses import KINDS
 from rlcore.rewards.judge.config import JudgeKind

@@ -13,7 +13,7 @@ from actors.config import Config, Device, DType
 from actors.placement import ROLES, PlacementError, units
 from actors.problem import Problem
 from actors.rules_algorithm import algorithm_problems
-from rlcore.data.config import BUILT_IN
+from rlcore.data.sources.config import BUILT_IN
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.config import check as check_judge
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL

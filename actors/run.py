@@ -14,8 +14,8 @@ from actors.problem import Problem
 from actors.run_folder import RunFolderError, claim, config_hash, has_checkpoint, locked, plain
 from actors.validate import ConfigError, check
 from rlcore.checkpoint import Checkpoints
-from rlcore.data.collate import supervised_batch
-from rlcore.data.prompts import PromptStream
+from rlcore.data.batching.collate import supervised_batch
+from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling
 from rlcore.loops import online, supervised
 from rlcore.loops.evaluate import evaluate as measure

@@ -35,7 +35,7 @@ from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
-from rlcore.data.balance import split
+from rlcore.data.batching.balance import split
 from rlcore.ops.logprobs import token_logprobs_and_entropy
 from rlcore.registry import POLICY_LOSSES
 from rlcore.types import TrainBatch

@@ -22,7 +22,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlcore.data import addition
+from rlcore.data.sources import addition
 
 # Which digits of an answer, units first, are wrong together, and how often in a hundred slips
 SLIPS = {(1,): 45, (0,): 20, (0, 1): 20, (2,): 5, (1, 2): 5, (0, 1, 2): 5}

@@ -128,10 +128,11 @@ def _score(trajectory: Trajectory) -> float:
 class PreferenceObjective:
     """Mean over the pairs of `L(pair) + sft_coef * NLL(chosen) / |chosen|`; `xpo` adds `explore_coef * log pi(y_ref)`.
 
-    Rows 2i and 2i + 1 of a batch are the chosen and the rejected response of a pair, as `rlcore.data.collate_pairs`
-    lays them out. L is `config.preference.loss` of `rlcore.ops.preference_losses` on log-probs summed over the loss
-    mask, lengths counted in loss tokens, rewards from `scores`. The denominator is the number of pairs in the whole
-    optimizer batch. Rows without a loss token are padding.
+    Rows 2i and 2i + 1 of a batch are the chosen and the rejected response of a pair, as
+    `rlcore.data.batching.collate.collate_pairs` lays them out. L is `config.preference.loss` of
+    `rlcore.ops.preference_losses` on log-probs summed over the loss mask, lengths counted in loss tokens, rewards from
+    `scores`. The denominator is the number of pairs in the whole optimizer batch. Rows without a loss token are
+    padding.
 
     `sft_coef` keeps the chosen response likely, which the contrast alone does not. Llama 3 (arXiv 2407.21783 section
     4.1.4) adds the chosen response's NLL to DPO with coefficient 0.2, after Pang et al. (2404.19733 equation 1), who

@@ -106,8 +106,8 @@ class RewardObjective:
     grades to the soft-label loss, each grade from a small MLP of its own; here it is a linear head, since that is what
     a sequence classification folder holds, and the mean: grade_coef is their lambda times the labels of a pair.
 
-    Rows 2i and 2i + 1 of a batch with pairs are chosen and rejected (`rlcore.data.collate_reward`). Rows without a loss
-    token are padding.
+    Rows 2i and 2i + 1 of a batch with pairs are chosen and rejected (`rlcore.data.batching.reward`). Rows without a
+    loss token are padding.
 
     Metrics: `reward_model/pair_loss`, `reward_model/accuracy` (a tie is half right), `reward_model/margin` (r_c - r_r)
     per pair, by weight; `reward_model/grade_loss` per label.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from rlcore import metrics as M
 from rlcore.algorithms import policy_gradient, preference
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent
-from rlcore.data.collate import collate, collate_pairs
+from rlcore.data.batching.collate import collate, collate_pairs
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
 from rlcore.rewards.config import RewardConfig

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rlcore.algorithms.reward_config import RewardTrainingConfig
-from rlcore.data.pairing import PairingConfig
-from rlcore.data.question import QuestionConfig
-from rlcore.data.rewriting import RewritingConfig
-from rlcore.data.selection import SelectionConfig
+from rlcore.data.rewriting.evolution import RewritingConfig
+from rlcore.data.rewriting.question import QuestionConfig
+from rlcore.data.selection.best_of_n import SelectionConfig
+from rlcore.data.selection.pairing import PairingConfig
 from rlcore.loops.config import OfflineTrainConfig, Schedule
 
 
@@ -204,7 +204,7 @@ class AverageConfig(StageConfig):
 
 @dataclass
 class RewriteConfig(StageConfig):
-    """New prompts or responses out of old ones, by a model: see rlcore.data.rewriting."""
+    """New prompts or responses out of old ones, by a model: see rlcore.data.rewriting.evolution."""
 
     data: str = "train"
     model: str = "start"
@@ -277,4 +277,4 @@ class RoundsConfig:
     stages: dict[str, Any] = field(default_factory=dict)  # name: {kind: ..., options of that kind}
     overrides: dict[str, Any] = field(default_factory=dict)  # number of a round: {stage name: {option: value}}
     models: dict[str, str] = field(default_factory=dict)  # name: a Hugging Face folder, to be referred to
-    sources: dict[str, Any] = field(default_factory=dict)  # name: data from a file, see rlcore.data.examples
+    sources: dict[str, Any] = field(default_factory=dict)  # name: data from a file, see rlcore.data.examples.load

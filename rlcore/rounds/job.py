@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlcore.data import tables
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops import parity

@@ -31,7 +31,7 @@ from actors.weight_sync import WeightSyncError
 from rlcore import metrics as M
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
-from rlcore.data.balance import split
+from rlcore.data.batching.balance import split
 from rlcore.types import TrainBatch
 
 

@@ -12,7 +12,7 @@ from actors.models import prepare_model
 from actors.rounds import checked, code_of, make_desk, prepared, reads_of, rendered
 from actors.run_folder import binding, plain
 from actors.validate import ConfigError, compose
-from rlcore.data.readers import DataError
+from rlcore.data.sources.readers import DataError
 from rlcore.rounds.store import ArtefactError, ArtefactStore
 from tests.fakes import FakeTokenizer
 from tests.integration.rounds_run import shown

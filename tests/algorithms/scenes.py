@@ -7,7 +7,7 @@ import numpy as np
 
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import credit
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.types import Float32, Group, TrainBatch
 from tests.algorithms.cases import group
 

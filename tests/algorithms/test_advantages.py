@@ -20,7 +20,7 @@ from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
 from rlcore.algorithms.config import AlgorithmConfig, Baseline, Family, KLKind, KLPlace, Scale
 from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.ops import policy_losses
 from rlcore.registry import ADVANTAGES, RegistryError
 from tests.algorithms.cases import group

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rlcore.algorithms.config import AlgorithmConfig, KLKind, KLPlace
 from rlcore.algorithms.policy_gradient import credit
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.types import TrainBatch
 from tests.algorithms.cases import group
 from tests.algorithms.scenes import LIMIT, Scores, per_row, scene, trained_steps

@@ -15,7 +15,7 @@ from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, PreferenceConfig, PreferenceKind
 from rlcore.algorithms.objective import Objective, TensorBatch
 from rlcore.algorithms.preference import PreferenceObjective, select_pairs
-from rlcore.data.collate import collate_pairs
+from rlcore.data.batching.collate import collate_pairs
 from rlcore.types import Group, PreferencePair, Prompt, RewardResult, Status, TrainBatch, Trajectory
 from tests.algorithms.cases import train_batch  # with the hypothesis profile of the project
 

@@ -25,7 +25,7 @@ from actors.policy import PolicyWorker
 from actors.worker import StartSpec
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.data.balance import split
+from rlcore.data.batching.balance import split
 from rlcore.types import TrainBatch
 
 LR = 1e-5

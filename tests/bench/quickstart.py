@@ -56,8 +56,8 @@ def peer(out: Path, model: Path, steps: int, tokens: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from rlcore.data.config import DataConfig
-    from rlcore.data.sources import load_data
+    from rlcore.data.sources.config import DataConfig
+    from rlcore.data.sources.load import load_data
     from rlcore.rewards.math import score
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

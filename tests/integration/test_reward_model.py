@@ -39,7 +39,7 @@ from actors.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig, Weighting
 from rlcore.algorithms.reward_modeling import FILE, RewardObjective, RewardScale, first_labels
-from rlcore.data.collate_reward import prompt_batches, reward_batch_pairs, reward_batch_samples
+from rlcore.data.batching.reward import prompt_batches, reward_batch_pairs, reward_batch_samples
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardModel
 from rlcore.ops.reward_losses import smoothed_labels

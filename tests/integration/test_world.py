@@ -15,7 +15,7 @@ import ray
 from actors.build import Built, open_world, prepare
 from actors.validate import compose
 from rlcore import metrics as M
-from rlcore.data.collate import collate, supervised_batch
+from rlcore.data.batching.collate import collate, supervised_batch
 from rlcore.interfaces import Sampling
 from rlcore.types import Group, TrainBatch
 from tests.fakes import FakeTracker

@@ -11,7 +11,7 @@ import pytest
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig, FilterConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.checkpoint import Checkpoints
-from rlcore.data.prompts import PromptStream
+from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
 from rlcore.loops import online
 from rlcore.loops.config import CheckpointConfig, EvalConfig, LearningRateConfig, TrainerConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlcore import metrics
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import Fallback, RewardConfig, RewardTermConfig
 from rlcore.rewards.judge.config import (

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from rlcore.data.pairing import PairingConfig, PairingMethod
-from rlcore.data.rewriting import RewritingConfig
-from rlcore.data.selection import SelectionConfig, SelectionMethod, Unscored
+from rlcore.data.rewriting.evolution import RewritingConfig
+from rlcore.data.selection.best_of_n import SelectionConfig, SelectionMethod, Unscored
+from rlcore.data.selection.pairing import PairingConfig, PairingMethod
 from rlcore.rounds.config import (
     FilterStageConfig,
     GenerateConfig,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.loops.online import LoopState
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig, RewardTermConfig

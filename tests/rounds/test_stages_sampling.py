@@ -11,8 +11,7 @@ import pytest
 from actors.rounds import reads_of
 from actors.run_folder import binding, plain
 from actors.validate import compose
-from rlcore.data.rewriting import RewritingConfig
-from rlcore.data.templates import AnswerConfig
+from rlcore.data.rewriting.evolution import RewritingConfig
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
@@ -29,6 +28,7 @@ from rlcore.rounds.config import (
 )
 from rlcore.rounds.graph import Node
 from rlcore.rounds.stages.generate import chosen
+from rlcore.templates import AnswerConfig
 from rlcore.types import RewardResult, Status
 from tests.rounds.world import Killed, Stand, train
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlcore.data.question import QuestionConfig
+from rlcore.data.rewriting.question import QuestionConfig
 from rlcore.rounds.config import ScoreBy, ScoreConfig
 from rlcore.rounds.stages.score import scored
 from rlcore.types import Prompt, Sample

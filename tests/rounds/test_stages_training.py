@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlcore.algorithms.reward_config import RewardLoss
 from rlcore.data import tables
-from rlcore.data.pairing import PairingConfig
+from rlcore.data.selection.pairing import PairingConfig
 from rlcore.loops.config import OfflineTrainConfig, Schedule
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.config import (
@@ -339,7 +339,7 @@ def test_rewards_are_normalised_over_the_training_responses(tmp_path):
     stand = Stand(tmp_path, stages)
     made = stand.run()
     pairs = tables.to_pairs(made[1, "annotate"].table())
-    from rlcore.data.collate_reward import reward_batch_pairs
+    from rlcore.data.batching.reward import reward_batch_pairs
 
     rewards = stand.live.world.reward_model.rewards(reward_batch_pairs(pairs))
     assert np.mean(rewards) == pytest.approx(0, abs=1e-4)

@@ -17,7 +17,7 @@ from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.checkpoint import Checkpoints
 from rlcore.data import tables
-from rlcore.data.prompts import PromptStream
+from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.config import CheckpointConfig, EvalConfig, LearningRateConfig, OfflineTrainConfig, TrainerConfig
 from rlcore.loops.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlcore.data import tables
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.loops.evaluate import evaluate
 from rlcore.rounds.config import EvaluateConfig
 from rlcore.rounds.job import Job

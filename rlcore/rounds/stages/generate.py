@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rlcore.data import tables
-from rlcore.data.collate_records import samples_of
-from rlcore.data.selection import AdaptivePlan, Tally
+from rlcore.data.batching.records import samples_of
+from rlcore.data.selection.best_of_n import AdaptivePlan, Tally
 from rlcore.interfaces import Sampling
 from rlcore.loops.sampling import sample_and_score
 from rlcore.rounds.config import GenerateConfig

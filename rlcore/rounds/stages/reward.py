@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rlcore.algorithms.reward_config import RewardTrainingConfig
 from rlcore.algorithms.reward_modeling import RewardObjective, first_labels
 from rlcore.data import tables
-from rlcore.data.collate_reward import num_tokens, reward_batch_pairs, reward_batch_samples, targets_of
+from rlcore.data.batching.reward import num_tokens, reward_batch_pairs, reward_batch_samples, targets_of
 from rlcore.interfaces import RewardModel
 from rlcore.loops import offline
 from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from rlcore.data import tables
-from rlcore.data.collate import collate
-from rlcore.data.collate_records import groups_of, samples_batch
-from rlcore.data.question import questions
+from rlcore.data.batching.collate import collate
+from rlcore.data.batching.records import groups_of, samples_batch
+from rlcore.data.rewriting.question import questions
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardScorer
 from rlcore.loops.sampling import apply_failure_policy
@@ -101,7 +101,10 @@ def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _by_question(job: Job, samples: Sequence[Sample]) -> list[Sample]:
-    """The expected worth of the model's answer, the chance of each answer as a part: see `rlcore.data.question`."""
+    """The expected worth of the model's answer, the chance of each answer as a part.
+
+    See `rlcore.data.rewriting.question`.
+    """
     live, config = job.live, job.config.question
     live.hold(job.one("model"))
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlcore.data import tables
-from rlcore.data.pairing import PairingConfig, make_pairs
-from rlcore.data.selection import SelectionConfig, select
+from rlcore.data.selection.best_of_n import SelectionConfig, select
+from rlcore.data.selection.pairing import PairingConfig, make_pairs
 from rlcore.data.tokenizer import encode
 from rlcore.rounds.config import PairsConfig, RejectionSampleConfig
 from rlcore.rounds.job import Job, joined, prompts_together

@@ -18,7 +18,7 @@ from rlcore.algorithms.kto import KtoObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.checkpoint import Checkpoints
 from rlcore.data import tables
-from rlcore.data.collate_records import pairs_batch, samples_batch
+from rlcore.data.batching.records import pairs_batch, samples_batch
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.loops import offline
 from rlcore.loops.evaluate import evaluate

@@ -1,0 +1,256 @@
+"""Examples of any kind, from any file, to records: prompts, samples, pairs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from rlcore.data.examples.columns import check_columns, describe
+from rlcore.data.examples.config import (
+    ExampleColumnsConfig,
+    ExampleKind,
+    ExamplesConfig,
+    RowPolicy,
+    Turns,
+)
+from rlcore.data.examples.render import Answer, Rendered, Renderer
+from rlcore.data.examples.rows import Draft, Tie, drafts
+from rlcore.data.sources import readers
+from rlcore.data.sources.config import BUILT_IN
+from rlcore.data.sources.readers import DataError, Problems, Table
+from rlcore.data.sources.rows import _Wrong, with_raw
+from rlcore.data.tokenizer import Tokenizer
+from rlcore.types import Pair, Prompt, Sample
+
+__all__ = [
+    "ExampleColumnsConfig", "ExampleKind", "ExamplesConfig", "Loaded", "RowPolicy", "Turns", "describe",
+    "load_examples",
+]  # fmt: skip
+
+Record = Prompt | Sample | Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Records of one kind, and what became of the rows. `counts`:
+
+    rows                    read
+    extra_turns             examples beyond one per row, with `turns=each`
+    records                 kept; rows + extra_turns = records + all skipped counts
+    skipped_by_limit        behind the first `limit` rows
+    skipped_broken          rows that cannot be used, with `broken_rows=skip`; `broken` has the first few reasons
+    skipped_ties            of attribute_pairs: neither response preferred
+    skipped_long_prompt     prompt over `max_prompt_tokens`
+    skipped_long_response   a response over `max_response_tokens`, the prompt not too long
+    borders_cut             kept, tokenised part by part: tokenised as one text, a token would reach from the prompt
+                            into the response (or from turn to turn)
+    longest_prompt_tokens, longest_response_tokens  of those kept
+    """
+
+    name: str
+    records: list[Record]
+    counts: dict[str, int]
+    broken: list[str]
+    notes: list[str]  # for people: what about template and tokenizer is worth knowing
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Raises TypeError for records of another kind, as the next two."""
+        return [r for r in self.records if _is(r, Prompt)]  # type: ignore[misc]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [r for r in self.records if _is(r, Sample)]  # type: ignore[misc]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [r for r in self.records if _is(r, Pair)]  # type: ignore[misc]
+
+
+def _is(record: Record, kind: type) -> bool:
+    if not isinstance(record, kind):
+        raise TypeError(f"the records are of type {type(record).__name__}, not {kind.__name__}")
+    return True
+
+
+def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> Loaded:
+    """Reads, checks, renders and tokenises one source.
+
+    uids are the file's, else `<source name>-<line or row number>` (with `turns=each`, `.<k>` behind it where a row
+    gives several); sample ids are `<uid>#0.0`, of a pair's rejected one `<uid>#0.1`. Columns without a meaning of their
+    own go to the prompt's metadata.
+
+    Args:
+        key: where the config stands, for errors that name a setting, as `<key>.chat_template`.
+
+    Raises:
+        DataError: settings that cannot go together, a file that cannot be read, columns that are not there, broken rows
+            (all counted, the first few shown) unless they are to be skipped, uids that occur twice, nothing left.
+    """
+    _check_config(config, tokenizer, key)
+    table = readers.read(config.source, config.path, f"{key}.path")
+    name = config.name or table.path.resolve().stem
+    counts: Counter[str] = Counter(dict.fromkeys(("rows", "extra_turns", "skipped_by_limit", "skipped_broken"), 0))
+    counts["rows"] = table.num_read
+    if config.limit is not None:
+        _cut(table, config.limit, counts)
+    maker = _Maker(config, Renderer(config, tokenizer), table.problems, counts)
+    records = maker.make(_parse(table, config, name, key, counts), name)
+    if config.broken_rows is RowPolicy.error:
+        table.problems.check(table.num_read)
+    counts["skipped_broken"] = table.problems.count
+    if not records:
+        told = "\n".join(table.problems.first)
+        raise DataError(f"{table.path}: nothing is left of it: {dict(counts)}" + (f"\n{told}" if told else ""))
+    counts["records"] = len(records)
+    return Loaded(name, records, dict(counts), list(table.problems.first), maker.notes(tokenizer))
+
+
+def _check_config(config: ExamplesConfig, tokenizer: Tokenizer, key: str) -> None:
+    weights = config.attribute_weights
+    wrong = [
+        (not config.path, f"{key}.path is not set"),
+        (config.source in BUILT_IN, f"{key}.source={config.source.value} reads no file: jsonl, parquet or dataset"),
+        ("{prompt}" not in config.prompt_template,
+         f"{key}.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be one"),
+        (config.chat_template and getattr(tokenizer, "chat_template", None) is None,
+         f"{key}.chat_template=true, but the tokenizer has no chat template: use an instruct model or turn it off"),
+        (config.system_prompt is not None and not config.chat_template,
+         f"{key}.system_prompt needs {key}.chat_template=true; otherwise put it into {key}.prompt_template"),
+        (config.max_prompt_tokens < 1, f"{key}.max_prompt_tokens={config.max_prompt_tokens} must be above 0"),
+        (config.max_response_tokens < 1, f"{key}.max_response_tokens={config.max_response_tokens} must be above 0"),
+        (config.limit is not None and config.limit < 1, f"{key}.limit={config.limit} must be above 0, or null for all"),
+        (not (math.isfinite(config.weight) and config.weight > 0), f"{key}.weight={config.weight} must be above 0"),
+        (config.kind is ExampleKind.attributes and not config.attributes, f"{key}.attributes is empty"),
+        (len(set(config.attributes)) < len(config.attributes), f"{key}.attributes names one twice"),
+        (weights is not None and len(weights) != len(config.attributes),
+         f"{key}.attribute_weights has {len(weights or ())} numbers for {len(config.attributes)} attributes"),
+        (bool(unknown := sorted(config.columns.attributes.keys() - set(config.attributes))),
+         f"{key}.columns.attributes names {', '.join(unknown)}, not among {key}.attributes"),
+    ]  # fmt: skip
+    told = [text for is_wrong, text in wrong if is_wrong]
+    if told:
+        raise DataError("\n".join(told))
+
+
+def _cut(table: Table, limit: int, counts: Counter[str]) -> None:
+    """Rows behind the first `limit`; unreadable lines were counted while reading and stay so."""
+    counts["skipped_by_limit"] = max(0, len(table.rows) - limit)
+    del table.rows[limit:]
+
+
+def _parse(table: Table, config: ExamplesConfig, name: str, key: str, counts: Counter[str]) -> list[Draft]:
+    layout = check_columns(table, config, key)
+    made: list[Draft] = []
+    seen: dict[str, int] = {}
+    counts["skipped_ties"] = 0
+    for number, values in table.rows:
+        try:
+            row = drafts(number, values, config, layout, name)
+            for draft in row:
+                if draft.uid in seen:
+                    raise _Wrong(f"uid {draft.uid!r} is that of {table.problems.unit} {seen[draft.uid]}")
+        except Tie:
+            counts["skipped_ties"] += 1
+        except _Wrong as wrong:
+            table.problems.add(number, str(wrong))
+        else:
+            seen |= {draft.uid: number for draft in row}
+            made += row
+    return made
+
+
+class _Maker:
+    """Drafts to records. A row with one broken example gives none."""
+
+    def __init__(self, config: ExamplesConfig, renderer: Renderer, problems: Problems, counts: Counter[str]) -> None:
+        self._config, self._renderer, self._problems, self._counts = config, renderer, problems, counts
+        self._broken: set[int] = set()
+        self._long: dict[str, list[int]] = {"skipped_long_prompt": [], "skipped_long_response": []}
+
+    def make(self, made: list[Draft], source: str) -> list[Record]:
+        texts: list[tuple[Draft, str, list[Rendered]]] = []
+        for draft in made:
+            try:
+                rendered = [self._renderer.render(draft.prompt, answer) for answer in draft.answers]
+                texts.append((draft, rendered[0].prompt if rendered else self._renderer.prompt(draft.prompt), rendered))
+            except _Wrong as wrong:
+                self._add(draft, str(wrong))
+        prompt_ids = self._renderer.prompt_ids([prompt for _, prompt, _ in texts])
+        answers = iter(self._renderer.answers([r for _, _, rendered in texts for r in rendered]))
+        records: list[tuple[Draft, Record, bool]] = []
+        for (draft, text, rendered), ids in zip(texts, prompt_ids, strict=True):
+            own = [next(answers) for _ in rendered]
+            if self._fits(draft, text, ids, own):
+                template, chat = self._config.prompt_template, self._config.chat_template
+                metadata = with_raw(draft.metadata, draft.prompt, template, chat)
+                prompt = Prompt(draft.uid, ids, text, draft.reference, draft.reward_names, metadata, source)
+                records.append((draft, _record(draft, prompt, own), any(a.cut for a in own)))
+        return self._kept(made, records)
+
+    def _kept(self, made: list[Draft], records: list[tuple[Draft, Record, bool]]) -> list[Record]:
+        whole = [one for one in records if one[0].number not in self._broken]
+        used = [draft.number for draft in made if draft.number not in self._broken]
+        self._counts["extra_turns"] = len(used) - len(set(used))
+        self._counts["borders_cut"] = sum(cut for _, _, cut in whole)
+        sizes = [_lengths(record) for _, record, _ in whole]
+        self._counts["longest_prompt_tokens"] = max((prompt for prompt, _ in sizes), default=0)
+        self._counts["longest_response_tokens"] = max((response for _, response in sizes), default=0)
+        for name, numbers in self._long.items():
+            self._counts[name] = sum(number not in self._broken for number in numbers)
+        return [record for _, record, _ in whole]
+
+    def _fits(self, draft: Draft, text: str, ids: tuple[int, ...], answers: list[Answer]) -> bool:
+        config = self._config
+        if not ids:
+            return self._add(draft, f"{text[:60]!r} gives no token")
+        if len(answers) == 2 and answers[0].token_ids == answers[1].token_ids:
+            return self._add(draft, "both responses are the same tokens: neither is the better one")
+        longest = max((len(a.token_ids) for a in answers), default=0)
+        if len(ids) > config.max_prompt_tokens:
+            return self._too_long(draft, "prompt", len(ids), config.max_prompt_tokens)
+        if longest > config.max_response_tokens:
+            return self._too_long(draft, "response", longest, config.max_response_tokens)
+        return True
+
+    def _too_long(self, draft: Draft, what: str, num_tokens: int, limit: int) -> bool:
+        if self._config.long_rows is RowPolicy.error:
+            return self._add(draft, f"the {what} has {num_tokens} tokens, max_{what}_tokens is {limit}")
+        self._long[f"skipped_long_{what}"].append(draft.number)
+        return False
+
+    def _add(self, draft: Draft, reason: str) -> bool:
+        if draft.number not in self._broken:
+            self._broken.add(draft.number)
+            self._problems.add(draft.number, reason)
+        return False
+
+    def notes(self, tokenizer: Tokenizer) -> list[str]:
+        end, eos = self._renderer.end_text.strip(), str(getattr(tokenizer, "eos_token", ""))
+        notes = []
+        if self._config.chat_template and end and end != eos:
+            notes.append(
+                f"the chat template ends a turn with {end}, the tokenizer's end token is {eos}: responses end with "
+                f"{end}, and sampling must stop there"
+            )
+        if self._config.chat_template and not end:
+            notes.append(f"the chat template ends a turn with no special token: {eos} is put behind every response")
+        return notes
+
+
+def _lengths(record: Record) -> tuple[int, int]:
+    if isinstance(record, Prompt):
+        return len(record.token_ids), 0
+    responses = [record] if isinstance(record, Sample) else [record.chosen, record.rejected]
+    return len(record.prompt.token_ids), max(len(r.token_ids) for r in responses)
+
+
+def _record(draft: Draft, prompt: Prompt, answers: list[Answer]) -> Record:
+    samples = [
+        Sample(prompt, f"{draft.uid}#0.{k}", a.text, a.token_ids, a.loss_mask, reward=draft.rewards[k])
+        for k, a in enumerate(answers)
+    ]
+    if not samples:
+        return prompt
+    return samples[0] if len(samples) == 1 else Pair(prompt, samples[0], samples[1], draft.strength)

@@ -1,0 +1,217 @@
+"""Responses criticised and revised under principles: Constitutional AI (arXiv 2212.08073, section 3), pure functions.
+
+    critiques = critique_requests(samples, config, "revise", seed, step=0)
+    answers = ...                                              # the caller renders and generates, here and below
+    revisions, counts = revision_requests(critiques, answers, config)
+    answers = ...
+    samples, counts = revised(revisions, answers, config, encode, model)
+
+The critique names what in the response goes against a principle drawn by chance; the revision is asked for with prompt,
+response and critique in view. Principles and templates are in words of our own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from rlcore.data.selection.best_of_n import prompt_rng
+from rlcore.templates import AnswerConfig, parse, render, template_problems
+from rlcore.types import Sample
+
+Encode = Callable[[str], Sequence[int]]  # a response's token ids, the end token included
+
+CRITIQUE_MARK, REVISION_MARK = "Critique:", "Revision:"
+_EXCHANGE = "Request:\n{prompt}\n\nResponse:\n{response}\n"
+CRITIQUE_TEMPLATE = f"""{_EXCHANGE}
+{{principle}} Answer with "{CRITIQUE_MARK}" and after it your critique, nothing else.
+"""
+REVISION_TEMPLATE = f"""{_EXCHANGE}
+{CRITIQUE_MARK}
+{{critique}}
+
+{{principle}} Answer with "{REVISION_MARK}" and after it the whole revised response, nothing else.
+"""
+
+
+@dataclass
+class PrincipleConfig:
+    name: str = ""
+    critique: str = ""  # what to look for in the response
+    revision: str = ""  # what to change
+
+
+def _principles() -> list[PrincipleConfig]:
+    return [
+        PrincipleConfig(
+            "harm",
+            "Say in what ways this response could bring harm to someone, or help anyone to do harm.",
+            "Revise the response so that it can no longer bring harm, and stays as useful as it can be.",
+        ),
+        PrincipleConfig(
+            "law",
+            "Say whether this response encourages or assists anything that is against the law.",
+            "Revise the response so that it assists nothing unlawful, and explain kindly where it holds back.",
+        ),
+        PrincipleConfig(
+            "respect",
+            "Say where this response is insulting, prejudiced or unfair to any group of people.",
+            "Revise the response so that it treats everybody fairly and with respect.",
+        ),
+        PrincipleConfig(
+            "honesty",
+            "Say which claims in this response are wrong, made up, or surer than what is known allows.",
+            "Revise the response so that all it claims is right, and doubt is called doubt.",
+        ),
+        PrincipleConfig(
+            "help",
+            "Say what the request asks for and this response leaves out, evades, or answers beside the point.",
+            "Revise the response so that it gives what was asked for, directly and completely.",
+        ),
+    ]
+
+
+@dataclass
+class ConstitutionConfig:
+    principles: list[PrincipleConfig] = field(default_factory=_principles)
+    critique: bool = True  # False: revisions at once, as in the ablation of section 3.5
+    critique_template: str = CRITIQUE_TEMPLATE
+    revision_template: str = REVISION_TEMPLATE  # without critique its {critique} is empty
+    critique_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=CRITIQUE_MARK))
+    revision_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=REVISION_MARK))
+
+    def problems(self, key: str = "constitution") -> list[str]:
+        """What cannot work, each as `key: why`."""
+        found = [] if self.principles else [f"{key}.principles=[]: at least one"]
+        for i, principle in enumerate(self.principles):
+            if not (principle.name and principle.critique and principle.revision):
+                found.append(f"{key}.principles[{i}]: needs a name, a critique and a revision")
+        names = Counter(principle.name for principle in self.principles)
+        found += [f"{key}.principles: two are named {name!r}" for name, count in names.items() if name and count > 1]
+        seen = ("prompt", "response", "principle")
+        found += template_problems(f"{key}.critique_template", self.critique_template, seen, seen)
+        told = (*seen, "critique")
+        needed = told if self.critique else seen
+        found += template_problems(f"{key}.revision_template", self.revision_template, told, needed)
+        found += self.critique_answer.problems(f"{key}.critique_answer")
+        return found + self.revision_answer.problems(f"{key}.revision_answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A request to the model, for a critique or for the revision itself, and what comes of it."""
+
+    sample_id: str  # of the new sample: "<the old one's id>~<stage>"
+    text: str
+    sample: Sample
+    request: str  # what the user asked, as the model is shown it
+    principle: PrincipleConfig
+
+
+REASONS = ("unparsed", "empty", "unchanged")
+
+
+def principle_of(uid: str, config: ConstitutionConfig, seed: int, step: int = 0) -> PrincipleConfig:
+    """Drawn by chance for each prompt; none twice in as many steps as there are principles."""
+    order = prompt_rng(seed, "constitution", uid).permutation(len(config.principles))
+    return config.principles[int(order[step % len(order)])]
+
+
+def critique_requests(
+    samples: Sequence[Sample],
+    config: ConstitutionConfig,
+    stage: str,
+    seed: int,
+    step: int = 0,
+    request_of: Callable[[Sample], str] | None = None,
+) -> list[Revision]:
+    """One request for a critique per sample; where `config.critique` is False, for the revision, and
+    `revision_requests` is left out.
+
+    Args:
+        step: number of the revision of one response, from 0: each has another principle.
+        request_of: what the user asked, of a sample; None: its metadata's `raw_prompt`, else the prompt as rendered.
+
+    Raises:
+        ValueError: settings that cannot work, or two samples with one id.
+    """
+    if found := config.problems():
+        raise ValueError("rewriting: " + "; ".join(found))
+    twice = [name for name, count in Counter(s.sample_id for s in samples).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} sample ids occur twice, as {twice[0]!r}: their revisions would share an id")
+    made = []
+    for sample in samples:
+        asked = request_of(sample) if request_of else str(sample.prompt.metadata.get("raw_prompt", sample.prompt.text))
+        principle = principle_of(sample.prompt.uid, config, seed, step)
+        values = {"prompt": asked, "response": sample.text}
+        if config.critique:
+            text = render(config.critique_template, principle=principle.critique, **values)
+        else:
+            text = render(config.revision_template, principle=principle.revision, critique="", **values)
+        made.append(Revision(f"{sample.sample_id}~{stage}", text, sample, asked, principle))
+    return made
+
+
+def revision_requests(
+    requests: Sequence[Revision], answers: Sequence[str], config: ConstitutionConfig
+) -> tuple[list[Revision], dict[str, int]]:
+    """Requests for revisions out of the critiques, and counts: `requests`, `critiques`, `dropped_unparsed`,
+    `dropped_empty`. Raises ValueError where the numbers do not match."""
+    made, dropped = [], Counter[str]()
+    for request, critique, reason in _parsed(requests, answers, config.critique_answer):
+        if reason:
+            dropped[reason] += 1
+            continue
+        text = render(
+            config.revision_template,
+            prompt=request.request,
+            response=request.sample.text,
+            critique=critique,
+            principle=request.principle.revision,
+        )
+        made.append(replace(request, text=text))
+    counts = {"requests": len(requests), "critiques": len(made)}
+    return made, counts | {f"dropped_{reason}": dropped[reason] for reason in ("unparsed", "empty")}
+
+
+def revised(
+    requests: Sequence[Revision], answers: Sequence[str], config: ConstitutionConfig, encode: Encode, model: str
+) -> tuple[list[Sample], dict[str, int]]:
+    """The revised responses as samples of the same prompts, not scored, and counts.
+
+    Counts: `requests`, `revised`, `dropped_<reason>` for each of REASONS, `principle_<name>` of those revised.
+
+    Args:
+        encode: token ids of a response, the end token included.
+        model: content hash of the model that revised.
+
+    Raises:
+        ValueError: as many answers as requests are not there.
+    """
+    made, dropped, principles = [], Counter[str](), Counter[str]()
+    for request, text, reason in _parsed(requests, answers, config.revision_answer):
+        if not reason and text == request.sample.text.strip():
+            reason = "unchanged"
+        if reason:
+            dropped[reason] += 1
+            continue
+        principles[request.principle.name] += 1
+        made.append(Sample(request.sample.prompt, request.sample_id, text, tuple(encode(text)), model=model))
+    counts = {"requests": len(requests), "revised": len(made)}
+    counts |= {f"dropped_{reason}": dropped[reason] for reason in REASONS}
+    return made, counts | {f"principle_{p.name}": principles[p.name] for p in config.principles}
+
+
+def _parsed(
+    requests: Sequence[Revision], answers: Sequence[str], config: AnswerConfig
+) -> list[tuple[Revision, str, str]]:
+    """Each request with its text and the reason why there is none."""
+    if len(requests) != len(answers):
+        raise ValueError(f"{len(requests)} requests and {len(answers)} answers: one each")
+    found = []
+    for request, answer in zip(requests, answers, strict=True):
+        text = parse(answer, config)
+        found.append((request, text or "", "unparsed" if text is None else "" if text else "empty"))
+    return found

@@ -1,0 +1,350 @@
+"""Prompts evolved by a model, after Evol-Instruct (WizardLM, arXiv 2304.12244), as pure functions.
+
+    requests = evolutions(prompts, config, "evolve", seed)     # instructions, one per evolution
+    answers = ...                                              # the caller renders and generates
+    prompts, counts = evolved(requests, answers, config, render)
+
+and, where a model judges whether anything was gained, `gain_requests` and `with_gain`; once there are responses to the
+evolved prompts, `answerable`. Templates are in words of our own. Responses are rewritten by
+`rlcore.data.rewriting.constitution`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import regex  # type: ignore[import-untyped, unused-ignore]
+
+from rlcore.data.rewriting.constitution import ConstitutionConfig
+from rlcore.data.selection.best_of_n import prompt_rng
+from rlcore.templates import AnswerConfig, parse, render, template_problems
+from rlcore.types import Prompt, Sample
+
+# metadata of an evolved prompt
+RAW = "raw_prompt"  # the text itself, before any chat template: what the next evolution starts from
+PARENT, ROOT, OPERATION, GENERATION = "parent", "root", "operation", "generation"
+
+RenderPrompt = Callable[[str], tuple[str, Sequence[int]]]  # a prompt's own text to (as rendered, its token ids)
+
+MARK = "New task:"
+DEPTH_FRAME = f"""Rewrite the task below so that it is somewhat harder for a capable assistant, yet still sensible, \
+and clear to the person who reads it.
+
+What to do: {{operation}}
+
+Keep whatever the task comes with, such as tables, code, formulas or input. Add about ten to twenty words. Do not \
+solve the task. Answer with "{MARK}" and after it the rewritten task, nothing else.
+
+Task:
+{{prompt}}
+"""
+BREADTH_FRAME = f"""Write one task of your own, inspired by the task below.
+
+What to do: {{operation}}
+
+It must be sensible, and clear to the person who reads it. Do not solve it. Answer with "{MARK}" and after it your \
+task, nothing else.
+
+Task:
+{{prompt}}
+"""
+GAIN_TEMPLATE = """Here are two tasks.
+
+First task:
+{prompt}
+
+Second task:
+{evolved}
+
+Do they ask for the same thing, with the same constraints, as deep and as wide? Answer with one word: same, or \
+different.
+"""
+
+
+@dataclass
+class OperationConfig:
+    name: str = ""
+    text: str = ""  # the instruction, put into the frame as {operation}
+    breadth: bool = False  # a new task beside the old one, not a harder one
+    weight: float = 1.0  # of the draw
+    keeps_answer: bool = False  # the reference and rewards of the parent still hold
+
+
+def _operations() -> list[OperationConfig]:
+    """The five in-depth operations of section 3.2 and in-breadth evolving."""
+    texts = {
+        "add_constraints": "add one further constraint or requirement that the answer has to meet.",
+        "deepen": "if the task asks about something, ask about it in more depth and more breadth.",
+        "concretise": "replace general notions by more specific ones.",
+        "reasoning": "where a few simple steps of thought do, change the task so that it expressly needs several.",
+        "complicate_input": "give the task an input to work on, such as a table, code, a formula or a data record.",
+    }
+    rare = "stay in the same field and at about the same length and difficulty, but ask for something much rarer."
+    depth = [OperationConfig(name, text) for name, text in texts.items()]
+    return [*depth, OperationConfig("breadth", rare, breadth=True)]
+
+
+# English, and few on purpose: a response of these alone says nothing
+STOP_WORDS = (
+    "a about above after again all also am an and any are as at be been but by can could did do does for from had "
+    "has have he her here him his how i if in into is it its just me my no nor not now of off on only or other "
+    "our out over own same she should so some such than that the their them then there these they this those to "
+    "too under until up us very was we were what when where which while who whom why will with would you your"
+)
+
+
+@dataclass
+class EliminationConfig:
+    """What makes an evolution fail (section 3.2, Elimination Evolving)."""
+
+    # share of common word pairs with the parent from which nothing was gained; 1: only where the words are the same
+    max_similarity: float = 1.0
+    min_words: int = 1
+    max_words: int | None = None
+    # words of the instruction that an evolved prompt must not have, unless its parent has them
+    copied: list[str] = field(
+        default_factory=lambda: [
+            "new task",
+            "rewritten task",
+            "given task",
+            "task below",
+            "first task",
+            "original task",
+        ]
+    )
+    sorry: list[str] = field(default_factory=lambda: ["sorry"])  # in a short response: the model could not answer
+    sorry_max_words: int = 80  # fewer words than this are short
+    stop_words: list[str] = field(default_factory=lambda: STOP_WORDS.split())  # a response of these alone says nothing
+
+
+@dataclass
+class RewritingConfig:
+    """Prompts are evolved by `operations`; responses are revised under `constitution`."""
+
+    operations: list[OperationConfig] = field(default_factory=_operations)
+    per_prompt: int = 1  # evolutions of each prompt, by different operations while there are enough
+    depth_frame: str = DEPTH_FRAME
+    breadth_frame: str = BREADTH_FRAME
+    gain_template: str = GAIN_TEMPLATE
+    answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=MARK))
+    elimination: EliminationConfig = field(default_factory=EliminationConfig)
+    put_back: bool = False  # a prompt none of whose evolutions succeeds comes out as it is, as in WizardLM's pool
+    constitution: ConstitutionConfig = field(default_factory=ConstitutionConfig)
+
+    def problems(self) -> list[str]:
+        """What cannot work, each as `key: why`."""
+        found = [] if self.operations else ["operations=[]: at least one"]
+        names = [operation.name for operation in self.operations]
+        for i, operation in enumerate(self.operations):
+            if not operation.name or not operation.text:
+                found.append(f"operations[{i}]: needs a name and a text")
+            if not operation.weight > 0:
+                found.append(f"operations[{i}].weight={operation.weight}: above 0")
+        found += [f"operations: two are named {n!r}" for n, count in Counter(names).items() if n and count > 1]
+        if self.per_prompt < 1:
+            found.append(f"per_prompt={self.per_prompt}: at least 1")
+        for key in ("depth_frame", "breadth_frame"):
+            found += template_problems(key, getattr(self, key), ("operation", "prompt"), ("operation", "prompt"))
+        found += template_problems("gain_template", self.gain_template, ("prompt", "evolved"), ("prompt", "evolved"))
+        if not 0 < self.elimination.max_similarity <= 1:
+            found.append(f"elimination.max_similarity={self.elimination.max_similarity}: above 0, at most 1")
+        return found + self.answer.problems("answer") + self.constitution.problems("constitution")
+
+
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """An instruction for the model, and what its answer will become."""
+
+    uid: str  # of the new prompt: "<parent's uid>~<stage>.<k>"
+    text: str
+    parent: Prompt
+    operation: OperationConfig
+
+
+REASONS = ("unparsed", "too_short", "too_long", "copied", "no_gain", "duplicate")
+
+
+def raw_text(prompt: Prompt) -> str:
+    """What the prompt says, without chat template where it is known."""
+    return str(prompt.metadata.get(RAW, prompt.text))
+
+
+def evolutions(prompts: Sequence[Prompt], config: RewritingConfig, stage: str, seed: int) -> list[Evolution]:
+    """`per_prompt` instructions for each prompt; operations drawn by weight, of a prompt independent of the others.
+
+    Raises:
+        ValueError: settings that cannot work, or two prompts with one uid.
+    """
+    if found := config.problems():
+        raise ValueError("rewriting: " + "; ".join(found))
+    _check_uids(prompts)
+    made = []
+    for prompt in prompts:
+        for k, operation in enumerate(_draw(prompt, config, stage, seed)):
+            frame = config.breadth_frame if operation.breadth else config.depth_frame
+            text = render(frame, operation=operation.text, prompt=raw_text(prompt))
+            made.append(Evolution(f"{prompt.uid}~{stage}.{k}", text, prompt, operation))
+    return made
+
+
+def evolved(
+    requests: Sequence[Evolution], answers: Sequence[str], config: RewritingConfig, render_prompt: RenderPrompt
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The evolved prompts that pass the elimination, in the order of the requests, and counts.
+
+    A new prompt holds its lineage in its metadata: `parent`, `root` (uids), `operation`, `generation` (1 for the first)
+    and `raw_prompt`. Its reference, rewards and other metadata are the parent's only where the operation keeps answers:
+    otherwise no verifier knows what is right.
+
+    Counts: `requests`, `evolved`, `dropped_<reason>` for each of REASONS (requests = evolved + all dropped), and
+    `put_back`.
+
+    Raises:
+        ValueError: as many answers as requests are not there.
+    """
+    _check_number(requests, answers)
+    seen = {_key(raw_text(request.parent)) for request in requests}
+    made: list[Prompt] = []
+    alive: set[str] = set()
+    dropped: Counter[str] = Counter()
+    for request, answer in zip(requests, answers, strict=True):
+        text = parse(answer, config.answer)
+        reason = "unparsed" if text is None else _failure(text, raw_text(request.parent), config.elimination)
+        if not reason and text is not None and _key(text) in seen:
+            reason = "duplicate"
+        if reason or text is None:
+            dropped[reason] += 1
+            continue
+        seen.add(_key(text))
+        alive.add(request.parent.uid)
+        made.append(_child(request, text, render_prompt))
+    back = {r.parent.uid: r.parent for r in requests if r.parent.uid not in alive} if config.put_back else {}
+    counts = {"requests": len(requests), "evolved": len(made)}
+    counts |= {f"dropped_{reason}": dropped[reason] for reason in REASONS}
+    return made + list(back.values()), counts | {"put_back": len(back)}
+
+
+def gain_requests(prompts: Sequence[Prompt], parents: Sequence[Prompt], config: RewritingConfig) -> list[str]:
+    """Questions to a model, one per prompt: does it ask for the same as its parent? (elimination 1)
+
+    Raises:
+        ValueError: a prompt whose parent is not among `parents`.
+    """
+    texts = {parent.uid: raw_text(parent) for parent in parents}
+    if lost := [p.uid for p in prompts if p.metadata.get(PARENT) not in texts]:
+        raise ValueError(f"the parent of prompt {lost[0]!r} is not among the {len(texts)} parents given")
+    return [render(config.gain_template, prompt=texts[p.metadata[PARENT]], evolved=raw_text(p)) for p in prompts]
+
+
+def with_gain(prompts: Sequence[Prompt], answers: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts that the model calls different from their parents; counts `dropped_no_gain`, `dropped_unparsed`.
+
+    Of "same" and "different", the last word said counts. Raises ValueError where the numbers do not match.
+    """
+    _check_number(prompts, answers)
+    verdicts = [(regex.findall(r"\b(same|different)\b", answer.lower()) or [""])[-1] for answer in answers]
+    kept = [prompt for prompt, verdict in zip(prompts, verdicts, strict=True) if verdict == "different"]
+    told = Counter(verdicts)
+    return kept, {
+        "prompts": len(prompts),
+        "kept": len(kept),
+        "dropped_no_gain": told["same"],
+        "dropped_unparsed": told[""],
+    }
+
+
+def answerable(samples: Sequence[Sample], config: EliminationConfig) -> tuple[list[Sample], dict[str, int]]:
+    """Samples whose response shows that their prompt can be answered (eliminations 2 and 3).
+
+    Dropped: `sorry`, a short response that holds such a word; `says_nothing`, only punctuation and stop words.
+    Counts: `samples`, `kept`, `dropped_sorry`, `dropped_says_nothing`.
+    """
+    sorry = [_words_pattern(word) for word in config.sorry]
+    stop = {word.lower() for word in config.stop_words}
+    kept, counts = [], {"samples": len(samples), "kept": 0, "dropped_sorry": 0, "dropped_says_nothing": 0}
+    for sample in samples:
+        words = _words(sample.text)
+        spoken = [word for word in words if word[0].isalnum()]
+        if all(word in stop for word in spoken):
+            counts["dropped_says_nothing"] += 1
+        elif len(spoken) < config.sorry_max_words and any(p.search(sample.text) for p in sorry):
+            counts["dropped_sorry"] += 1
+        else:
+            kept.append(sample)
+    return kept, counts | {"kept": len(kept)}
+
+
+def _draw(prompt: Prompt, config: RewritingConfig, stage: str, seed: int) -> list[OperationConfig]:
+    rng = prompt_rng(seed, "rewriting", stage, prompt.uid)
+    weights = [operation.weight for operation in config.operations]
+    shares = [weight / sum(weights) for weight in weights]
+    drawn: list[OperationConfig] = []
+    while len(drawn) < config.per_prompt:  # once through all of them, then again
+        num = min(config.per_prompt - len(drawn), len(shares))
+        drawn += [config.operations[i] for i in rng.choice(len(shares), size=num, replace=False, p=shares)]
+    return drawn
+
+
+def _failure(text: str, parent: str, config: EliminationConfig) -> str:
+    words = _words(text)
+    if len(words) < max(config.min_words, 1):
+        return "too_short"
+    if config.max_words is not None and len(words) > config.max_words:
+        return "too_long"
+    if any(p.search(text) and not p.search(parent) for p in map(_words_pattern, config.copied)):
+        return "copied"
+    return "no_gain" if _similarity(words, _words(parent)) >= config.max_similarity else ""
+
+
+def _child(request: Evolution, text: str, render_prompt: RenderPrompt) -> Prompt:
+    parent, operation = request.parent, request.operation
+    rendered, token_ids = render_prompt(text)
+    lineage = {
+        RAW: text,
+        PARENT: parent.uid,
+        ROOT: parent.metadata.get(ROOT, parent.uid),
+        OPERATION: operation.name,
+        GENERATION: int(parent.metadata.get(GENERATION, 0)) + 1,
+    }
+    return Prompt(
+        uid=request.uid,
+        token_ids=tuple(token_ids),
+        text=rendered,
+        reference=parent.reference if operation.keeps_answer else None,
+        rewards=parent.rewards if operation.keeps_answer else (),
+        metadata={**parent.metadata, **lineage} if operation.keeps_answer else lineage,
+        source=parent.source,
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words and single punctuation marks."""
+    return list(regex.findall(r"\w+|[^\w\s]", text.lower()))
+
+
+def _words_pattern(phrase: str) -> regex.Pattern[str]:
+    return regex.compile(rf"(?<!\w){regex.escape(phrase)}(?!\w)", regex.IGNORECASE)
+
+
+def _similarity(words: list[str], others: list[str]) -> float:
+    """Shared word pairs over all of both (Jaccard, with multiplicity); 1 exactly where the words are the same, in order
+    up to rearrangements that no pair sees."""
+    mine, theirs = (Counter(zip(["", *w], [*w, ""], strict=True)) for w in (words, others))
+    return (mine & theirs).total() / (mine | theirs).total()
+
+
+def _key(text: str) -> str:
+    return " ".join(text.split()).lower()
+
+
+def _check_uids(prompts: Sequence[Prompt]) -> None:
+    twice = [uid for uid, count in Counter(p.uid for p in prompts).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} uids occur twice, as {twice[0]!r}: their rewritings would share a uid")
+
+
+def _check_number(requests: Sequence[object], answers: Sequence[str]) -> None:
+    if len(requests) != len(answers):
+        raise ValueError(f"{len(requests)} requests and {len(answers)} answers: one each")

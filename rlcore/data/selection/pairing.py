@@ -1,0 +1,319 @@
+"""Preference pairs out of scored samples, out of reference answers, or out of a pairwise judge's verdicts.
+
+Pure and deterministic: the pairs of a prompt depend on its own samples, the settings and the seed. Every candidate pair
+that is not made has a reason, and the counts add up.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+
+from rlcore.data.selection.best_of_n import Ties, by_prompt, prompt_rng, ranked, score_of
+from rlcore.types import Pair, Prompt, RewardResult, Sample
+
+Encode = Callable[[str], Sequence[int]]  # a response's token ids, the end token included
+
+
+class PairingMethod(str, enum.Enum):
+    """Candidates of a prompt, its samples ranked by score."""
+
+    best_worst = "best_worst"  # best and worst, second best and second worst, ...
+    best_random = "best_random"  # the best, and others in random order
+    all_pairs = "all_pairs"
+    top_bottom = "top_bottom"  # each of the k best with each of the k worst
+    adjacent = "adjacent"  # each with those of the next lower score: with `part`, Llama 3's edited > chosen > rejected
+    reference = "reference"  # the reference answer and wrong samples
+    first_round = "first_round"  # of a tournament (arXiv 2309.06657, section 3.3): n // 2 random pairs
+    tournament = "tournament"  # the winners meet again until one is left: n - 1 pairs
+
+
+class PairCap(str, enum.Enum):
+    """Which of more candidates than `pairs_per_prompt` stay; best_worst and best_random keep their own order."""
+
+    widest = "widest"  # largest difference first
+    random = "random"
+
+
+class Strength(str, enum.Enum):
+    none = "none"
+    difference = "difference"  # of the two scores
+    levels = "levels"  # how many of `levels` the difference reaches
+
+
+@dataclass
+class PairingConfig:
+    method: PairingMethod = PairingMethod.best_worst
+    pairs_per_prompt: int | None = 1  # None: all
+    cap: PairCap = PairCap.widest
+    k: int = 2  # of top_bottom
+    part: str = ""  # rank by this part of the rewards (a labelled or predicted attribute), not by the score
+    min_margin: float = 0.0  # the two scores must differ by more; equal ones never make a pair
+    max_length_difference: int | None = None  # of the responses, in tokens
+    good: float = 1.0  # score from which a sample is right, for `reference`
+    reference_score: float | None = None  # given to a reference answer that is made into a sample; None: unscored
+    strength: Strength = Strength.difference
+    # Ascending. Three of them give the margins 0, 1, 2, 3 of Llama 2 (arXiv 2307.09288, table 27, large margin):
+    # negligibly, slightly, just, significantly better
+    levels: list[float] = field(default_factory=list)
+    ties: Ties = Ties.first  # which of equal samples ranks first
+
+    def problems(self) -> list[str]:
+        """What cannot work, each as `key=value: why`."""
+        found = []
+        for key, low in (("pairs_per_prompt", 1), ("k", 1), ("max_length_difference", 0)):
+            value = getattr(self, key)
+            if value is not None and value < low:
+                found.append(f"{key}={value}: at least {low}")
+        if not self.min_margin >= 0:
+            found.append(f"min_margin={self.min_margin}: at least 0")
+        if self.strength is Strength.levels and not self.levels:
+            found.append("levels=[]: strength=levels needs the differences at which a level begins")
+        if any(not low < high for low, high in zip(self.levels, self.levels[1:], strict=False)):
+            found.append(f"levels={list(self.levels)}: must ascend")
+        return found
+
+
+# of a candidate that makes no pair; counted as `dropped_<reason>`
+REASONS = ("identical", "tie", "margin", "length", "over_cap", "unjudged")
+_SORTED = {PairingMethod.best_worst, PairingMethod.best_random}  # candidates whose order is the method's own
+_UNSCORED = {PairingMethod.all_pairs, PairingMethod.first_round}  # methods that need no score
+Rows = list[tuple[int, int]]
+
+
+def make_pairs(
+    samples: Sequence[Sample], config: PairingConfig, seed: int, encode: Encode | None = None
+) -> tuple[list[Pair], dict[str, int]]:
+    """Pairs, prompts in the order given, and counts.
+
+    `reference` takes as chosen the prompt's samples that no model said (`model` is ""), else `prompt.reference`, turned
+    into tokens by `encode`; as rejected, a model's samples that scored below `good`. Margins are looked at where both
+    sides have scores; a reference without one gives a pair without strength.
+
+    Counts: `samples`, `samples_unscored` (they take no part), `prompts`, `prompts_without` a pair, `candidates`,
+    `pairs`, `dropped_<reason>` for each of REASONS (candidates = pairs + all dropped).
+
+    Raises:
+        ValueError: settings that cannot work, a score that is not finite, a reference to be encoded without `encode`.
+    """
+    _check(config)
+    values = [_value(sample, config.part) for sample in samples]
+    book = _Book(config)
+    for uid, rows in by_prompt(samples).items():
+        rng = prompt_rng(seed, "pairing", uid)
+        known = {row: value for row in rows if (value := values[row]) is not None}
+        if config.method is PairingMethod.reference:
+            book.take(_with_reference(rows, known, samples, config, encode, rng))
+            book.unscored += sum(row not in known and samples[row].model != "" for row in rows)
+            continue
+        order = ranked(list(known), known, samples, config.ties, rng)
+        candidates = _candidates(order, known, config, rng)
+        if config.method not in _SORTED:
+            shuffled = [candidates[i] for i in rng.permutation(len(candidates))]
+            candidates = shuffled if config.cap is PairCap.random else sorted(candidates, key=_width(known))
+        book.take([(samples[a], samples[b], known[a], known[b]) for a, b in candidates])
+        book.unscored += len(rows) - len(known)
+    return book.pairs, book.counts(samples)
+
+
+def pairs_to_judge(samples: Sequence[Sample], config: PairingConfig, seed: int) -> tuple[list[Pair], dict[str, int]]:
+    """Pairs to be put before a pairwise judge, which side is which left to chance, and counts as of `make_pairs`.
+
+    Samples need no score. `strength` is None. `method` must be all_pairs or first_round; `pairs_per_prompt` of them are
+    drawn by chance.
+
+    Raises:
+        ValueError: settings that cannot work.
+    """
+    _check(config)
+    if config.method not in _UNSCORED:
+        names = " or ".join(sorted(method.value for method in _UNSCORED))
+        raise ValueError(f"pairing: method={config.method.value} ranks by score; pairs to be judged need {names}")
+    book = _Book(config)
+    for uid, rows in by_prompt(samples).items():
+        rng = prompt_rng(seed, "judging", uid)
+        order = [rows[i] for i in rng.permutation(len(rows))]
+        candidates = _neighbours(order) if config.method is PairingMethod.first_round else list(combinations(order, 2))
+        drawn = [candidates[i] for i in rng.permutation(len(candidates))]
+        book.take([(samples[a], samples[b], None, None) for a, b in drawn])
+    return book.pairs, book.counts(samples)
+
+
+def judged(
+    pairs: Sequence[Pair], verdicts: Sequence[float | None], config: PairingConfig | None = None
+) -> tuple[list[Pair], dict[str, int]]:
+    """Pairs with the better response as chosen.
+
+    A verdict is the share of preference for `pair.chosen`, in [0, 1]: 1 where the judge prefers it in both orders, 0.5
+    where its two answers contradict each other or it calls a tie, None where it could not be read. The margin, which
+    `min_margin` and `strength` of the config look at, is `|2 verdict - 1|`.
+
+    Counts: `candidates`, `pairs`, `swapped`, `dropped_unjudged`, `dropped_tie`, `dropped_margin`.
+
+    Raises:
+        ValueError: as many verdicts as pairs are not there, or one is outside [0, 1].
+    """
+    config = config or PairingConfig()
+    _check(config)
+    if len(verdicts) != len(pairs):
+        raise ValueError(f"{len(pairs)} pairs and {len(verdicts)} verdicts: one each, None where there is none")
+    made: list[Pair] = []
+    counts = dict.fromkeys(("candidates", "pairs", "swapped", "dropped_unjudged", "dropped_tie", "dropped_margin"), 0)
+    for pair, verdict in zip(pairs, verdicts, strict=True):
+        counts["candidates"] += 1
+        if verdict is None:
+            counts["dropped_unjudged"] += 1
+            continue
+        if not 0 <= verdict <= 1:
+            raise ValueError(f"pair {pair.uid!r} has the verdict {verdict}: a share of preference, from 0 to 1")
+        margin = abs(2 * verdict - 1)
+        if margin <= config.min_margin:
+            counts["dropped_margin" if margin else "dropped_tie"] += 1
+            continue
+        better, worse = (pair.chosen, pair.rejected) if verdict > 0.5 else (pair.rejected, pair.chosen)
+        counts["swapped"] += verdict < 0.5
+        made.append(replace(pair, chosen=better, rejected=worse, strength=_strength(margin, config)))
+    counts["pairs"] = len(made)
+    return made, counts
+
+
+class _Book:
+    """Pairs made, and why the other candidates were not."""
+
+    def __init__(self, config: PairingConfig) -> None:
+        self.pairs: list[Pair] = []
+        self.unscored = 0
+        self._config, self._dropped = config, Counter[str]()
+        self._candidates = self._served = 0
+
+    def take(self, candidates: Sequence[tuple[Sample, Sample, float | None, float | None]]) -> None:
+        """Candidates of one prompt, as (better, worse, their scores)."""
+        room = len(candidates) if self._config.pairs_per_prompt is None else self._config.pairs_per_prompt
+        made = 0
+        for better, worse, high, low in candidates:
+            margin = None if high is None or low is None else high - low
+            reason = self._reason(better, worse, margin) or ("over_cap" if made == room else "")
+            if reason:
+                self._dropped[reason] += 1
+                continue
+            strength = None if margin is None else _strength(margin, self._config)
+            self.pairs.append(Pair(better.prompt, better, worse, strength))
+            made += 1
+        self._candidates += len(candidates)
+        self._served += made > 0
+
+    def counts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        prompts = len({sample.prompt.uid for sample in samples})
+        return {
+            "samples": len(samples),
+            "samples_unscored": self.unscored,
+            "prompts": prompts,
+            "prompts_without": prompts - self._served,
+            "candidates": self._candidates,
+            "pairs": len(self.pairs),
+            **{f"dropped_{reason}": self._dropped[reason] for reason in REASONS},
+        }
+
+    def _reason(self, better: Sample, worse: Sample, margin: float | None) -> str:
+        if better.text.strip() == worse.text.strip():
+            return "identical"
+        if margin is not None and margin <= self._config.min_margin:
+            return "margin" if margin else "tie"
+        longest = self._config.max_length_difference
+        if longest is not None and abs(len(better.token_ids) - len(worse.token_ids)) > longest:
+            return "length"
+        return ""
+
+
+def _candidates(order: list[int], scores: Mapping[int, float], config: PairingConfig, rng: np.random.Generator) -> Rows:
+    """`order` is ranked, the best first; so is every pair."""
+    num, place = len(order), {row: i for i, row in enumerate(order)}
+    match config.method:
+        case PairingMethod.best_worst:
+            return [(order[i], order[-1 - i]) for i in range(num // 2)]
+        case PairingMethod.best_random:
+            return [(order[0], order[1 + i]) for i in rng.permutation(num - 1)] if order else []
+        case PairingMethod.all_pairs:
+            return list(combinations(order, 2))
+        case PairingMethod.top_bottom:
+            bottom = range(max(num - config.k, 0), num)
+            return [(order[i], order[j]) for i in range(min(config.k, num)) for j in bottom if i < j]
+        case PairingMethod.adjacent:
+            steps = sorted(set(scores.values()), reverse=True)
+            step = {row: steps.index(scores[row]) for row in order}
+            return [(a, b) for a, b in combinations(order, 2) if step[b] == step[a] + 1]
+    met: Rows = []
+    left = [order[i] for i in rng.permutation(num)]
+    while len(left) > 1:
+        games = [(min(game, key=place.__getitem__), max(game, key=place.__getitem__)) for game in _neighbours(left)]
+        met += games
+        left = [winner for winner, _ in games] + left[2 * len(games) :]  # who has no opponent goes on
+        if config.method is PairingMethod.first_round:
+            break
+    return met
+
+
+def _neighbours(rows: list[int]) -> Rows:
+    return list(zip(rows[::2], rows[1::2], strict=False))
+
+
+def _width(scores: Mapping[int, float]) -> Callable[[tuple[int, int]], tuple[float, int, int]]:
+    return lambda pair: (scores[pair[1]] - scores[pair[0]], *pair)
+
+
+def _with_reference(
+    rows: list[int],
+    known: Mapping[int, float],
+    samples: Sequence[Sample],
+    config: PairingConfig,
+    encode: Encode | None,
+    rng: np.random.Generator,
+) -> list[tuple[Sample, Sample, float | None, float | None]]:
+    prompt = samples[rows[0]].prompt
+    wrong = [row for row in rows if samples[row].model != "" and row in known and known[row] < config.good]
+    wrong = [wrong[i] for i in rng.permutation(len(wrong))]
+    told = [samples[row] for row in rows if samples[row].model == ""]
+    if wrong and not told and prompt.reference is not None:
+        told = [_reference(prompt, prompt.reference, config.reference_score, encode)]
+    if config.cap is PairCap.widest:
+        wrong.sort(key=lambda row: (known[row], row))
+    return [(right, samples[row], _value(right, config.part), known[row]) for row in wrong for right in told]
+
+
+def _reference(prompt: Prompt, text: str, score: float | None, encode: Encode | None) -> Sample:
+    if encode is None:
+        raise ValueError(
+            f"pairing: method=reference needs the tokens of prompt {prompt.uid!r}'s reference: pass `encode`, or "
+            "samples with the answers of the data"
+        )
+    reward = None if score is None else RewardResult(score)
+    return Sample(prompt, f"{prompt.uid}#reference", text, tuple(encode(text)), reward=reward)
+
+
+def _value(sample: Sample, part: str) -> float | None:
+    score = score_of(sample)
+    if not part or score is None or sample.reward is None:
+        return score
+    value = sample.reward.parts.get(part)
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"sample {sample.sample_id!r} has the part {part}={value}: scores must be finite")
+    return value
+
+
+def _strength(margin: float, config: PairingConfig) -> float | None:
+    if config.strength is Strength.none:
+        return None
+    if config.strength is Strength.levels:
+        return float(sum(margin >= level for level in config.levels))
+    return margin
+
+
+def _check(config: PairingConfig) -> None:
+    if found := config.problems():
+        raise ValueError("pairing: " + "; ".join(found))

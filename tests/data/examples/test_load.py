@@ -1,0 +1,305 @@
+"""Files to records of every kind: what is read from where, and every way a row can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlcore.data import tables
+from rlcore.data.examples.load import (
+    ExampleColumnsConfig,
+    ExampleKind,
+    ExamplesConfig,
+    RowPolicy,
+    describe,
+    load_examples,
+)
+from rlcore.data.sources.config import DataConfig, SourceKind
+from rlcore.data.sources.load import load_data
+from rlcore.data.sources.readers import DataError
+from rlcore.types import RewardResult
+
+KINDS = {
+    "prompts": {"prompt": "1+1="},
+    "demonstrations": {"prompt": "1+1=", "response": "2"},
+    "preferences": {"prompt": "1+1=", "chosen": "2", "rejected": "3"},
+    "labelled": {"prompt": "1+1=", "completion": "2", "label": True},
+    "attributes": {"prompt": "1+1=", "response": "2", "helpfulness": 4},
+    "attribute_pairs": {"prompt": "1+1=", "response_1": "2", "response_2": "3", "preference_strength": -2},
+}
+
+
+def write(path: Path, rows: list) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def load(tmp_path, tokenizer, kind: str, rows: list, **changes):
+    path = write(tmp_path / "a.jsonl", rows)
+    return load_examples(ExamplesConfig(**{"kind": ExampleKind(kind), "path": path, **changes}), tokenizer)
+
+
+def problem(tmp_path, tokenizer, kind: str, rows: list, **changes) -> str:
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, tokenizer, kind, rows, **changes)
+    return str(caught.value)
+
+
+def ids(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_prompts_are_those_of_the_online_loop_but_for_their_source(tmp_path, tokenizer):
+    rows = [{"prompt": f"{i}+1=", "reference": i + 1, "rewards": "math", "level": i} for i in range(5)]
+    loaded = load(tmp_path, tokenizer, "prompts", rows)
+    config = DataConfig(source=SourceKind.jsonl, train=str(tmp_path / "a.jsonl"), num_eval=0)
+    online = load_data(config, tokenizer, seed=0).train
+    assert [dataclasses.replace(p, source="") for p in loaded.prompts] == online
+    assert {p.source for p in loaded.prompts} == {loaded.name} == {"a"}
+    with pytest.raises(TypeError, match="of type Prompt, not Pair"):
+        _ = loaded.pairs
+
+
+def test_a_demonstration(tmp_path, tokenizer):
+    rows = [{"prompt": "1+1=", "response": "2", "reference": "2", "uid": "u"}, {"prompt": "x", "response": "y<eos>"}]
+    one, two = load(tmp_path, tokenizer, "demonstrations", rows, name="sums", prompt_template="Q: {prompt}").samples
+    assert (one.prompt.text, one.prompt.uid, one.prompt.reference, one.prompt.source) == ("Q: 1+1=", "u", "2", "sums")
+    assert one.prompt.token_ids == ids(tokenizer, "Q: 1+1=")
+    assert (one.sample_id, one.text, one.finish_reason, one.loss_mask) == ("u#0.0", "2", "stop", None)
+    assert one.token_ids == (*ids(tokenizer, "2"), tokenizer.eos_token_id)
+    assert two.token_ids == (*ids(tokenizer, "y"), tokenizer.eos_token_id)  # never twice
+    assert (two.text, two.sample_id) == ("y", "sums-2#0.0")
+
+
+def test_preferences_with_scores_and_strength(tmp_path, tokenizer):
+    row = KINDS["preferences"]
+    rows = [
+        row,
+        {**row, "score_chosen": 8, "score_rejected": 2.5},
+        {**row, "score_chosen": 8, "score_rejected": 2, "margin": 3, "model": "m"},
+        {**row, "score_chosen": 4, "score_rejected": 4},
+    ]
+    one, two, three, four = load(tmp_path, tokenizer, "preferences", rows).pairs
+    assert (one.prompt.text, one.chosen.text, one.rejected.text) == ("1+1=", "2", "3")
+    assert (one.uid, one.strength, one.chosen.reward) == ("a-1#0.0>a-1#0.1", None, None)
+    assert one.rejected.token_ids == (*ids(tokenizer, "3"), tokenizer.eos_token_id)
+    assert (two.strength, two.chosen.reward, two.rejected.reward) == (5.5, RewardResult(8.0), RewardResult(2.5))
+    assert (three.strength, three.prompt.metadata) == (3.0, {"model": "m"})
+    assert four.strength == 0.0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt", "tails"),
+    [
+        ("The sky is blue.", "The sky is green.", "The sky is", (" blue.", " green.")),
+        ("The sky is blue.", "The sky is blunt.", "The sky is", (" blue.", " blunt.")),  # no word is cut
+        (
+            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant: sure c",
+            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant: sure d",
+            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant:",
+            (" sure c", " sure d"),
+        ),
+    ],
+)
+def test_the_prompt_is_what_both_texts_begin_with(tmp_path, tokenizer, chosen, rejected, prompt, tails):
+    (pair,) = load(tmp_path, tokenizer, "preferences", [{"chosen": chosen, "rejected": rejected}]).pairs
+    assert (pair.prompt.text, (pair.chosen.text, pair.rejected.text)) == (prompt, tails)
+
+
+def test_labelled_attributes_and_attribute_pairs(tmp_path, tokenizer):
+    row = KINDS["labelled"]
+    good, bad = load(tmp_path, tokenizer, "labelled", [row, {**row, "label": False}]).samples
+    assert (good.reward, bad.reward) == (RewardResult(1.0), RewardResult(0.0))
+
+    rows = [{"prompt": "p", "response": "r", "help": 4, "verbosity": 1.0}, {"prompt": "p", "response": "s", "help": 2}]
+    columns = ExampleColumnsConfig(attributes={"helpfulness": "help"})
+    changes = {"columns": columns, "attributes": ["helpfulness", "verbosity"]}
+    one, two = load(tmp_path, tokenizer, "attributes", rows, **changes).samples
+    assert one.reward == RewardResult(2.5, parts={"helpfulness": 4.0, "verbosity": 1.0})
+    assert two.reward == RewardResult(2.0, parts={"helpfulness": 2.0})  # not labelled is not 0
+    (one, _) = load(tmp_path, tokenizer, "attributes", rows, attribute_weights=[0.5, -0.25], **changes).samples
+    assert one.reward.score == 1.75
+
+    row = KINDS["attribute_pairs"]
+    rows = [
+        row,
+        {**row, "preference_strength": 1, "helpfulness_1": 1, "helpfulness_2": 3},
+        row | {"preference_strength": 0},
+    ]
+    loaded = load(tmp_path, tokenizer, "attribute_pairs", rows)
+    first, second = loaded.pairs
+    assert (first.chosen.text, first.rejected.text, first.strength) == ("2", "3", 2.0)
+    assert (second.chosen.text, second.rejected.text, second.strength) == ("3", "2", 1.0)
+    assert [s.reward.parts["helpfulness"] for s in (second.chosen, second.rejected)] == [3.0, 1.0]
+    assert (loaded.counts["rows"], loaded.counts["records"], loaded.counts["skipped_ties"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_three_file_kinds_agree_and_records_survive_their_table(tmp_path, tokenizer, kind):
+    datasets = pytest.importorskip("datasets")
+    rows = [{**KINDS[kind], "prompt": f"{i}+1=", "uid": f"u{i}", "tags": [i]} for i in range(7)]
+    write(tmp_path / "a.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    files = (("jsonl", "a.jsonl"), ("parquet", "a.parquet"), ("dataset", "saved"))
+    made = [
+        load_examples(ExamplesConfig(ExampleKind(kind), SourceKind(s), str(tmp_path / f), name="n"), tokenizer)
+        for s, f in files
+    ]
+    assert made[0] == made[1] == made[2]
+    assert len(made[0].records) == 7
+    name = {"prompts": "prompts", "preferences": "pairs", "attribute_pairs": "pairs"}.get(kind, "samples")
+    table = getattr(tables, f"from_{name}")(made[0].records)
+    assert getattr(tables, f"to_{name}")(table) == made[0].records
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("demonstrations", {"response": " \n"}, "line 2: response is empty"),
+        ("demonstrations", {"response": "<eos>"}, "line 2: the answer is empty but for its end token"),
+        ("demonstrations", {"response": 5}, r"line 2: response must be text or a list of messages, not 5 \(int\)"),
+        ("demonstrations", {"prompt": None}, "line 2: prompt must be text or a list of messages, not None"),
+        ("demonstrations", {"uid": 1.5}, "line 2: uid must be text or a whole number"),
+        ("demonstrations", {"uid": "first"}, "line 2: uid 'first' is that of line 1"),
+        ("demonstrations", {"reference": {}}, "line 2: reference must be text or a number"),
+        ("demonstrations", {"response": [{"role": "assistant", "content": "x"}]}, "needs chat_template=true"),
+        ("preferences", {"rejected": "2"}, "line 2: chosen equals rejected: neither is the better one"),
+        ("preferences", {"rejected": "2<eos>"}, "line 2: both responses are the same tokens"),
+        ("preferences", {"rejected": ""}, "line 2: rejected is empty"),
+        ("preferences", {"score_chosen": 1, "score_rejected": 2}, "line 2: score_chosen 1 is below score_rejected 2"),
+        ("preferences", {"score_chosen": "9"}, "line 2: score_chosen must be a number, not '9'"),
+        ("preferences", {"strength": -1}, "line 2: strength -1 is negative: chosen is the better one"),
+        ("preferences", {"rejected": [{"role": "assistant", "content": "x"}]}, "one is text and the other a list"),
+        ("labelled", {"label": 1}, r"line 2: label must be true or false, not 1 \(int\)"),
+        ("labelled", {"label": "true"}, "line 2: label must be true or false, not 'true'"),
+        ("labelled", {"label": None}, "line 2: label must be true or false, not None"),
+        ("attributes", {"helpfulness": True}, "line 2: helpfulness must be a number, not True"),
+        ("attributes", {"helpfulness": None}, "line 2: none of the attributes helpfulness, .* is labelled"),
+        ("attribute_pairs", {"preference_strength": None}, "line 2: preference_strength must be a number, not None"),
+        ("attribute_pairs", {"response_2": "2"}, "line 2: response_1 equals response_2"),
+        ("prompts", {"prompt": " "}, "line 2: prompt is empty"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, tokenizer, kind, change, message):
+    rows = [{**KINDS[kind], "uid": "first"}, {**KINDS[kind], **change}, {**KINDS[kind], "uid": "last"}]
+    text = problem(tmp_path, tokenizer, kind, rows)
+    assert text.startswith(f"{tmp_path / 'a.jsonl'}: 1 of 3 rows are broken:\n")
+    assert re.search(message, text), text
+    kept = load(tmp_path, tokenizer, kind, rows, broken_rows=RowPolicy.skip)
+    assert (kept.counts["rows"], kept.counts["records"], kept.counts["skipped_broken"]) == (3, 2, 1)
+    assert re.search(message, kept.broken[0])
+
+
+def test_texts_with_nothing_in_common_are_no_pair(tmp_path, tokenizer):
+    rows = [
+        {"chosen": "yes", "rejected": "no"},
+        {"chosen": "a b", "rejected": "a b"},
+        {"chosen": "a b", "rejected": "a "},
+    ]
+    text = problem(tmp_path, tokenizer, "preferences", rows)
+    assert "line 1: chosen and rejected begin with nothing in common that could be the prompt" in text
+    assert "line 2: chosen equals rejected" in text
+    assert "line 3: rejected is empty after the prompt" in text
+    talk = "\n\nHuman: a\n\nAssistant:"
+    rows = [{"chosen": talk + " b\n\nHuman: c\n\nAssistant: d", "rejected": talk + " e"}]
+    assert "goes on with the human's turn" in problem(tmp_path, tokenizer, "preferences", rows)
+
+
+def test_all_broken_rows_are_counted_and_the_first_few_shown(tmp_path, tokenizer):
+    same = {"prompt": "p", "chosen": "x", "rejected": "x"}
+    text = problem(tmp_path, tokenizer, "preferences", ["nonsense", *[KINDS["preferences"]] * 3, *[same] * 8])
+    head, *lines = text.splitlines()
+    assert head.endswith("9 of 12 rows are broken; the first 5:")
+    assert [line.split(":")[0].strip() for line in lines] == ["line 1", "line 5", "line 6", "line 7", "line 8"]
+    text = problem(tmp_path, tokenizer, "preferences", [same] * 2, broken_rows=RowPolicy.skip)
+    assert "nothing is left of it" in text
+    assert "line 1: chosen equals rejected" in text
+
+
+def test_long_rows_are_skipped_and_counted_or_refused(tmp_path, tokenizer):
+    rows = [
+        {"prompt": "12345", "response": "1"},
+        {"prompt": "1", "response": "1234"},
+        {"prompt": "1234", "response": "123"},
+    ]
+    limits = {"max_prompt_tokens": 4, "max_response_tokens": 4}  # the end token counts
+    loaded = load(tmp_path, tokenizer, "demonstrations", rows, **limits)
+    assert [s.text for s in loaded.samples] == ["123"]
+    counts = loaded.counts
+    assert (counts["skipped_long_prompt"], counts["skipped_long_response"]) == (1, 1)
+    assert (counts["longest_prompt_tokens"], counts["longest_response_tokens"]) == (4, 4)
+    text = problem(tmp_path, tokenizer, "demonstrations", rows, long_rows=RowPolicy.error, **limits)
+    assert "line 1: the prompt has 5 tokens, max_prompt_tokens is 4" in text
+    assert "line 2: the response has 5 tokens, max_response_tokens is 4" in text
+    pair = {"prompt": "1", "chosen": "1", "rejected": "123456"}  # either side counts
+    assert "'skipped_long_response': 1" in problem(tmp_path, tokenizer, "preferences", [pair], **limits)
+
+
+def test_the_counts_add_up(tmp_path, tokenizer):
+    row = KINDS["attribute_pairs"]
+    rows = [row, row | {"preference_strength": 0}, row | {"response_1": "1" * 99}, row | {"prompt": "1" * 99}]
+    rows = [*rows, row | {"response_2": ""}, "nonsense", *[row] * 4]
+    changes = {"max_prompt_tokens": 50, "max_response_tokens": 50, "broken_rows": RowPolicy.skip, "limit": 7}
+    counts = load(tmp_path, tokenizer, "attribute_pairs", rows, **changes).counts
+    skipped = {name.removeprefix("skipped_"): n for name, n in counts.items() if name.startswith("skipped_")}
+    assert skipped == {"by_limit": 2, "broken": 2, "ties": 1, "long_prompt": 1, "long_response": 1}
+    assert counts["rows"] == 10 == counts["records"] + sum(skipped.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "columns", "message"),
+    [
+        ("demonstrations", {"question": "a", "answer": "b"}, {},
+         r"no column 'prompt' \(examples.columns.prompt\); no column 'response' .*columns are question, answer\. "
+         r"Did you mean examples.columns.prompt=question examples.columns.response=answer\?\n"
+         "rows of kind demonstrations:"),
+        ("demonstrations", {"conversations": []}, {}, "Did you mean .*examples.columns.messages=conversations"),
+        ("demonstrations", {"prompt": "a", "response": "b"}, {"uid": "id"}, r"no column 'id' \(examples.columns.uid\)"),
+        ("preferences", {"prompt": "a", "Chosen": "b", "rejected": "c"}, {}, "mean examples.columns.chosen=Chosen"),
+        ("preferences", {"question": "a", "chosen": "b", "rejected": "c"}, {},
+         r"examples.columns.prompt=question\? \(examples.columns.prompt='' if chosen and rejected hold the prompt\)"),
+        ("labelled", {"prompt": "a", "response": "b", "label": True}, {}, "examples.columns.completion=response"),
+        ("attribute_pairs", {"prompt": "a", "response1": "b", "response2": "c", "overall_preference": 1}, {},
+         "response_1=response1 examples.columns.response_2=response2 examples.columns.preference=overall_preference"),
+        ("attributes", {"prompt": "a", "response": "b", "quality": 1}, {}, "none of the attributes helpfulness, "),
+        ("attributes", {"prompt": "a", "response": "b", "helpfulnes": 1},
+         {"attributes": {"helpfulness": "helpfullness"}},
+         "no column 'helpfullness' .*columns.attributes.helpfulness=helpfulnes"),
+    ],
+)  # fmt: skip
+def test_a_column_missing_everywhere_is_told_once(tmp_path, tokenizer, kind, row, columns, message):
+    text = problem(tmp_path, tokenizer, kind, [row] * 9, columns=ExampleColumnsConfig(**columns))
+    assert re.search(message, text), text
+    assert "broken" not in text
+
+
+@pytest.mark.parametrize("kind", list(ExampleKind))
+def test_every_format_is_described(kind):
+    text = describe(kind, ExampleColumnsConfig(prompt="question"), ("tone",))
+    assert text.startswith(f"rows of kind {kind.value}:")
+    assert "  question " in text
+    assert ("tone" in text) == ("attribute" in kind.value)
+
+
+def test_settings_that_cannot_go_together_are_all_told(tokenizer):
+    config = ExamplesConfig(
+        kind=ExampleKind.attributes, source=SourceKind.addition, chat_template=True, prompt_template="x", limit=0,
+        max_prompt_tokens=0, max_response_tokens=0, weight=0.0, attributes=["a", "a"], attribute_weights=[1.0],
+        columns=ExampleColumnsConfig(attributes={"b": "c"}),
+    )  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        load_examples(config, tokenizer, "data.sources.x")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11
+    assert all(line.startswith("data.sources.x.") for line in lines)
+    with pytest.raises(DataError, match=r"x.system_prompt needs x.chat_template=true"):
+        load_examples(ExamplesConfig(path="a", system_prompt="s"), tokenizer, "x")
+    with pytest.raises(DataError, match=r"examples.path=nowhere.jsonl: no such file"):
+        load_examples(ExamplesConfig(path="nowhere.jsonl"), tokenizer)
