@@ -13,10 +13,11 @@ import ray
 
 from actors.config import Config, Device, RolesConfig, WeightSyncBackend
 from actors.critic import CriticWorker
+from actors.gpu_sharing import GpuSharing
 from actors.group import ActorGroup, Pending
 from actors.handles import Revival, RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
-from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Residency, Scoring, ValueHandle
+from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
 from actors.models import ModelError, load_tokenizer, other_tokenizer, prepare_model
 from actors.placement import Placement
@@ -182,27 +183,24 @@ class Builder:
         verifiers = self.start_rewards()  # a bad reward must show before a model is loaded
         judge = self.start_judge()
         groups = self.start_models()
-        residency = Residency(groups.rollout, config.rollout.sleep_level, self.deadlines.sync_s)
-        weights, revival = self.wire_weights(groups, residency, tracker.message)
-        scoring = Scoring(
-            groups.policy, config.trainer.max_tokens_per_micro_batch, self.deadlines.train_s, residency
-        )  # fmt: skip
-        scorer = LogprobHandle(scoring, config.rollout.temperature)
+        sharing = GpuSharing(groups.rollout, config.rollout.sleep_level, self.deadlines.sync_s)
+        weights, revival = self.wire_weights(groups, sharing, tracker.message)
+        scorer = LogprobHandle(self.scoring("policy", groups.policy, sharing), config.rollout.temperature)
         critic = None
         if groups.critic:
-            critic = ValueHandle(replace(scoring, group=groups.critic), self.value_objective, self.deadlines)
+            critic = ValueHandle(self.scoring("critic", groups.critic, sharing), self.value_objective, self.deadlines)
         reference = None
         if groups.reference:
-            of_reference = replace(scoring, group=groups.reference)
+            of_reference = self.scoring("reference", groups.reference, sharing)
             reference = ReferenceHandle(of_reference, config.rollout.temperature, self.deadlines.checkpoint_s)
         reward_model = None
         if groups.reward:
-            reward_model = RewardModelHandle(replace(scoring, group=groups.reward), self.deadlines)
+            reward_model = RewardModelHandle(self.scoring("reward", groups.reward, sharing), self.deadlines)
             self.load_reward_model(reward_model)
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
-            rollout=RolloutHandle(groups.rollout, residency, self.deadlines.generate_s, revival),
+            rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, revival),
             rewards=rewards,
             policy=PolicyHandle(groups.policy, scorer, self.objectives, self.deadlines),
             weights=weights,
@@ -215,6 +213,11 @@ class Builder:
             judge=judge,
         )
         return world, groups.rollout
+
+    def scoring(self, role: str, group: ActorGroup[Any], sharing: GpuSharing) -> Scoring:
+        shares = together(self.config.cluster.roles, role, "rollout")
+        max_tokens = self.config.trainer.max_tokens_per_micro_batch
+        return Scoring(group, max_tokens, self.deadlines.train_s, sharing if shares else None)
 
     def start_rewards(self) -> RewardHandle:
         """The verifiers, once the reward has answered for the first row."""
@@ -268,7 +271,9 @@ class Builder:
             return verifiers
         model_scorer = None
         if reward_model is not None:
-            model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, rows_of)
+            sharing = reward_model.scoring.sharing
+            ready = sharing.wait_for_generation if sharing else None
+            model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, rows_of, ready)
             self.stack.callback(model_scorer.close)
         return ComposedScorer(verifiers, model_scorer, judge, self.config.reward)
 
@@ -292,7 +297,7 @@ class Builder:
         return groups
 
     def wire_weights(
-        self, groups: Groups, residency: Residency, message: Callable[[str], None]
+        self, groups: Groups, sharing: GpuSharing, message: Callable[[str], None]
     ) -> tuple[WeightHandle, Revival]:
         """The way of the weights to the engines, and of a failed engine back into service."""
         rollout, limit = groups.rollout, self.deadlines.start_s
@@ -314,13 +319,14 @@ class Builder:
             groups.policy,
             rollout,
             self.deadlines.sync_s,
-            residency,
+            sharing,
             revival,
             connect=lambda senders: self.connect_weights(senders, rollout),
             reference=groups.reference if sends else None,
             exclusive=self.backend != "host",
         )
         weights.join()
+        sharing.resend = weights.resend
         return weights, revival
 
     def group(self, worker: type[Any], role: str, max_concurrency: int = 1) -> ActorGroup[Any]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.gpu_sharing import GpuSharing
 from actors.group import ActorError, ActorGroup, WorkerError
-from actors.handles_train import Residency
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
 from actors.rollout import Finished, Request, RolloutWorker
@@ -85,7 +85,7 @@ class WeightHandle:
     policy: ActorGroup[PolicyWorker]
     rollout: ActorGroup[RolloutWorker]
     timeout_s: float
-    residency: Residency
+    sharing: GpuSharing
     revival: Revival
     connect: Callable[[ActorGroup[Any]], None]  # joins a group of senders to all engines
     reference: ActorGroup[ReferenceWorker] | None = None  # None: it never sends
@@ -122,12 +122,17 @@ class WeightHandle:
         self.join()
         self._send(None if self.exclusive else list(engines))
 
+    def resend(self) -> None:
+        """Sends engines that lost their weights in sleep what they held last; nothing before the first `publish`."""
+        if self.version >= 0:
+            self._everywhere()
+
     @property
     def _sender(self) -> ActorGroup[Any]:
         return self.reference if self._from_reference and self.reference is not None else self.policy
 
     def _everywhere(self) -> M.Metrics:
-        self.residency.for_rollout()
+        self.sharing.for_weights()
         try:
             if self.exclusive and self._joined is not self._sender:
                 self.join()
@@ -173,13 +178,16 @@ class RolloutHandle:
     """
 
     group: ActorGroup[RolloutWorker]
-    residency: Residency
+    sharing: GpuSharing
     idle_timeout_s: float  # without a single finished group
     revival: Revival
     _calls: Iterator[int] = field(default_factory=itertools.count)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        self.residency.for_rollout()
+        with self.sharing.generating():
+            yield from self._generate(prompts, sampling)
+
+    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         call = f"call-{next(self._calls)}"
         arrived: queue.Queue[tuple[Prompt, Finished] | _EngineFailure] = queue.Queue()
         stopped = threading.Event()

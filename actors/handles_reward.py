@@ -35,8 +35,8 @@ class RewardModelHandle:
 
     def scores(self, batch: TrainBatch) -> Float32:
         scoring = self.scoring
-        if scoring.residency:
-            scoring.residency.for_training()
+        if scoring.sharing:
+            scoring.sharing.for_training()
         parts = shards(replace(batch, rows_per_unit=1), len(scoring.group), scoring.max_tokens)  # every row for itself
         calls = [(shard, micro) for _, shard, micro in parts]
         gathered = scoring.group.scatter(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 
 from actors.config import DeadlinesConfig
 from actors.critic import CriticWorker
+from actors.gpu_sharing import GpuSharing
 from actors.group import ActorGroup
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
-from actors.rollout import RolloutWorker
 from actors.worker import LanguageModelWorker, ModelWorker
 from rlcore import metrics as M
 from rlcore.algorithms.objective import Objective
@@ -25,29 +24,6 @@ from rlcore.data.batching.balance import split
 from rlcore.types import Float32, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]
-
-
-class Residency:
-    """Who holds the GPU in a colocated layout: rollout engines sleep while models train, and wake before a sync.
-
-    May be asked from several threads at once, as models that score the same batch side by side do.
-    """
-
-    def __init__(self, rollout: ActorGroup[RolloutWorker], sleep_level: int, timeout_s: float) -> None:
-        self._rollout, self._level, self._timeout_s = rollout, sleep_level, timeout_s
-        self._awake, self._lock = True, threading.Lock()
-
-    def for_training(self) -> None:
-        with self._lock:
-            if self._level and self._awake:
-                self._rollout.broadcast(RolloutWorker.sleep, self._level, timeout_s=self._timeout_s, phase="sleep")
-                self._awake = False
-
-    def for_rollout(self) -> None:
-        with self._lock:
-            if not self._awake:
-                self._rollout.broadcast(RolloutWorker.wake, timeout_s=self._timeout_s, phase="wake")
-                self._awake = True
 
 
 def shards(batch: TrainBatch, num_ranks: int, max_tokens: int) -> list[Shard]:
@@ -83,12 +59,12 @@ class Scoring:
     group: ActorGroup[Any]
     max_tokens: int
     timeout_s: float
-    residency: Residency | None = None
+    sharing: GpuSharing | None = None  # with the rollout engines, where they are on the same GPUs
 
     def __call__(self, method: Callable[..., Float32], batch: TrainBatch, *args: Any, phase: str) -> Float32:
         """[B, T] float32. `method` of the workers takes a shard, its micro-batches and `args`."""
-        if self.residency:
-            self.residency.for_training()
+        if self.sharing:
+            self.sharing.for_training()
         parts = shards(replace(batch, rows_per_unit=1), len(self.group), self.max_tokens)  # every row for itself
         calls = [(shard, micro, *args) for _, shard, micro in parts]
         gathered = self.group.scatter(method, calls, timeout_s=self.timeout_s, phase=phase)
@@ -126,8 +102,8 @@ def update(
     scoring: Scoring, method: Callable[..., M.Metrics], batch: TrainBatch, args: Sequence[Any], phase: str
 ) -> M.Metrics:
     """One optimizer step of a group on the batch. `method` takes a shard, its micro-batches and `args`."""
-    if scoring.residency:
-        scoring.residency.for_training()
+    if scoring.sharing:
+        scoring.sharing.for_training()
     parts = shards(batch, len(scoring.group), scoring.max_tokens)
     calls = [(shard, micro, *args) for _, shard, micro in parts]
     return M.merge(scoring.group.scatter(method, calls, timeout_s=scoring.timeout_s, phase=phase))

@@ -236,6 +236,12 @@ def _scorers(c: Config) -> Iterator[Problem]:
         yield Problem(key, 0, "reward.judge.kind=engine needs the role judge", "set it to 1")
     elif judge.kind is not JudgeKind.engine and roles.judge.num_workers > 0:
         yield Problem(key, roles.judge.num_workers, "no engine is asked to judge", "set reward.judge.kind=engine, or 0")
+    taken = judge.engine.gpu_memory_utilization + c.rollout.gpu_memory_utilization
+    shared = (roles.judge.colocate_with or "judge") == (roles.rollout.colocate_with or "rollout")
+    if judge.kind is JudgeKind.engine and shared and device_of(c) == "cuda" and taken > 1:
+        key, value = "reward.judge.engine.gpu_memory_utilization", judge.engine.gpu_memory_utilization
+        text = f"the judge never sleeps, and with rollout.gpu_memory_utilization that is {taken:g} of one GPU"
+        yield Problem(key, value, text, "make the sum at most 1, or give the judge GPUs of its own")
     yield from _reward_model(c, REWARD_MODEL in asked)
 
 

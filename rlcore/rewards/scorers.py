@@ -48,12 +48,18 @@ class Batcher(Generic[T, R]):
         call: one result for each item, in order.
         limit_s: seconds that a call on these items may take.
         threads: calls at the same time.
+        ready: blocks until a call may begin; its wait counts against no limit.
     """
 
     def __init__(
-        self, name: str, call: Callable[[list[T]], Sequence[R]], limit_s: Callable[[list[T]], float], threads: int = 1
+        self,
+        name: str,
+        call: Callable[[list[T]], Sequence[R]],
+        limit_s: Callable[[list[T]], float],
+        threads: int = 1,
+        ready: Callable[[], None] | None = None,
     ) -> None:
-        self._name, self._call, self._limit_s = name, call, limit_s
+        self._name, self._call, self._limit_s, self._ready = name, call, limit_s, ready
         self._waiting: queue.Queue[tuple[T, Future[R]] | None] = queue.Queue()
         self._late: ScorerLate | None = None
         self._lock = threading.Lock()  # between a submission and the failure of all that wait
@@ -79,6 +85,8 @@ class Batcher(Generic[T, R]):
 
     def _serve(self) -> None:
         while (first := self._waiting.get()) is not None:
+            if self._ready is not None:
+                self._ready()
             taken = [first]
             share = max(1, self._waiting.qsize() // len(self._threads))
             while len(taken) <= share:
@@ -133,6 +141,7 @@ class RewardModelScorer:
         limit_s: seconds that one call may take.
         batch: of groups, one row for each sample in order. `rlcore.data.collate.collate` of their trajectories, for a
             reward model that shares the policy's tokenizer.
+        ready: see `Batcher`; for a reward model on the GPUs of the rollout engines.
     """
 
     def __init__(
@@ -140,9 +149,10 @@ class RewardModelScorer:
         rewards: Callable[[TrainBatch], Float32],
         limit_s: float,
         batch: Callable[[Sequence[Group]], TrainBatch],
+        ready: Callable[[], None] | None = None,
     ) -> None:
         self._rewards, self._batch = rewards, batch
-        self._batcher = Batcher(REWARD_MODEL, self.score, lambda groups: limit_s)
+        self._batcher = Batcher(REWARD_MODEL, self.score, lambda groups: limit_s, ready=ready)
 
     def submit(self, group: Group) -> Future[Results]:
         return self._batcher.submit(group)

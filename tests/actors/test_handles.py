@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.config import DeadlinesConfig
-from actors.group import ActorInfo, WorkerError
+from actors.gpu_sharing import GpuSharing
+from actors.group import ActorError, ActorInfo, WorkerError
 from actors.handles import EngineFailed, Revival, WeightHandle
 from actors.handles_train import (
     LogprobHandle,
     PolicyHandle,
     ReferenceHandle,
-    Residency,
     Scoring,
     ValueHandle,
     shards,
@@ -33,6 +30,8 @@ from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.data.batching.balance import split
 from rlcore.types import TrainBatch
+
+INFO = ActorInfo("rollout", 0, "here", 1, "ALIVE", "id")
 
 
 class Pool:
@@ -68,8 +67,18 @@ class Pool:
 
     def submit_one(self, rank: int, method: Callable[..., Any], *args: Any, timeout_s: float, phase: str) -> Any:
         future: Future[Any] = Future()
-        future.set_result(getattr(self.workers[rank], method.__name__)(*args))
+        try:
+            future.set_result(getattr(self.workers[rank], method.__name__)(*args))
+        except ActorError as error:
+            future.set_exception(error)
+        except Exception as error:
+            wrapped = WorkerError(f"phase {phase}: {error}", self.infos[rank], phase, 0.0, "")
+            wrapped.__cause__ = error
+            future.set_exception(wrapped)
         return future
+
+    def one(self, rank: int, method: Callable[..., Any], *args: Any, timeout_s: float, phase: str) -> Any:
+        return self.submit_one(rank, method, *args, timeout_s=timeout_s, phase=phase).result()
 
 
 def batch_of(lengths: Sequence[int], rows_per_unit: int = 1) -> TrainBatch:
@@ -218,29 +227,6 @@ def test_the_critic_is_saved_loaded_and_initialised_on_every_rank() -> None:
     assert [worker.calls for worker in workers] == [wanted, wanted]
 
 
-def test_models_that_score_side_by_side_put_the_engines_to_sleep_once() -> None:
-    slept, woken = [], []
-
-    def sleep(level: int) -> None:
-        time.sleep(0.05)
-        slept.append(level)
-
-    engines = Pool(SimpleNamespace(sleep=sleep, wake=lambda: woken.append(1)))
-    residency = Residency(engines, 1, 1.0)  # type: ignore[arg-type]
-    barrier = threading.Barrier(3)
-
-    def ask(_: int) -> None:
-        barrier.wait()
-        residency.for_training()
-
-    with ThreadPoolExecutor(3) as threads:
-        list(threads.map(ask, range(3)))
-    assert slept == [1]
-    residency.for_rollout()
-    residency.for_rollout()
-    assert woken == [1]
-
-
 # ---- weights
 
 
@@ -308,7 +294,7 @@ class Rig:
             Pool(Sender("policy", exclusive)),  # type: ignore[arg-type]
             self.rollout,  # type: ignore[arg-type]
             1.0,
-            Residency(self.rollout, 0, 1.0),  # type: ignore[arg-type]
+            GpuSharing(self.rollout, 0, 1.0),  # type: ignore[arg-type]
             self.revival,
             connect,  # type: ignore[arg-type]
             Pool(Sender("reference", exclusive)) if reference else None,  # type: ignore[arg-type]

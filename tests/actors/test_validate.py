@@ -185,6 +185,12 @@ def test_one_mistake(override, key, text):
         ("reward.model=/nowhere", "reward.model", "no such folder"),
         ("reward.terms=[{name:judge}]", "reward.judge.kind", "ask a judge"),
         ("cluster.roles.judge.num_workers=1", "cluster.roles.judge.num_workers", "no engine is asked"),
+        (
+            "cluster=gpu8_colocated cluster.roles.judge={num_workers:8,gpus_per_worker:1,colocate_with:policy}"
+            " reward.judge.kind=engine reward.judge.engine.path=x",
+            "reward.judge.engine.gpu_memory_utilization",
+            "the judge never sleeps",
+        ),
         ("cluster.roles.policy.num_workers=0", "cluster.roles.policy.num_workers", "1 or more"),
         ("engine.zero_stage=4", "engine.zero_stage", "from 0 to 3"),
         ("engine.offload_optimizer=true", "engine.offload_optimizer", "ZeRO"),
