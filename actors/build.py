@@ -15,7 +15,7 @@ from actors.config import Config, Device, RolesConfig, WeightSyncBackend
 from actors.critic import CriticWorker
 from actors.gpu_sharing import GpuSharing
 from actors.group import ActorGroup, Pending
-from actors.handles import Revival, RewardHandle, RolloutHandle, WeightHandle
+from actors.handles import RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
@@ -23,6 +23,7 @@ from actors.models import ModelError, load_tokenizer, other_tokenizer, prepare_m
 from actors.placement import Placement
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
+from actors.restarts import RestartPolicy
 from actors.reward_model import RewardModelWorker
 from actors.rollout import RolloutWorker
 from actors.verifier import VerifierWorker
@@ -47,6 +48,7 @@ from rlcore.rewards.pool import LOAD_TIMEOUT_S, MIN_CHUNK
 from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
 from rlcore.types import Group, TrainBatch
 
+VERIFIER_RESTARTS = 3  # of one host, see `RestartPolicy`
 REWARD_SLACK_S = 60.0  # beside the verdicts' own time-outs: start of a verifier process, a queue
 
 
@@ -180,11 +182,11 @@ class Builder:
 
     def build(self, run_dir: Path, tracker: Tracker) -> tuple[World, ActorGroup[RolloutWorker]]:
         config = self.config
-        verifiers = self.start_rewards()  # a bad reward must show before a model is loaded
-        judge = self.start_judge()
+        verifiers = self.start_rewards(tracker.message)  # a bad reward must show before a model is loaded
+        judge = self.start_judge(tracker.message)
         groups = self.start_models()
         sharing = GpuSharing(groups.rollout, config.rollout.sleep_level, self.deadlines.sync_s)
-        weights, revival = self.wire_weights(groups, sharing, tracker.message)
+        weights, restarts = self.wire_weights(groups, sharing, tracker.message)
         scorer = LogprobHandle(self.scoring("policy", groups.policy, sharing), config.rollout.temperature)
         critic = None
         if groups.critic:
@@ -200,7 +202,7 @@ class Builder:
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
-            rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, revival),
+            rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, restarts),
             rewards=rewards,
             policy=PolicyHandle(groups.policy, scorer, self.objectives, self.deadlines),
             weights=weights,
@@ -219,12 +221,18 @@ class Builder:
         max_tokens = self.config.trainer.max_tokens_per_micro_batch
         return Scoring(group, max_tokens, self.deadlines.train_s, sharing if shares else None)
 
-    def start_rewards(self) -> RewardHandle:
+    def start_rewards(self, message: Callable[[str], None]) -> RewardHandle:
         """The verifiers, once the reward has answered for the first row."""
         verifier = self.group(VerifierWorker, "verifier")
         config = verifier_config(self.config.reward)
         self.start(verifier, VerifierWorker.start, lambda rank: (config, os.getcwd())).result()
-        rewards = RewardHandle(verifier, self.reward_deadline)
+
+        def restart(ranks: Sequence[int]) -> None:
+            verifier.restart(ranks, VerifierWorker.start, lambda rank: (config, os.getcwd()), self.deadlines.start_s)
+
+        key = f"at most {VERIFIER_RESTARTS} restarts"
+        restarts = RestartPolicy(verifier, restart, VERIFIER_RESTARTS, key, message, expendable=True)
+        rewards = RewardHandle(verifier, self.reward_deadline, restarts, self.deadlines.start_s)
         self.stack.callback(rewards.close)
         limit = self.reward_deadline(1)
         seen = Terms.of(self.config.reward).split(self.inputs.data.train[0]).verified
@@ -247,7 +255,7 @@ class Builder:
             raise ModelError(f"reward.model={path}: {text}; it reads the policy's tokens, so it must share them")
         model.initialize(folder.absolute() if folder.is_dir() else Path(path))
 
-    def start_judge(self) -> JudgeScorer | None:
+    def start_judge(self, message: Callable[[str], None]) -> JudgeScorer | None:
         """The judge of the config: a frozen engine of its own role, or an endpoint."""
         judge = self.config.reward.judge
         if judge.kind is JudgeKind.none:
@@ -256,7 +264,7 @@ class Builder:
         if judge.kind is JudgeKind.engine:
             group = self.group(JudgeWorker, "judge", max_concurrency=CONCURRENCY)
             limit = self.deadlines.start_s
-            completer = start_judge(group, judge.engine, self.device, self.threads, self.config.seed, limit)
+            completer = start_judge(group, judge.engine, self.device, self.threads, self.config.seed, limit, message)
         else:
             completer = EndpointCompleter(judge.endpoint)
         scorer = JudgeScorer(completer, judge)
@@ -298,36 +306,29 @@ class Builder:
 
     def wire_weights(
         self, groups: Groups, sharing: GpuSharing, message: Callable[[str], None]
-    ) -> tuple[WeightHandle, Revival]:
-        """The way of the weights to the engines, and of a failed engine back into service."""
-        rollout, limit = groups.rollout, self.deadlines.start_s
+    ) -> tuple[WeightHandle, RestartPolicy]:
+        """Weight transfer to the engines, and restarts of engines that failed."""
+        rollout, limit = groups.rollout, self.config.rollout.max_restarts
 
-        def revive(ranks: Sequence[int]) -> None:
-            for rank in ranks:
-                rollout.replace(rank)
-            again = [
-                rollout.submit_one(r, RolloutWorker.start, *self.rollout_arguments(r), timeout_s=limit, phase="restart")
-                for r in ranks
-            ]
-            for pending in again:
-                pending.result()
+        def restart(ranks: Sequence[int]) -> None:
+            rollout.restart(ranks, RolloutWorker.start, self.rollout_arguments, self.deadlines.start_s)
             weights.rejoin(ranks)
 
-        revival = Revival(rollout, revive, self.config.rollout.max_restarts, message)
+        restarts = RestartPolicy(rollout, restart, limit, f"rollout.max_restarts={limit}", message)
         sends = self.config.algorithm.preference.opponent is Opponent.reference
         weights = WeightHandle(
             groups.policy,
             rollout,
             self.deadlines.sync_s,
             sharing,
-            revival,
+            restarts,
             connect=lambda senders: self.connect_weights(senders, rollout),
             reference=groups.reference if sends else None,
             exclusive=self.backend != "host",
         )
         weights.join()
         sharing.resend = weights.resend
-        return weights, revival
+        return weights, restarts
 
     def group(self, worker: type[Any], role: str, max_concurrency: int = 1) -> ActorGroup[Any]:
         env = {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -106,7 +106,7 @@ class RolloutConfig:
     sleep_level: int = 0  # 1 or 2: free the engine's GPU memory while training (colocated layouts)
     weight_sync: WeightSyncBackend = WeightSyncBackend.auto
     sync_bucket_mb: int = 256
-    max_restarts: int = 3  # of one engine in a run
+    max_restarts: int = 3  # of one engine within six hours
     extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 

@@ -10,10 +10,11 @@ __all__ = ["USER_ERRORS", "Interrupted"]
 def USER_ERRORS() -> tuple[type[Exception], ...]:
     """Imported late, so that `rlcore --help` stays quick."""
     from actors.group import ActorError
-    from actors.handles import EngineFailed, RolloutStalled
+    from actors.handles import RolloutStalled
     from actors.judge import JudgeError
     from actors.models import ModelError
     from actors.placement import PlacementError
+    from actors.restarts import WorkerFailed
     from actors.run_folder import RunFolderError
     from actors.validate import ConfigError
     from rlcore.checkpoint import CheckpointError
@@ -29,8 +30,8 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from rlcore.tracking import TrackingError
 
     return (
-        ActorError, ArtefactError, CheckpointError, ConfigError, DataError, EndpointError, EngineFailed,
+        ActorError, ArtefactError, CheckpointError, ConfigError, DataError, EndpointError,
         JudgeError, ModelError, NothingToTrainOn, ParityError, PlacementError, ReportError,
         RewardError, RewardFailure, RolloutStalled, RunFolderError,
-        ScorerLate, TrackingError,
+        ScorerLate, TrackingError, WorkerFailed,
     )  # fmt: skip

@@ -229,6 +229,21 @@ class ActorGroup(Generic[W]):
         ray.kill(self._members[rank].handle, no_restart=True)
         self._members[rank] = self._spawn(rank)
 
+    def restart(
+        self,
+        ranks: Sequence[int],
+        method: Callable[..., Any],
+        arguments: Callable[[int], tuple[Any, ...]],
+        timeout_s: float,
+    ) -> None:
+        """`replace` of several actors, and `method(*arguments(rank))` on each. Raises as `Pending.result`."""
+        for rank in ranks:
+            self.replace(rank)
+        phase = f"restart {self.name}"
+        calls = [self.submit_one(r, method, *arguments(r), timeout_s=timeout_s, phase=phase) for r in ranks]
+        for call in calls:
+            call.result()
+
     def shutdown(self) -> None:
         """Ends all processes without asking them. May be called twice; the slots stay reserved."""
         for member in self._members:

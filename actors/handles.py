@@ -10,7 +10,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,12 +21,14 @@ from actors.gpu_sharing import GpuSharing
 from actors.group import ActorError, ActorGroup, WorkerError
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
+from actors.restarts import RestartPolicy
 from actors.rollout import Finished, Request, RolloutWorker
 from actors.verifier import VerifierWorker
 from actors.weight_sync import WeightSyncError
 from actors.worker import LanguageModelWorker
 from rlcore import metrics as M
 from rlcore.interfaces import Sampling
+from rlcore.rewards.scorers import Batcher
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
 
 SENDER_SLACK_S = 90.0
@@ -35,43 +37,6 @@ ABORT_S = 5.0
 
 class RolloutStalled(RuntimeError):
     """The engines answer, but no group finished before the deadline."""
-
-
-@dataclass
-class Revival:
-    """Restarts rollout engines that failed, a bounded number of times each."""
-
-    group: ActorGroup[RolloutWorker]
-    restart: Callable[[Sequence[int]], None]  # fresh processes, started and holding the current weights
-    max_restarts: int
-    message: Callable[[str], None]
-    counts: dict[int, int] = field(default_factory=dict)
-
-    def __call__(self, failures: Mapping[int, str]) -> set[int]:
-        """`failures`: what each failed engine said. Engines found dead beside them are restarted too; returns all.
-
-        Raises:
-            EngineFailed: an engine failed more often than `rollout.max_restarts`.
-        """
-        found = dict(failures) | {i: "found dead" for i in self._dead() if i not in failures}
-        for engine, text in found.items():
-            count = self.counts[engine] = self.counts.get(engine, 0) + 1
-            if count > self.max_restarts:
-                raise EngineFailed(
-                    f"rollout[{engine}] failed {count} times (rollout.max_restarts={self.max_restarts}); giving up. "
-                    f"The last failure: {text}"
-                )
-            first = (text.splitlines() or ["no reason given"])[0]
-            self.message(f"rollout[{engine}] failed ({first}): restart {count} of {self.max_restarts}")
-        self.restart(sorted(found))
-        return set(found)
-
-    def _dead(self) -> list[int]:
-        return [info.rank for info in self.group.infos if info.state == "DEAD"]
-
-
-class EngineFailed(RuntimeError):
-    """A rollout engine keeps failing; the message holds its last failure."""
 
 
 @dataclass
@@ -86,7 +51,7 @@ class WeightHandle:
     rollout: ActorGroup[RolloutWorker]
     timeout_s: float
     sharing: GpuSharing
-    revival: Revival
+    restarts: RestartPolicy
     connect: Callable[[ActorGroup[Any]], None]  # joins a group of senders to all engines
     reference: ActorGroup[ReferenceWorker] | None = None  # None: it never sends
     exclusive: bool = False  # an engine hears only the group joined last, and no engine is sent to alone: NCCL and IPC
@@ -140,7 +105,7 @@ class WeightHandle:
         except WorkerError as error:
             if not isinstance(error.__cause__, WeightSyncError):
                 raise
-            self.revival(error.__cause__.failed)  # every other engine holds the new weights
+            self.restarts.recover(error.__cause__.failed)  # every other engine holds the new weights
             return {}
 
     def _send(self, engines: list[int] | None) -> M.Metrics:
@@ -166,6 +131,7 @@ class WeightHandle:
 @dataclass
 class _EngineFailure:
     rank: int
+    starts: int  # of the engine, before the call that failed
     todo: dict[int, Prompt]
     error: Exception
 
@@ -180,7 +146,7 @@ class RolloutHandle:
     group: ActorGroup[RolloutWorker]
     sharing: GpuSharing
     idle_timeout_s: float  # without a single finished group
-    revival: Revival
+    restarts: RestartPolicy
     _calls: Iterator[int] = field(default_factory=itertools.count)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
@@ -204,7 +170,6 @@ class RolloutHandle:
         for rank in range(min(engines, len(prompts))):
             serve(rank, {i: prompts[i] for i in range(rank, len(prompts), engines)})
         missing, heard = len(prompts), time.monotonic()
-        revived: set[int] = set()  # engines restarted before their own failure was heard of
         try:
             while missing:
                 try:
@@ -220,10 +185,7 @@ class RolloutHandle:
                 if isinstance(item, _EngineFailure):
                     if not isinstance(item.error, ActorError):
                         raise item.error
-                    if item.rank in revived:  # restarted already, beside another one
-                        revived.remove(item.rank)
-                    else:
-                        revived |= self.revival({item.rank: str(item.error)}) - {item.rank}
+                    self.restarts.recover({item.rank: item.error}, {item.rank: item.starts})
                     serve(item.rank, item.todo)
                     heard = time.monotonic()
                     continue
@@ -249,6 +211,7 @@ class RolloutHandle:
         stopped: threading.Event,
     ) -> None:
         """One engine's share, on a thread of its own. Reads only this engine; ends when its share is done."""
+        starts = self.restarts.starts(rank)
         try:
             requests = [Request(i, prompt.uid, prompt.token_ids) for i, prompt in todo.items()]
             seed = None if sampling.seed is None else (sampling.seed + rank) % 2**31
@@ -259,10 +222,11 @@ class RolloutHandle:
             while todo and not stopped.is_set():
                 for finished in self.group.one(rank, RolloutWorker.collect, 1.0, timeout_s=limit, phase="gen"):
                     if finished.call_id == call:  # others belong to a call that was given up
+                        self.restarts.served(rank)
                         arrived.put((todo.pop(finished.index), finished))
         except Exception as error:  # handed to the caller's thread: one that dies unseen would look like a stall
             if not stopped.is_set():
-                arrived.put(_EngineFailure(rank, todo, error))
+                arrived.put(_EngineFailure(rank, starts, todo, error))
 
 
 def group_of(prompt: Prompt, finished: Finished, step: int) -> Group:
@@ -291,47 +255,54 @@ def group_of(prompt: Prompt, finished: Finished, step: int) -> Group:
 
 
 class RewardHandle:
-    """`RewardScorer` over verifier actors. Groups that arrive while a call is under way travel together in the next."""
+    """`RewardScorer` over verifier hosts. Groups that arrive while a call is under way travel together in the next.
 
-    def __init__(self, group: ActorGroup[VerifierWorker], timeout_s: Callable[[int], float]) -> None:
-        self._group, self._timeout_s = group, timeout_s  # deadline of a call by its number of samples
-        self._waiting: queue.Queue[tuple[Group, Future[list[RewardResult]]] | None] = queue.Queue()
-        self._threads = [
-            threading.Thread(target=self._serve, args=(rank,), daemon=True, name=f"rewards-{rank}")
-            for rank in range(len(group))
-        ]
-        for thread in self._threads:
-            thread.start()
+    A host that dies or misses its deadline is restarted and its groups are scored again; where that is impossible, by
+    the others.
+
+    Args:
+        timeout_s: deadline of a call by its number of samples.
+        start_s: deadline of a restart.
+    """
+
+    def __init__(
+        self,
+        group: ActorGroup[VerifierWorker],
+        timeout_s: Callable[[int], float],
+        restarts: RestartPolicy,
+        start_s: float,
+    ) -> None:
+        self._group, self._timeout_s, self._restarts = group, timeout_s, restarts
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for rank in range(len(group)):
+            self._free.put(rank)
+        tries = 1 + restarts.max_restarts * len(group)
+
+        def limit_s(groups: list[Group]) -> float:
+            return (self._limit_s(groups) + start_s) * tries
+
+        self._batcher = Batcher("the verifiers", self._score, limit_s, threads=len(group))
 
     def submit(self, group: Group) -> Future[list[RewardResult]]:
-        future: Future[list[RewardResult]] = Future()
-        self._waiting.put((group, future))
-        return future
+        return self._batcher.submit(group)
 
     def close(self) -> None:
-        for _ in self._threads:
-            self._waiting.put(None)
+        self._batcher.close()
 
-    def _serve(self, rank: int) -> None:
-        while (first := self._waiting.get()) is not None:
-            taken = [first]
-            share = max(1, self._waiting.qsize() // len(self._threads))
-            while len(taken) <= share:
-                try:
-                    more = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    self._waiting.put(None)
-                    break
-                taken.append(more)
+    def _limit_s(self, groups: Sequence[Group]) -> float:
+        return self._timeout_s(sum(len(g.trajectories) for g in groups))
+
+    def _score(self, groups: list[Group]) -> list[list[RewardResult]]:
+        limit = self._limit_s(groups)
+        while True:
+            rank = self._free.get()
+            starts = self._restarts.starts(rank)
             try:
-                groups = [group for group, _ in taken]
-                limit = self._timeout_s(sum(len(g.trajectories) for g in groups))
                 results = self._group.one(rank, VerifierWorker.score, groups, timeout_s=limit, phase="reward")
-                for (_, future), result in zip(taken, results, strict=True):
-                    future.set_result(result)
-            except Exception as error:
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
+                self._restarts.served(rank)
+                return results
+            except ActorError as error:
+                self._restarts.recover({rank: error}, {rank: starts})
+            finally:
+                if rank not in self._restarts.lost:
+                    self._free.put(rank)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.config import RolloutConfig
-from actors.group import ActorError, ActorGroup, WorkerError
+from actors.group import ActorError, ActorGroup
 from actors.models import load_tokenizer
+from actors.restarts import RestartPolicy
 from actors.rollout import RolloutWorker
 from actors.vllm_engine import PendingGroup, Request, sampling_parameters
 from rlcore.interfaces import Sampling
@@ -119,8 +119,7 @@ def _answer(group: PendingGroup, text: str, allowed: Sequence[int]) -> Answer:
 
 
 class JudgeEngine:
-    """`Completer` over a started group; made by `start_judge`. An engine that dies is started again, a bounded number
-    of times, and its prompts are asked again."""
+    """`Completer` over a started group; made by `start_judge`. An engine that dies is restarted and asked again."""
 
     def __init__(
         self,
@@ -128,11 +127,10 @@ class JudgeEngine:
         tokenizer: Any,
         config: JudgeEngineConfig,
         max_model_len: int,
-        restart: Callable[[int], None],
+        restarts: RestartPolicy,
     ) -> None:
         self.group, self.tokenizer, self.config, self.max_model_len = group, tokenizer, config, max_model_len
-        self._restart, self._restarts = restart, dict.fromkeys(range(len(group)), 0)
-        self._calls, self._lock = itertools.count(), threading.Lock()
+        self._restarts, self._calls = restarts, itertools.count()
         has = getattr(tokenizer, "chat_template", None) is not None
         if config.chat_template and not has:
             raise JudgeError(f"reward.judge.engine.chat_template=true, but the tokenizer of {config.path} has none")
@@ -149,7 +147,7 @@ class JudgeEngine:
 
         Raises:
             JudgeError: a choice that is not one token of the judge's tokenizer.
-            ActorError: an engine died more often than `max_restarts`.
+            WorkerFailed: an engine keeps failing, or a request is one that no engine can serve.
         """
         tokens = [self._tokens(choice) for choice in choices]
         allowed = sorted({t for ids in tokens for t in ids})
@@ -172,22 +170,17 @@ class JudgeEngine:
     def _ask(self, rank: int, share: list[Request], sampling: Sampling, allowed: list[int]) -> dict[int, Answer]:
         limit = self.config.deadline_s
         while True:
-            with self._lock:
-                call, tries = f"judge-{next(self._calls)}", self._restarts[rank]
+            call, starts = f"judge-{next(self._calls)}", self._restarts.starts(rank)
             try:
-                return self.group.one(
+                answers = self.group.one(
                     rank, JudgeWorker.complete, call, share, sampling, allowed, limit,
                     timeout_s=limit + SLACK_S, phase="judge",
                 )  # fmt: skip
             except ActorError as error:
-                if isinstance(error, WorkerError) and not isinstance(error.__cause__, RuntimeError):
-                    raise  # the engine is well, and would say the same again
-                with self._lock:
-                    if self._restarts[rank] == tries:  # no other thread has restarted it meanwhile
-                        if tries >= self.config.max_restarts:
-                            raise
-                        self._restarts[rank] += 1
-                        self._restart(rank)
+                self._restarts.recover({rank: error}, {rank: starts})
+            else:
+                self._restarts.served(rank)
+                return answers
 
     def _encode(self, prompt: str | Messages) -> list[int]:
         if not self._chat:
@@ -241,6 +234,7 @@ def start_judge(
     threads: int = 1,
     seed: int = 0,
     timeout_s: float = 600.0,
+    message: Callable[[str], None] = lambda text: None,
 ) -> JudgeEngine:
     """Starts the engines of a group (made with `max_concurrency` CONCURRENCY) on the judge's folder.
 
@@ -248,6 +242,7 @@ def start_judge(
         device: "cpu" or "cuda".
         threads: OpenMP threads of each engine; CPU only.
         timeout_s: of the start of an engine.
+        message: reports restarts.
 
     Raises:
         JudgeError, ModelError: no path, no tokenizer, or settings that do not go together.
@@ -271,17 +266,18 @@ def start_judge(
     def arguments(rank: int) -> tuple[Any, ...]:
         return (path, rollout, device, config.dtype, length, threads, seed + rank)
 
-    def restart(rank: int) -> None:
-        group.replace(rank)
-        group.one(rank, JudgeWorker.start_frozen, *arguments(rank), timeout_s=timeout_s, phase="restart judge")
+    def restart(ranks: Sequence[int]) -> None:
+        group.restart(ranks, JudgeWorker.start_frozen, arguments, timeout_s)
 
     calls = [arguments(rank) for rank in range(len(group))]
     group.scatter(JudgeWorker.start_frozen, calls, timeout_s=timeout_s, phase="start judge")
-    return JudgeEngine(group, tokenizer, config, length, restart)
+    key = f"reward.judge.engine.max_restarts={config.max_restarts}"
+    restarts = RestartPolicy(group, restart, config.max_restarts, key, message)
+    return JudgeEngine(group, tokenizer, config, length, restarts)
 
 
 def _longest(path: str) -> int:
-    """Positions of the model of a folder; without end where its config does not say."""
+    """Positions of the model of a folder; no limit where its config does not say."""
     file = Path(path) / "config.json"
-    told = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
-    return told if isinstance(told, int) else 2**62
+    positions = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    return positions if isinstance(positions, int) else 2**62

@@ -139,8 +139,8 @@ class RewardModelScorer:
     Args:
         rewards: [B] float32 of a batch, as `interfaces.RewardModel.rewards`.
         limit_s: seconds that one call may take.
-        batch: of groups, one row for each sample in order. `rlcore.data.collate.collate` of their trajectories, for a
-            reward model that shares the policy's tokenizer.
+        batch: of groups, one row for each sample in order. `rlcore.data.batching.collate.collate` of their
+            trajectories, for a reward model that shares the policy's tokenizer.
         ready: see `Batcher`; for a reward model on the GPUs of the rollout engines.
     """
 

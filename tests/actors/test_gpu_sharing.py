@@ -19,10 +19,11 @@ from actors.group import ActorDied
 from actors.handles import RolloutHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import Scoring
+from actors.restarts import RestartPolicy
 from actors.rollout import Finished, Request, Sample
 from actors.validate import compose
 from rlcore.algorithms.reward_modeling import RewardScale
-from rlcore.data.collate import collate
+from rlcore.data.batching.collate import collate
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score
 from rlcore.rewards.config import RewardConfig
@@ -97,7 +98,7 @@ class Rig:
             self.model.rewards, 5.0, lambda groups: collate([t for g in groups for t in g.trajectories]),
             ready=self.sharing.wait_for_generation if shared else None,
         )  # fmt: skip
-        restarts: Any = None
+        restarts = RestartPolicy(pool, lambda ranks: None, 3, "rollout.max_restarts=3", lambda text: None)
         rollout = RolloutHandle(pool, self.sharing, 5.0, restarts)
         self.world: World = SimpleNamespace(rollout=rollout, rewards=self.scorer, tracker=FakeTracker())  # type: ignore[assignment]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from actors.config import DeadlinesConfig
 from actors.gpu_sharing import GpuSharing
 from actors.group import ActorError, ActorInfo, WorkerError
-from actors.handles import EngineFailed, Revival, WeightHandle
+from actors.handles import WeightHandle
 from actors.handles_train import (
     LogprobHandle,
     PolicyHandle,
@@ -24,6 +24,7 @@ from actors.handles_train import (
     ValueHandle,
     shards,
 )
+from actors.restarts import RestartPolicy, WorkerFailed
 from actors.weight_sync import WeightSyncError
 from rlcore import metrics as M
 from rlcore.algorithms.supervised import SupervisedObjective
@@ -39,6 +40,8 @@ class Pool:
 
     def __init__(self, *workers: Any) -> None:
         self.workers = list(workers)
+
+    name = "rollout"
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -289,13 +292,13 @@ class Rig:
             self.connected.append(group.workers[0].name)
             group.broadcast(Sender.connect, self.rollout.handles, timeout_s=1, phase="connect")
 
-        self.revival = Revival(self.rollout, restart, max_restarts, self.messages.append)  # type: ignore[arg-type]
+        self.restarts = RestartPolicy(self.rollout, restart, max_restarts, "max_restarts", self.messages.append)  # type: ignore[arg-type]
         self.weights = WeightHandle(
             Pool(Sender("policy", exclusive)),  # type: ignore[arg-type]
             self.rollout,  # type: ignore[arg-type]
             1.0,
             GpuSharing(self.rollout, 0, 1.0),  # type: ignore[arg-type]
-            self.revival,
+            self.restarts,
             connect,  # type: ignore[arg-type]
             Pool(Sender("reference", exclusive)) if reference else None,  # type: ignore[arg-type]
             exclusive,
@@ -330,7 +333,7 @@ def test_an_engine_that_died_comes_back_with_what_the_others_hold(exclusive: boo
     send = rig.weights.publish_reference if holder == "reference" else lambda: rig.weights.publish(4)
     send()
     rig.rollout.workers[0].dead = True
-    rig.revival({0: "died in a step"})
+    rig.restarts.recover({0: "died in a step"})
     assert rig.holds == [(holder, 4)] * 2
     assert rig.rollout.workers[1].heard == (3 if exclusive else 2)
     rig.rollout.workers[1].dead = True
@@ -347,7 +350,7 @@ def test_an_engine_that_keeps_dying_ends_the_run() -> None:
     rig.rollout.workers[0].dead = True
     rig.weights.publish(1)
     rig.rollout.workers[0].dead = True
-    with pytest.raises(EngineFailed, match=r"rollout\[0\] failed 2 times.*it is dead"):
+    with pytest.raises(WorkerFailed, match=r"rollout\[0\] failed 2 times.*it is dead"):
         rig.weights.publish(2)
 
 

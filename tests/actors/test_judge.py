@@ -6,6 +6,7 @@ import pytest
 
 from actors.group import ActorDied, ActorInfo, WorkerError
 from actors.judge import Answer, JudgeEngine, JudgeError, JudgeWorker
+from actors.restarts import RestartPolicy, WorkerFailed
 from rlcore.rewards.judge.config import JudgeEngineConfig
 from rlcore.types import Status
 
@@ -29,6 +30,8 @@ class Engines:
 
     def __init__(self, size, script=()):
         self.size, self.script, self.calls = size, list(script), []
+
+    name, infos = "judge", ()
 
     def __len__(self):
         return self.size
@@ -55,8 +58,10 @@ def raised(cause):
 
 
 def engine(group, restarts=None, tokenizer=None, **settings):
-    restart = (lambda rank: None) if restarts is None else restarts.append
-    return JudgeEngine(group, tokenizer or Characters(), JudgeEngineConfig(path="p", **settings), 20, restart)
+    config = JudgeEngineConfig(path="p", **settings)
+    restart = (lambda ranks: None) if restarts is None else restarts.extend
+    policy = RestartPolicy(group, restart, config.max_restarts, "max_restarts", lambda text: None)
+    return JudgeEngine(group, tokenizer or Characters(), config, 20, policy)
 
 
 def test_prompts_are_dealt_over_the_engines_and_come_back_in_order():
@@ -98,10 +103,10 @@ def test_a_dead_engine_is_started_again_and_asked_again():
 
 def test_restarts_are_bounded_and_errors_of_the_request_are_not_met_with_one():
     restarts = []
-    with pytest.raises(ActorDied):
+    with pytest.raises(WorkerFailed, match=r"judge\[0\] failed 3 times in 6 hours"):
         engine(Engines(1, [died()] * 9), restarts, max_restarts=2).complete(["a"], 4)
     assert restarts == [0, 0]
-    with pytest.raises(WorkerError):
+    with pytest.raises(WorkerFailed, match=r"cannot do what it was asked in phase judge: ValueError: bad request$"):
         engine(Engines(1, [raised(ValueError("bad request"))]), restarts).complete(["a"], 4)
     assert restarts == [0, 0]
 

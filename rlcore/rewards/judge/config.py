@@ -100,7 +100,7 @@ class JudgeEngineConfig:
     chat_template: bool | None = None  # None: where the tokenizer has one
     chat_options: dict[str, Any] = field(default_factory=dict)  # of the chat template, such as enable_thinking
     deadline_s: float = 600.0  # of one call; what is not answered then is a time-out
-    max_restarts: int = 3  # of one engine in a run
+    max_restarts: int = 3  # of one engine within six hours
     extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
