@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rlcore.ops.logprobs import linear_logprobs, token_logprobs, token_logprobs_and_entropy
 
 log = logging.getLogger(__name__)
-PROBE_LENGTHS = (7, 4)  # tokens of the rows that `check` looks at
+PROBE_LENGTHS = (7, 4, 3)  # tokens of the rows that `check` looks at; packed, the last two share a block
 # Differences allowed between two ways to one hidden state, as a share of the largest
 SAME = {torch.float32: 1e-4, torch.float64: 1e-9}
 SAME_LOW = 5e-2  # of half precision
@@ -49,18 +50,23 @@ class Scorer(nn.Module):
         Args:
             tokens: [b, t] int64, padded on the right with any id.
             lengths: [b] int64, tokens of each row that are real; needed for packing.
-            packed: run all rows as one sequence without padding. Hugging Face models keep the rows apart by the
-                positions, which begin anew in each; `check` tells whether this one does.
+            packed: put several rows into one sequence, see `pack`. Hugging Face models keep the rows apart by the
+                positions, which restart in each; `check` verifies that this model does.
 
         Returns:
             [b, t, H] in the model's dtype. Padding means nothing; packed it is 0.
         """
-        if not packed or lengths is None:
+        blocks = pack(tokens, lengths, self.varlen) if packed and lengths is not None else None
+        if blocks is None:
             states: Tensor = self.backbone(input_ids=tokens, use_cache=False).last_hidden_state
             return states
-        index, inputs = pack(tokens, lengths)
-        out: Tensor = self.backbone(**inputs, use_cache=False).last_hidden_state[0]
-        return out.new_zeros(tokens.numel(), out.shape[-1]).index_copy(0, index, out).view(*tokens.shape, -1)
+        out: Tensor = self.backbone(**blocks.inputs, use_cache=False).last_hidden_state
+        return blocks.unpack(out.flatten(0, 1), 0).view(*tokens.shape, -1)
+
+    @property
+    def varlen(self) -> bool:
+        """Whether attention costs only the sum of the squared row lengths of a packed sequence (`cu_seqlens`)."""
+        return "flash" in str(getattr(self.hf.config, "_attn_implementation", ""))
 
     @torch.no_grad()
     def check(self, packing: bool, device: torch.device) -> None:
@@ -82,11 +88,11 @@ class Scorer(nn.Module):
         if not packing:
             return
         alone, packed = self.hidden_states(tokens), self.hidden_states(tokens, lengths, packed=True)
-        # in one shape, so that not even rounding may differ: the second row must not notice what the first one is
-        other = torch.cat([tokens[:1].flip(1).roll(1, 1), tokens[1:]])
+        # in one shape, so that not even rounding may differ: a row must not notice what the rows before it are
+        other = torch.cat([tokens[:-1].flip(1).roll(1, 1), tokens[-1:]])
         changed = self.hidden_states(other, lengths, packed=True)
-        n = PROBE_LENGTHS[1]
-        apart = _close(changed[1, :n], packed[1, :n], share=0.01)
+        n = PROBE_LENGTHS[-1]
+        apart = _close(changed[-1, :n], packed[-1, :n], share=0.01)
         equal = all(_close(packed[i, :n], alone[i, :n]) for i, n in enumerate(PROBE_LENGTHS))
         if not (apart and equal):
             kind = getattr(self.hf.config, "_attn_implementation", "?")
@@ -157,17 +163,16 @@ class CausalScorer(Scorer):
     def _score_plain(
         self, tokens: Tensor, lengths: Tensor | None, temperature: float, wanted: Tensor, entropy: bool, packed: bool
     ) -> Tensor:
-        index, inputs = None, {"input_ids": tokens}
-        if packed and lengths is not None:
-            index, inputs = pack(tokens, lengths)
+        blocks = pack(tokens, lengths, self.varlen) if packed and lengths is not None else None
+        inputs = {"input_ids": tokens} if blocks is None else blocks.inputs
         logits = self.hf(**inputs, use_cache=False).logits
         ids = inputs["input_ids"]
         if entropy:
             out = torch.stack(token_logprobs_and_entropy(logits, ids, temperature))
         else:
             out = token_logprobs(logits, ids, temperature)[None]
-        if index is not None:
-            out = out.new_zeros(len(out), tokens.numel()).index_copy(1, index, out[:, 0]).view(-1, *tokens.shape)
+        if blocks is not None:
+            out = blocks.unpack(out.flatten(1), 1).view(-1, *tokens.shape)
         return torch.where(wanted, out, 0.0)
 
     def probe(self, tokens: Tensor, lengths: Tensor, packing: bool) -> None:
@@ -226,20 +231,56 @@ def real(tokens: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
 
 
-def pack(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows one behind the other, without padding.
+@dataclass(frozen=True)
+class Packed:
+    """Rows of a padded [b, t] batch, rearranged into n blocks of L tokens."""
+
+    inputs: dict[str, Tensor]  # `input_ids` and `position_ids`, [n, L] int64
+    padded: Tensor  # [N] int64, the place of each real token in the flattened [b, t] batch
+    packed: Tensor  # [N] int64, its place in the flattened [n, L] blocks
+    size: int  # b * t
+
+    def unpack(self, values: Tensor, dim: int) -> Tensor:
+        """`values` with n * L entries along `dim`, put back into b * t entries; padding is 0."""
+        shape = [*values.shape[:dim], self.size, *values.shape[dim + 1 :]]
+        return values.new_zeros(shape).index_copy(dim, self.padded, values.index_select(dim, self.packed))
+
+
+def pack(tokens: Tensor, lengths: Tensor, varlen: bool = False) -> Packed | None:
+    """Rows one behind the other, in blocks as long as the longest row (first fit, longest rows first).
+
+    Attention over a block costs the square of its length, unless the kernel takes the borders of the rows (`varlen`):
+    then all rows are one block without any padding. Otherwise a block is never longer than a padded row, so packing
+    never costs more than padding.
 
     Args:
         tokens: [b, t] int64.
-        lengths: [b] int64.
+        lengths: [b] int64, each at least 1.
 
     Returns:
-        The place of each packed token in the flattened `tokens`, [N] int64, and a model's arguments: `input_ids` and
-        `position_ids`, [1, N] int64.
+        None when every row needs a block of its own, so that packing saves nothing.
     """
-    index = real(tokens, lengths).flatten().nonzero().squeeze(-1)
-    inputs = {"input_ids": tokens.flatten()[index][None], "position_ids": (index % tokens.shape[1])[None]}
-    return index, inputs
+    sizes = lengths.tolist()
+    width = sum(sizes) if varlen else max(sizes)
+    filled: list[int] = []
+    starts = [0] * len(sizes)
+    for row in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        block = next((k for k, used in enumerate(filled) if used + sizes[row] <= width), len(filled))
+        if block == len(filled):
+            filled.append(0)
+        starts[row] = block * width + filled[block]
+        filled[block] += sizes[row]
+    if len(filled) == len(sizes):
+        return None
+    padded = real(tokens, lengths).flatten().nonzero().squeeze(-1)
+    columns = padded % tokens.shape[1]
+    packed = torch.tensor(starts, device=tokens.device)[padded // tokens.shape[1]] + columns
+    empty = tokens.new_zeros(len(filled) * width)  # position 0 at every padding token: a sequence of its own
+    inputs = {
+        "input_ids": empty.index_copy(0, packed, tokens.flatten()[padded]).view(-1, width),
+        "position_ids": empty.index_copy(0, packed, columns).view(-1, width),
+    }
+    return Packed(inputs, padded, packed, tokens.numel())
 
 
 def _close(x: Tensor, y: Tensor, share: float = 1.0) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from actors.scorer import CausalScorer, Scorer, pack, real
@@ -170,14 +172,45 @@ def test_no_tensor_is_as_large_as_the_logits(monkeypatch: Any) -> None:
     assert 1024 * 8 <= largest < 3 * 1024 * 8  # weights, and chunks of 4 * 1024; all logits: 4 * 32 * 1024
 
 
-def test_pack() -> None:
+def test_pack_fills_blocks_as_long_as_the_longest_row() -> None:
     tokens = torch.tensor([[5, 6, 0], [7, 0, 0], [8, 9, 4]])
     lengths = torch.tensor([2, 1, 3])
-    index, inputs = pack(tokens, lengths)
-    assert index.tolist() == [0, 1, 3, 6, 7, 8]
-    assert inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9, 4]]
-    assert inputs["position_ids"].tolist() == [[0, 1, 0, 0, 1, 2]]
+    found = pack(tokens, lengths)
+    assert found is not None
+    assert found.inputs["input_ids"].tolist() == [[8, 9, 4], [5, 6, 7]]
+    assert found.inputs["position_ids"].tolist() == [[0, 1, 2], [0, 1, 0]]
+    assert found.unpack(found.inputs["input_ids"].flatten(), 0).view(3, 3).tolist() == tokens.tolist()
     assert real(tokens, lengths).sum(1).tolist() == [2, 1, 3]
+
+
+def test_pack_is_one_sequence_where_the_kernel_knows_the_rows() -> None:
+    tokens = torch.tensor([[5, 6, 0], [7, 0, 0], [8, 9, 4]])
+    found = pack(tokens, torch.tensor([2, 1, 3]), varlen=True)
+    assert found is not None
+    assert found.inputs["input_ids"].tolist() == [[8, 9, 4, 5, 6, 7]]
+    assert found.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0]]
+    assert found.unpack(found.inputs["input_ids"].flatten(), 0).view(3, 3).tolist() == tokens.tolist()
+
+
+def test_rows_of_one_length_are_left_as_they_are() -> None:
+    assert pack(torch.ones(5, 4, dtype=torch.int64), torch.full((5,), 4)) is None
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20))
+def test_packing_never_costs_more_than_padding(sizes: list[int]) -> None:
+    """Tokens of the dense layers and squared lengths of attention: both at most those of the padded batch."""
+    lengths = torch.tensor(sizes)
+    tokens = torch.randint(1, V, (len(sizes), max(sizes)), generator=torch.Generator().manual_seed(0))
+    tokens = tokens * real(tokens, lengths)
+    found = pack(tokens, lengths)
+    if found is None:
+        return
+    blocks, width = found.inputs["input_ids"].shape
+    assert width == max(sizes)
+    assert sum(sizes) <= blocks * width < tokens.numel()
+    assert torch.equal(found.unpack(found.inputs["input_ids"].flatten(), 0).view(tokens.shape), tokens)
+    starts = found.inputs["position_ids"][found.inputs["input_ids"] > 0] == 0
+    assert int(starts.sum()) == len(sizes)
 
 
 def test_hidden_states_of_a_body_without_output_layer() -> None:
