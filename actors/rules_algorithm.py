@@ -64,9 +64,55 @@ def _policy_gradient(c: Config) -> Iterator[Problem]:
         text = "an adaptive coefficient works on a KL in the reward, and starts from kl_coef"
         cure = "set algorithm.kl_in=reward and kl_coef above 0, or kl_target=null"
         yield Problem("algorithm.kl_target", a.kl_target, text, cure)
-    if a.step_kl_coef > 0 and a.loss in ("ppo_clip", "gspo", "cispo", "reinforce"):
-        text, cure = f"not used by algorithm.loss={a.loss}", "set it to 0, or algorithm.loss=mdloo"
-        yield Problem("algorithm.step_kl_coef", a.step_kl_coef, text, cure, True)
+    yield from _kl(a)
+    yield from _unused(a)
+
+
+def _kl(a: AlgorithmConfig) -> Iterator[Problem]:
+    wrong = {KLPlace.reward: ("k2", "k3"), KLPlace.loss: ("k1",)}[a.kl_in]
+    if a.kl_coef > 0 and a.kl_kind.value in wrong:
+        text = (
+            "k1 in the loss has an expected gradient of 0: the KL would only be noise"
+            if a.kl_in is KLPlace.loss
+            else f"{a.kl_kind.value} in the reward pushes away from the reference as often as towards it"
+        )
+        cure = f"algorithm.kl_kind=auto ({'k3' if a.kl_in is KLPlace.loss else 'k1'} for kl_in={a.kl_in.value})"
+        yield Problem("algorithm.kl_kind", a.kl_kind.value, text, cure)
+    if a.kl_weighted and (a.kl_coef == 0 or a.kl_in is KLPlace.reward):
+        text, cure = "weighs a KL in the loss, and there is none", "set it to false, or algorithm.kl_in=loss"
+        yield Problem("algorithm.kl_weighted", True, text, cure, True)
+    terms = [f"algorithm.{name}={getattr(a, name):g}" for name in ("kl_coef", "entropy_coef") if getattr(a, name)]
+    if a.filters.zero_variance and terms:
+        text = f"groups of equal scores are dropped, though {' and '.join(terms)} would train on them"
+        cure = "set it to false, or the coefficients to 0"
+        yield Problem("algorithm.filters.zero_variance", True, text, cure, True)
+
+
+# Which losses or advantages read a key. A registered function may read everything.
+READERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dual_clip": ("loss", ("ppo_clip",)),
+    "clip_low": ("loss", ("ppo_clip", "gspo")),
+    "clip_high": ("loss", ("ppo_clip", "gspo", "cispo")),
+    "step_kl_coef": ("loss", ("mdloo",)),
+    "baseline": ("advantage", ("group",)),
+    "scale": ("advantage", ("group",)),
+    "nash_mixture": ("advantage", ("nash_md",)),
+    "gamma": ("advantage", ("gae", "returns")),
+    "lam": ("advantage", ("gae",)),
+}
+OWN_LOSSES = ("ppo_clip", "gspo", "cispo", "reinforce", "mdloo")
+
+
+def _unused(a: AlgorithmConfig) -> Iterator[Problem]:
+    """Keys away from their default that the chosen loss or advantage does not read."""
+    default = AlgorithmConfig()
+    for key, (by, readers) in READERS.items():
+        chosen, value = getattr(a, by), getattr(a, key)
+        if chosen in readers or chosen not in (*OWN_LOSSES, *BUILT_IN) or value == getattr(default, key):
+            continue
+        text = f"not used by algorithm.{by}={chosen}"
+        cure = f"leave it at its default, or set algorithm.{by}={' or '.join(readers)}"
+        yield Problem(f"algorithm.{key}", value, text, cure, True)
 
 
 def _preference(c: Config) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ class Aggregation(str, enum.Enum):
 
 
 class KLKind(str, enum.Enum):
+    auto = "auto"  # k1 in the reward, k3 in the loss: the ones whose expected gradient reduces KL(pi || pi_ref)
     k1 = "k1"
     k2 = "k2"
     k3 = "k3"
@@ -126,8 +127,10 @@ class AlgorithmConfig:
     aggregation: Aggregation = Aggregation.token_mean
     aggregation_constant: float | None = None  # denominator of seq_sum_constant; None: max_new_tokens
     kl_coef: float = 0.0  # of the KL to the reference; 0 needs no reference role
-    kl_kind: KLKind = KLKind.k3
+    kl_kind: KLKind = KLKind.auto
     kl_in: KLPlace = KLPlace.loss
+    kl_clamp: float | None = 10.0  # bound on a token's log-ratio and estimate, in nats; no gradient outside; None: none
+    kl_weighted: bool = False  # weigh the KL in the loss by pi / pi_old: unbiased also in later updates of a step
     kl_target: float | None = None  # KL per response, in nats, that an adaptive kl_coef steers to; None: fixed
     kl_horizon: int = 10_000  # samples over which the adaptive one reacts
     step_kl_coef: float = 0.0  # of the KL to the policy that sampled, in mdloo
@@ -140,6 +143,21 @@ class AlgorithmConfig:
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+
+    @property
+    def kl_estimator(self) -> str:
+        """`kl_kind`, with `auto` resolved by `kl_in`."""
+        if self.kl_kind is KLKind.auto:
+            return "k1" if self.kl_in is KLPlace.reward else "k3"
+        return str(self.kl_kind.value)
+
+    @property
+    def learns_from_one_sample(self) -> bool:
+        """Whether a prompt with a single scored sample has a gradient: by its advantage, or by a KL or entropy term."""
+        compared = self.advantage == "nash_md" or (
+            self.advantage == "group" and (self.baseline is not Baseline.none or self.scale is Scale.std)
+        )
+        return not compared or self.kl_coef != 0 or self.entropy_coef != 0
 
     @property
     def needs_critic(self) -> bool:

@@ -23,24 +23,28 @@ from rlcore.ops.masking import keep, masked_mean, masked_whiten
 from rlcore.registry import POLICY_LOSSES, absolute, load_file, origin, policy_loss
 from rlcore.types import Float32, Group, TrainBatch, Trajectory
 
-UNSCORABLE, TRUNCATED, ZERO_VARIANCE = "unscorable", "truncated", "zero_variance"
+UNSCORABLE, TRUNCATED, ZERO_VARIANCE, ALONE = "unscorable", "truncated", "zero_variance", "alone"
 
 
 def scorable(trajectory: Trajectory) -> bool:
     return trajectory.reward is not None and trajectory.reward.ok
 
 
-def filter_groups(groups: Sequence[Group], filters: FilterConfig) -> tuple[list[Group], dict[str, int]]:
+def filter_groups(
+    groups: Sequence[Group], filters: FilterConfig, alone: bool = True
+) -> tuple[list[Group], dict[str, int]]:
     """Groups with only the samples to train on, and how many samples were left out, by reason.
 
     In this order, each seeing what the one before left:
         unscorable     always: a sample without a score cannot be trained on
         truncated      with `filters.truncated`: cut off by the length limit; leaves the group's statistics too
         zero_variance  with `filters.zero_variance`: all samples of a group whose scores are equal (or is alone)
+        alone          unless `alone`: the last sample of a group, with nothing to compare it to. Its advantage would be
+                       0, and its tokens would still count in the denominator of the loss
 
     Samples in = samples kept + sum of the counts. Groups left empty are dropped; the given ones are not modified.
     """
-    counts = {UNSCORABLE: 0, TRUNCATED: 0, ZERO_VARIANCE: 0}
+    counts = {UNSCORABLE: 0, TRUNCATED: 0, ZERO_VARIANCE: 0, ALONE: 0}
     kept = []
     for group in groups:
         scored = [t for t in group.trajectories if scorable(t)]
@@ -49,7 +53,9 @@ def filter_groups(groups: Sequence[Group], filters: FilterConfig) -> tuple[list[
         counts[UNSCORABLE] += len(group.trajectories) - len(scored)
         counts[TRUNCATED] += len(scored) - len(whole)
         counts[ZERO_VARIANCE] += len(whole) - len(varied)
-        if varied:
+        if len(varied) == 1 and not alone:
+            counts[ALONE] += 1
+        elif varied:
             kept.append(Group(group.prompt, varied))
     return kept, counts
 
@@ -132,7 +138,7 @@ def advantage_inputs(
         old_needed = _needed(old, "old_logprobs (algorithm.kl_in is reward)")
         ref_needed = _needed(ref, "ref_logprobs (algorithm.kl_in is reward)")
         trained = mask & valid[:, None]
-        charged = kl_coef * kl_per_token(old_needed, ref_needed, trained, config.kl_kind.value)
+        charged = kl_coef * kl_per_token(old_needed, ref_needed, trained, config.kl_estimator, config.kl_clamp)
         token_rewards = token_rewards - charged
         metrics["reward/kl_penalty"] = Mean(float(charged.sum()), num_valid)
     ids = torch.tensor([index for index, _ in samples], dtype=torch.int64)
@@ -234,7 +240,8 @@ class PolicyGradientObjective:
     """`aggregate(w * L + kl_coef * KL(pi || pi_ref) - entropy_coef * H)` over the loss tokens.
 
     L is the policy loss `config.loss`, w the importance weight between the trainer's and the sampler's log-probs
-    (`config.correction`), H the entropy; the KL term is there where `config.kl_in` is `loss`. Without `old_logprobs` in
+    (`config.correction`), H the entropy; the KL term is there where `config.kl_in` is `loss`, estimated by
+    `config.kl_estimator` within `config.kl_clamp`. Without `old_logprobs` in
     the batch the policy's own, detached, stand in: right for the first update on a batch. `config.files` are imported
     at the first loss of a process.
 
@@ -280,8 +287,7 @@ class PolicyGradientObjective:
         pg_loss = self._reduce(per_sample, mask, denominator)
         loss, scalars = pg_loss, {"actor/pg_loss": pg_loss}
         if config.kl_coef and config.kl_in is KLPlace.loss:
-            ref = keep(_needed(batch.ref_logprobs, "ref_logprobs (algorithm.kl_in is loss)"), mask)
-            kl = self._reduce(kl_estimate(keep(policy_logprobs, mask), ref, config.kl_kind.value), mask, denominator)
+            kl = self._reduce(self._kl_per_token(policy_logprobs, old, batch), mask, denominator)
             loss, scalars["actor/kl_loss"] = loss + config.kl_coef * kl, kl
         if config.entropy_coef:
             loss = loss - config.entropy_coef * self._reduce(_needed(entropy, "entropy"), mask, denominator)
@@ -294,6 +300,15 @@ class PolicyGradientObjective:
         if entropy is not None:
             per_token_means["actor/entropy"] = masked_mean(entropy.detach(), mask)
         return loss, metrics | means(per_token_means, num_tokens)
+
+    def _kl_per_token(self, policy_logprobs: Tensor, old: Tensor, batch: TensorBatch) -> Tensor:
+        """The KL estimate, [b, t] in nats; with `config.kl_weighted` times the ratio pi / pi_old, gradient included."""
+        config, mask = self.config, batch.loss_mask
+        ref = keep(_needed(batch.ref_logprobs, "ref_logprobs (algorithm.kl_in is loss)"), mask)
+        kl = kl_estimate(keep(policy_logprobs, mask), ref, config.kl_estimator, config.kl_clamp)
+        if not config.kl_weighted:
+            return kl
+        return policy_losses.ratio(policy_losses.log_ratio(policy_logprobs, old, mask)) * kl
 
     def _count(self, mask: Tensor) -> float:
         constant = self.config.aggregation_constant

@@ -47,7 +47,11 @@ def overlong_penalty(
 
 
 def kl_per_token(
-    logprobs: Float[Tensor, "B T"], ref_logprobs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], kind: str
+    logprobs: Float[Tensor, "B T"],
+    ref_logprobs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    kind: str,
+    clamp: float | None = None,
 ) -> Float[Tensor, "B T"]:
     """The estimate of `ops.kl.kl_estimate` at every trained token, in nats; [B, T] float64, 0 outside the mask.
 
@@ -55,7 +59,7 @@ def kl_per_token(
         ValueError: shapes differ, or an unknown kind.
     """
     new, ref = (keep(x, mask).double() for x in (logprobs, ref_logprobs))
-    return kl_estimate(new, ref, kind)
+    return kl_estimate(new, ref, kind, clamp)
 
 
 def response_kl(batch: TrainBatch) -> float | None:

@@ -61,7 +61,9 @@ class Experience:
             self.pairs += [pair for pair in pairs if pair.prompt.uid in first]
             surplus = 2 * sum(pair.prompt.uid not in first for pair in pairs)
         else:
-            kept, counts = policy_gradient.filter_groups(groups, self.algorithm.filters)
+            kept, counts = policy_gradient.filter_groups(
+                groups, self.algorithm.filters, alone=self.algorithm.learns_from_one_sample
+            )
             self.kept += kept[:room]
             surplus = sum(len(g.trajectories) for g in kept[room:])
         self.filtered.update(counts)

@@ -24,8 +24,14 @@ def kl_estimate(
 
         d = log pi(y) - log pi_ref(y)
         k1 = d                     unbiased, may be negative, high variance
-        k2 = d^2 / 2               biased, never negative; its gradient is that of the true KL, on policy
+        k2 = d^2 / 2               biased, never negative
         k3 = exp(-d) - 1 + d       unbiased, never negative; the term of GRPO
+
+    A value without bias does not make a gradient without bias. Expected gradients, on policy, with the states held:
+    of k1 0, of k2 that of KL(pi || pi_ref), of k3 that of KL(pi_ref || pi); k3 times pi / pi_old, with its gradient,
+    has that of KL(pi || pi_ref) off policy too. None of the per-token terms has the share of the KL of whole responses
+    that comes from a token's effect on the tokens after it; k1 charged to the reward has it. So k1 belongs in the
+    reward, k2 or k3 in the loss.
 
     Args:
         logprobs: log pi, any shape; gradients flow through it.

@@ -7,7 +7,8 @@ detached scalars: means over the masked-in tokens, 0 when there are none.
 
 Log-ratios above `MAX_LOG_RATIO` are clamped, and carry no gradient: such a ratio has no meaning as a weight, and its
 infinity would turn the zero gradient of a clipped branch into NaN. A token that has become impossible (log pi = -inf)
-has ratio 0; where its share of a loss is 0 times infinity, it is 0.
+has ratio 0; where its share of a loss is 0 times infinity, it is 0. One that is impossible under pi_old too has ratio 1
+and no gradient.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ OpMetrics = dict[str, Tensor]
 def log_ratio(
     logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """`log pi - log pi_old`, [B, T], 0 outside the mask (selected before the difference: -inf there stays harmless)."""
+    """`log pi - log pi_old`, [B, T].
+
+    0 outside the mask (selected before the difference: -inf there is harmless) and where both policies hold the token
+    for impossible, since -inf - (-inf) is NaN.
+    """
+    mask = mask & ~(torch.isneginf(logprobs) & torch.isneginf(old_logprobs))
     new, old = (keep(at_least_float32(x), mask) for x in (logprobs, old_logprobs))
     return new - old
 
 
-def _ratio(log_ratio: Tensor) -> Tensor:
+def ratio(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """`pi / pi_old` of `log_ratio`, bounded as the head of this module says."""
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
 
 
@@ -87,7 +94,7 @@ def ppo_clip(
         raise ValueError(f"dual_clip must be above 1, it is {dual_clip}")
     log_w = log_ratio(logprobs, old_logprobs.detach(), mask)
     adv = keep(at_least_float32(advantages), mask).detach()
-    loss, metrics = _clipped(_ratio(log_w), adv, mask, clip_low, clip_high)
+    loss, metrics = _clipped(ratio(log_w), adv, mask, clip_low, clip_high)
     if dual_clip is not None:
         bound = -dual_clip * adv
         hit = (adv < 0) & (loss > bound)
@@ -165,10 +172,10 @@ def cispo(
     if clip_high < 0:
         raise ValueError(f"clip_high must not be negative, it is {clip_high}")
     log_w = log_ratio(logprobs, old_logprobs, mask).detach()
-    weight = _ratio(log_w)
+    weight = ratio(log_w)
     adv = keep(at_least_float32(advantages), mask).detach()
     scale = weight.clamp(max=1 + clip_high) * adv
-    loss = keep(-scale * keep(at_least_float32(logprobs), mask), scale != 0)
+    loss = keep(-scale * keep(at_least_float32(logprobs), mask), (scale != 0) & ~torch.isneginf(logprobs))
     return loss, {"clipfrac": masked_mean(weight > 1 + clip_high, mask)} | _common(log_w, mask)
 
 

@@ -64,6 +64,15 @@ def test_every_shipped_preset_composes_and_passes(preset):
         ("algorithm=xpo cluster=laptop_reference algorithm.refill_rounds=1", "algorithm.refill_rounds", "set it to 0"),
         ("algorithm=online_simpo algorithm.filters.truncated=true", "algorithm.filters.truncated", "whole groups"),
         ("algorithm.kl_target=6", "algorithm.kl_target", "kl_in=reward"),
+        *(
+            (
+                f"{algorithm} algorithm.kl_coef=.05 algorithm.kl_kind={kind} algorithm.kl_in={place}",
+                "algorithm.kl_kind",
+                f"kl_kind=auto ({auto} for kl_in={place})",
+            )
+            for algorithm in ("algorithm=rloo cluster=laptop_reference", "algorithm=ppo cluster=laptop_critic")
+            for kind, place, auto in (("k1", "loss", "k3"), ("k2", "reward", "k1"), ("k3", "reward", "k1"))
+        ),
         ("algorithm.loss=ppo_clap", "algorithm.loss", "did you mean 'ppo_clip'"),
         ("algorithm.advantage=gea", "algorithm.advantage", "did you mean 'gae'"),
         ("algorithm.files=[nowhere.py]", "algorithm.advantage", "nowhere.py"),
@@ -71,6 +80,19 @@ def test_every_shipped_preset_composes_and_passes(preset):
 )
 def test_an_algorithm_that_lacks_something_is_refused(overrides, key, text):
     assert text in refused(*overrides.split())[key]
+
+
+@pytest.mark.parametrize(("place", "kind"), [("reward", "k1"), ("loss", "k3")])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "mdloo", "reinforce_pp", "ppo"])
+def test_the_kl_estimator_follows_the_place(algorithm, place, kind):
+    config = compose([f"algorithm={algorithm}", "algorithm.kl_coef=0.05", f"algorithm.kl_in={place}"])
+    assert config.algorithm.kl_estimator == kind
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.parts[0] == "algorithm"], ids=str)
+def test_no_preset_sets_a_key_that_its_loss_or_advantage_ignores(preset):
+    config = compose([f"algorithm={preset.name}", "cluster=laptop_critic"])
+    assert [p.render() for p in problems(config) if "not used by algorithm" in p.text] == []
 
 
 def test_an_unknown_preset_lists_the_presets():
@@ -238,6 +260,17 @@ def test_a_chain_of_colocation_is_refused():
         ("cluster=gpu8", "rollout.enforce_eager"),
         ("cluster=gpu8_colocated rollout.sleep_level=0", "rollout.sleep_level"),
         ("algorithm.aggregation_constant=5", "algorithm.aggregation_constant"),
+        ("algorithm=gspo algorithm.dual_clip=3", "algorithm.dual_clip"),
+        ("algorithm=rloo algorithm.clip_high=0.3", "algorithm.clip_high"),
+        ("algorithm.gamma=0.9", "algorithm.gamma"),
+        ("algorithm=reinforce algorithm.lam=0.9", "algorithm.lam"),
+        ("algorithm=ppo cluster=laptop_critic algorithm.scale=none", "algorithm.scale"),
+        ("algorithm.step_kl_coef=0.1", "algorithm.step_kl_coef"),
+        ("algorithm.kl_weighted=true", "algorithm.kl_weighted"),
+        (
+            "algorithm=dapo cluster=laptop_reference algorithm.kl_coef=0.01",
+            "algorithm.filters.zero_variance",
+        ),
     ],
 )
 def test_what_will_disappoint_is_a_warning_and_is_logged(overrides, key, caplog):

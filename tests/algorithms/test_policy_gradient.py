@@ -101,8 +101,11 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
                     c = 0.0
                 loss = c * loss
             if config.kl_coef and config.kl_in is KLPlace.loss:
-                d = x[b, t] - arrays["ref_logprobs"][b, t]
-                kl = {KLKind.k1: d, KLKind.k2: d * d / 2, KLKind.k3: torch.exp(-d) - 1 + d}[config.kl_kind]
+                bound = config.kl_clamp
+                d = (x[b, t] - arrays["ref_logprobs"][b, t]).clamp(-bound, bound)
+                kl = {"k1": d, "k2": d * d / 2, "k3": torch.exp(-d) - 1 + d}[config.kl_estimator].clamp(-bound, bound)
+                if config.kl_weighted:
+                    kl = torch.exp(x[b, t] - old[b, t]) * kl
                 loss = loss + config.kl_coef * kl
             loss = loss - config.entropy_coef * entropy[b, t]
             total = (
@@ -123,6 +126,7 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
     kind=st.sampled_from(KLKind),
     kl_coef=st.sampled_from([0.0, 0.3]),
     kl_in=st.sampled_from(KLPlace),
+    kl_weighted=st.booleans(),
     step_kl_coef=st.sampled_from([0.0, 0.2]),
     entropy_coef=st.sampled_from([0.0, 0.1]),
     level=st.sampled_from(CorrectionLevel),

@@ -33,6 +33,7 @@ CALLS = [
     (gae, (X, X, MASK, 1.0, 1.0)),
     (discounted_returns, (X, MASK, 1.0)),
     (policy_losses.log_ratio, (X, X, MASK)),
+    (policy_losses.ratio, (X,)),
     (group_advantages, (X[:, 0], IDS, "mean", "std")),
     (policy_losses.ppo_clip, (X, X, X, MASK, 0.2, 0.2)),
     (policy_losses.gspo, (X, X, X, MASK, 0.2, 0.2)),
