@@ -46,6 +46,10 @@ class CriticWorker(ModelWorker):
         """[b, T] float32; see `ValueEngine.values`."""
         return self.engine.values(shard, micro_batches)
 
+    def set_objective(self, objective: ValueObjective) -> None:
+        """What `update` minimises from now on."""
+        self._objective = objective
+
     def update(
         self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], denominator: float, learning_rate: float
     ) -> Metrics:
@@ -69,17 +73,18 @@ class CriticWorker(ModelWorker):
     def initialize(self, directory: str) -> None:
         """Takes the backbone from a folder that holds a causal language model of the same architecture.
 
-        The engine is built anew, which every ZeRO stage understands: the optimizer starts from nothing; the value head
-        is carried over in the model's dtype.
+        The engine is built anew, which every ZeRO stage understands: the optimizer starts from nothing and the value
+        head from 0. A head trained on another body would predict noise, and what follows would depend on what this
+        process did before.
 
         Raises:
             ValueError: the folder's model has another number of parameters.
         """
-        count, head, spec = self.engine.num_parameters, self.engine.head_state(), self._spec
+        count, spec = self.engine.num_parameters, self._spec
         assert spec is not None
         self._engine = None
         gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
-        self._engine = ValueEngine(directory, spec.model, spec.engine, spec.device, head)
+        self._engine = ValueEngine(directory, spec.model, spec.engine, spec.device)
         if self._engine.num_parameters != count:
             raise ValueError(
                 f"{directory} holds a model of another architecture: {self._engine.num_parameters} parameters with the "

@@ -163,15 +163,19 @@ class ValueHandle:
         args = (self.objective.denominator(batch), learning_rate)
         return update(self.scoring, CriticWorker.update, batch, args, "critic update")
 
-    def _everywhere(self, method: Callable[..., Any], directory: Path) -> None:
+    def _everywhere(self, method: Callable[..., Any], argument: Any) -> None:
         phase = f"critic {method.__name__}"
-        self.scoring.group.broadcast(method, str(directory), timeout_s=self.deadlines.checkpoint_s, phase=phase)
+        self.scoring.group.broadcast(method, argument, timeout_s=self.deadlines.checkpoint_s, phase=phase)
+
+    def set_objective(self, objective: ValueObjective) -> None:
+        self.objective = objective
+        self._everywhere(CriticWorker.set_objective, objective)
 
     def initialize(self, directory: Path) -> None:
-        self._everywhere(CriticWorker.initialize, directory)
+        self._everywhere(CriticWorker.initialize, str(directory))
 
     def save(self, directory: Path) -> None:
-        self._everywhere(ModelWorker.save, directory)
+        self._everywhere(ModelWorker.save, str(directory))
 
     def load(self, directory: Path) -> None:
-        self._everywhere(ModelWorker.load, directory)
+        self._everywhere(ModelWorker.load, str(directory))

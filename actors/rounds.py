@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,10 @@ from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_c
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
 from actors.validate import LOG, ConfigError, check, compose
-from rlcore.algorithms.config import Family
+from rlcore.algorithms.config import Family, Opponent
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.value import ValueObjective
 from rlcore.data import tables
 from rlcore.data.examples.load import Loaded, load_examples
 from rlcore.data.sources.prompts import PromptStream
@@ -103,24 +104,40 @@ def checked(config: Config, overrides: Sequence[str] | None = None) -> list[Node
     except ConfigError as error:
         found = [*error.problems, *found]
     if not found and overrides is not None:
-        found = rl_problems(nodes, overrides)
+        found = rl_problems(nodes, overrides, config)
     if found:
         raise ConfigError(found)
     return nodes
 
 
-def rl_problems(nodes: Sequence[Node], overrides: Sequence[str]) -> list[Problem]:
+def rl_problems(nodes: Sequence[Node], overrides: Sequence[str], run: Config) -> list[Problem]:
     """Of the run's config as each stage `rl` changes it; every one named with its stage."""
     found: dict[tuple[str, str], Problem] = {}
     for node in nodes:
         if isinstance(node.config, RlConfig):
+            problems = []
             try:
-                check(stage_config(overrides, node.config.overrides))
+                stage = stage_config(overrides, node.config.overrides)
+                problems += shared_problems(run, stage)
+                check(stage)
             except ConfigError as error:
-                for one in error.problems:
-                    text = f"in rounds.stages.{node.stage}.overrides: {one.text}"
-                    found.setdefault((node.stage, one.key), replace(one, text=text))
+                problems += error.problems
+            for one in problems:
+                text = f"in rounds.stages.{node.stage}.overrides: {one.text}"
+                found.setdefault((node.stage, one.key), replace(one, text=text))
     return list(found.values())
+
+
+def shared_problems(run: Config, stage: Config) -> Iterator[Problem]:
+    """What the config of a stage changes although the actors of all stages were started with it."""
+    key, mine, other = "trainer.max_tokens_per_micro_batch", run.trainer, stage.trainer
+    if other.max_tokens_per_micro_batch != mine.max_tokens_per_micro_batch:
+        text = f"all stages share the run's {mine.max_tokens_per_micro_batch}"
+        yield Problem(key, other.max_tokens_per_micro_batch, text, f"set {key} for the whole run")
+    opponent = stage.algorithm.preference.opponent
+    if opponent is Opponent.reference and run.algorithm.preference.opponent is not opponent:
+        key, text = "algorithm.preference.opponent", "the run starts no reference that can send its weights to the engines"
+        yield Problem(key, opponent, text, f"set {key}=reference for the whole run")
 
 
 def prepared(config: Config, run_dir: Path, nodes: Sequence[Node] = ()) -> Inputs:
@@ -258,16 +275,18 @@ def live(
     def open_tracker(folder: Path, steps: int) -> Tracker:
         return Trackers([JsonlTracker(folder)], 0)
 
-    def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path) -> OnlineRun:
+    def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path, seed: int) -> OnlineRun:
         stage = stage_config(overrides, stage_overrides)
         family = PreferenceObjective if stage.algorithm.family is Family.preference else PolicyGradientObjective
         objective = family(stage.algorithm, rollout.temperature, rollout.max_new_tokens)
         world.policy.set_objective("rl", objective)
+        if world.critic is not None:
+            world.critic.set_objective(ValueObjective(stage.algorithm.value_clip))
         stage.trainer.warmup.steps = 0
-        stream = PromptStream(tables.to_prompts(prompts), stage.seed, stage.data.shuffle)
+        stage.seed = seed
+        stream = PromptStream(tables.to_prompts(prompts), seed, stage.data.shuffle)
         own = replace(built, world=replace(world, prompts=stream))
-        run = online_run(stage, folder, own, stop)
-        return replace(run, world=own.world)
+        return online_run(stage, folder, own, stop)
 
     def ask(text: str) -> tuple[str, tuple[int, ...]]:
         return rendered(text, config, built.inputs.tokenizer)

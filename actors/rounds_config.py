@@ -262,6 +262,9 @@ def _of_rl(stage: RlConfig, key: str) -> Iterator[Problem]:
         if name.partition(".")[0] not in ALLOWED_IN_RL:
             text = "the actors of all stages are the same: this cannot differ here"
             yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or leave it out")
+        elif name == "trainer.warmup" or name.startswith("trainer.warmup."):
+            text, cure = "a stage rl has no supervised warm-up", "add a stage sft before it"
+            yield Problem(f"{key}.overrides", override, text, cure)
 
 
 def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem]:

@@ -80,7 +80,11 @@ class ValueModel(Protocol):
 
     def initialize(self, directory: Path) -> None:
         """Takes the backbone's weights from a Hugging Face folder that holds a causal language model of the same
-        architecture; the value head stays as it is, the optimizer is reset."""
+        architecture; the value head is zero again, the optimizer is reset."""
+        ...
+
+    def set_objective(self, objective: Any) -> None:
+        """What `update` minimises from now on: a `rlcore.algorithms.value.ValueObjective`."""
         ...
 
     def save(self, directory: Path) -> None: ...

@@ -134,6 +134,10 @@ class FakeCritic:
 
     def initialize(self, directory: Path) -> None:
         self.started_from = read_model(directory)
+        self.table = torch.zeros(V, requires_grad=True)
+
+    def set_objective(self, objective: ValueObjective) -> None:
+        self.objective = objective
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

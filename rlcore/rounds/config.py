@@ -72,6 +72,7 @@ class StageConfig:
 
     INPUTS: ClassVar[dict[str, tuple[Made, ...]]] = {}
     READS: ClassVar[tuple[str, ...]] = ()  # groups of the run's config that change what it makes
+    VERSION: ClassVar[int] = 1  # in its keys: raised when equal settings make another result than before
 
 
 @dataclass
@@ -192,6 +193,7 @@ class RlConfig(StageConfig):
 
     INPUTS: ClassVar = {"prompts": (Made.prompts,), "start": (Made.model,), "reward_model": (Made.reward_model,)}
     READS: ClassVar = ("model", "engine", "rollout", "reward", "algorithm", "trainer")
+    VERSION: ClassVar = 2  # 1: every round in one order of prompts, a critic's head from the stage before
 
 
 @dataclass

@@ -39,7 +39,8 @@ class Live:
     run_dir: Path
     exact: bool  # the weights that train are those that are exported: float32, no adapters
     open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
-    online_run: Callable[[Sequence[str], pa.Table, World, Path], OnlineRun]  # overrides, prompts, world, folder
+    # overrides, prompts, world, folder, seed of the prompts' order and of all draws
+    online_run: Callable[[Sequence[str], pa.Table, World, Path, int], OnlineRun]
     render: Callable[[str], tuple[str, Sequence[int]]]  # a text as the model is asked it, and its token ids
     render_prompt: Callable[[str], tuple[str, Sequence[int]]]  # a new prompt, with the system prompt
     max_prompt_tokens: int  # that the engines take

@@ -62,7 +62,7 @@ def key_of(
     """
     own = _without(plain(config, "config"), (*FREE_OPTIONS, *STAGES[kind].INPUTS, "kind"))
     return json_hash({
-        "format": 1, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")), "seed": seed,
+        "format": STAGES[kind].VERSION, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")), "seed": seed,
         "parents": {name: list(hashes) for name, hashes in parents.items() if hashes},
     })  # fmt: skip
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from actors.build import Built
 from actors.models import prepare_model
-from actors.rounds import checked, code_of, make_desk, prepared, reads_of, rendered
+from actors.rounds import checked, code_of, live, make_desk, prepared, reads_of, rendered
 from actors.run_folder import binding, plain
 from actors.validate import ConfigError, compose
 from rlcore.data.sources.readers import DataError
+from rlcore.data import tables
+from rlcore.interfaces import World
+from rlcore.loops.stop import StopSignal
 from rlcore.rounds.store import ArtefactError, ArtefactStore
-from tests.fakes import FakeTokenizer
+from tests.fakes import FakeCritic, FakePolicy, FakeTokenizer, prompts
 from tests.integration.rounds_run import shown
 
 SAMPLE = {"kind": "generate"}
@@ -114,6 +119,41 @@ def test_the_config_of_an_rl_stage_is_checked_too():
     assert "needs the role critic" in found["cluster.roles.critic.num_workers"]
     good = line({"a": {"kind": "rl", "overrides": ["algorithm=rloo", "trainer.steps=3"]}})
     assert len(checked(compose(good), good)) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "text"),
+    [
+        ("trainer.max_tokens_per_micro_batch=111", "trainer.max_tokens_per_micro_batch", "all stages share the run's"),
+        ("trainer=default", "trainer.max_tokens_per_micro_batch", "in rounds.stages.a.overrides"),
+        ("trainer.warmup.steps=5", "rounds.stages.a.overrides", "no supervised warm-up; add a stage sft before it"),
+        ("algorithm=xpo", "algorithm.preference.opponent", "starts no reference that can send its weights"),
+    ],
+)
+def test_what_an_rl_stage_cannot_change_is_refused(override, key, text):
+    roles = [f"cluster.roles.{role}.num_workers=1" for role in ("policy", "rollout", "reference")]
+    found = refused({"a": {"kind": "rl", "overrides": [override]}}, *roles)
+    assert list(found) == [key]
+    assert text in found[key]
+
+
+def test_an_rl_stage_trains_critic_and_policy_by_its_own_algorithm(tmp_path):
+    overrides = line({"a": {"kind": "rl"}}, "algorithm.value_clip=0.3")
+    config, policy, critic = compose(overrides), FakePolicy({}), FakeCritic()
+    world = World(None, None, None, policy, None, None, None, critic=critic)
+    inputs = SimpleNamespace(tokenizer=FakeTokenizer(), data=SimpleNamespace(train=prompts(), eval=[]))
+    built = Built(world, inputs, "cpu", None)
+    planned = live(config, overrides, tmp_path, built, StopSignal(lambda text: None), SimpleNamespace(hash="")).online_run
+    table = tables.from_prompts(prompts(20))
+    orders = []
+    for seed in (7, 8):
+        run = planned(["algorithm=ppo", f"algorithm.value_clip={seed}"], table, world, tmp_path, seed)
+        assert (run.seed, critic.objective.value_clip, policy.objectives["rl"].config.name) == (seed, seed, "ppo")
+        orders.append([p.uid for p in run.world.prompts.take(20)])
+    planned([], table, world, tmp_path, 7)  # the next stage is not the one before
+    assert critic.objective.value_clip == 0.3
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
 
 
 @pytest.mark.parametrize(

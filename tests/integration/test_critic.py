@@ -317,18 +317,15 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize(("size", "stage"), [(1, 0), (2, 2), (2, 3)])
-def test_initialize_takes_the_body_keeps_the_head_and_forgets_the_optimizer(
+def test_initialize_takes_the_body_and_forgets_the_head_and_the_optimizer(
     critics: Any, folders: Any, size: int, stage: int
 ) -> None:
     critic, batch = critics[size], make_batch(seed=5)
     critic.build(folders["first"], stage)
     critic.handle.update(batch, LR)
-    trained = critic.weights()
     critic.handle.initialize(Path(folders["second"]))
-    head = {name: torch.tensor(trained[f"head.{name}"]) for name in HEAD}
-    plain = Plain(folders["second"], head)
-    with torch.no_grad():
-        assert np.abs(critic.handle.values(batch) - plain.values(batch).numpy()).max() < 1e-5
+    assert not critic.handle.values(batch).any()  # as in a process that has just started
+    plain = Plain(folders["second"], {name: torch.zeros_like(value) for name, value in HEAD.items()})
     plain.update(batch)
     critic.handle.update(batch, LR)
     for name, weight in critic.weights().items():

@@ -13,6 +13,7 @@ from rlcore.rewards.scorers import RewardModelScorer
 from rlcore.rounds.config import RlConfig, ScoreBy
 from rlcore.rounds.stages.rl import _report, rewards_of
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
+from tests.rounds.world import Stand
 
 
 class Verifiers:
@@ -53,6 +54,17 @@ def test_who_rewards():
     with pytest.raises(RewardError, match="verifiers alone"):
         rewards_of(job(ScoreBy.reward_model, Verifiers()))
     model.close()
+
+
+def test_every_round_has_an_order_of_prompts_of_its_own(tmp_path):
+    stand = Stand(tmp_path, {"rl": RlConfig(overrides=["trainer.steps=2"])}, count=2)
+    stand.run()
+    orders = [uids for _, uids, num_samples, _ in (e for e in stand.log if e[0] == "generate") if num_samples == 4]
+    assert len(orders) == 4
+    assert orders[:2] != orders[2:]
+    again = Stand(tmp_path / "again", stand.stages, count=2)
+    again.run()
+    assert again.log == stand.log
 
 
 def test_only_a_verified_reward_is_called_accuracy():

@@ -206,7 +206,7 @@ class Stand:
         assert self.live is not None
         self.live.stop._handle(signal.SIGINT, None)
 
-    def _online(self, overrides: Sequence[str], table: Any, world: World, folder: Path) -> OnlineRun:
+    def _online(self, overrides: Sequence[str], table: Any, world: World, folder: Path, seed: int) -> OnlineRun:
         assert self.live is not None
         steps = int(dict(o.split("=") for o in overrides).get("trainer.steps", 2))
         algorithm = AlgorithmConfig(correction=CorrectionConfig())
@@ -217,9 +217,9 @@ class Stand:
         )  # fmt: skip
         found = tables.to_prompts(table)
         return OnlineRun(
-            world=replace(world, prompts=PromptStream(found, self.seed, True)), trainer=trainer, algorithm=algorithm,
+            world=replace(world, prompts=PromptStream(found, seed, True)), trainer=trainer, algorithm=algorithm,
             reward=self.reward, sampling=Sampling(num_samples=4, max_new_tokens=4), eval_prompts=found,
-            ledger=Ledger(folder / "ledger.jsonl"), stop=self.live.stop, seed=self.seed, config_hash="x",
+            ledger=Ledger(folder / "ledger.jsonl"), stop=self.live.stop, seed=seed, config_hash="x",
             run_dir=folder,
         )  # fmt: skip
 

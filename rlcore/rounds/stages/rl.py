@@ -27,7 +27,7 @@ def run(job: Job) -> Artefact:
             model.initialize(start.path)
     folder = job.draft.directory / "run"
     folder.mkdir(exist_ok=True)
-    planned = live.online_run(config.overrides, job.one("prompts").table(), live.world, folder)
+    planned = live.online_run(config.overrides, job.one("prompts").table(), live.world, folder, job.seeds())
     tracker = live.open_tracker(job.folder, planned.trainer.steps)
     world = replace(
         planned.world,
@@ -37,7 +37,7 @@ def run(job: Job) -> Artefact:
     )
     live.training()
     try:
-        state = online.train(replace(planned, world=world, seed=job.seeds()))
+        state = online.train(replace(planned, world=world))
     finally:
         tracker.close()
     live.sent = ""
