@@ -89,7 +89,7 @@ def rounds(arguments: list[str]) -> int:
     from actors import rounds, validate
 
     if arguments[:1] == ["status"]:
-        return rounds.status(validate.compose(arguments[1:]))
+        return rounds.status(rounds.status_config(arguments[1:]))
     return rounds.rounds(validate.compose(arguments), arguments)
 
 

@@ -67,8 +67,8 @@ class WeightHandle:
                 self.connect(group)
                 self._joined = group
 
-    def publish(self, version: int) -> M.Metrics:
-        self._from_reference, self.version = False, version
+    def publish(self, after: int = -1) -> M.Metrics:
+        self._from_reference, self.version = False, max(self.version, after) + 1
         return self._everywhere()
 
     def publish_reference(self) -> M.Metrics:

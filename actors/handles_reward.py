@@ -48,8 +48,11 @@ class RewardModelHandle:
                 result[rows] = piece
         return result
 
+    def combine(self, scores: Float32) -> Float32:
+        return self.scale.rewards(scores)
+
     def rewards(self, batch: TrainBatch) -> Float32:
-        return self.scale.rewards(self.scores(batch))
+        return self.combine(self.scores(batch))
 
     def begin(self, objective: RewardObjective) -> None:
         self.scale, self.objective = self._everywhere(RewardModelWorker.begin, objective), objective

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from omegaconf import DictConfig, OmegaConf
 
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config, DType
@@ -17,7 +17,7 @@ from actors.problem import Problem
 from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config, token_problems
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
-from actors.validate import LOG, ConfigError, check, compose
+from actors.validate import LOG, ConfigError, check, compose, to_config
 from rlcore.algorithms.config import Family, Opponent
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
@@ -58,38 +58,45 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
         run_dir = claim(config)
         inputs = prepared(config, run_dir, nodes)
         with ArtefactStore(runner.folder_of(run_dir)) as store:
-            desk = make_desk(config, nodes, store, inputs)
+            desk = make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
+            store.remember_roots(desk.roots)
             _, made = desk.known()
             if len(made) < len(nodes):
                 _run(config, overrides, run_dir, inputs, desk)
             keys, _ = desk.known()
             print(render(nodes, keys, store))
+            print(f"curves and samples of each stage  {run_dir / runner.STAGES}")
     return 0
 
 
 def status(config: Config) -> int:
-    """The tree of rounds and stages; starts no actor, and changes nothing but what is there from the start."""
+    """The tree of rounds and stages. Reads the store alone, from data and model of the newest start: it loads nothing,
+    writes nothing and starts nothing."""
     nodes = checked(config)
-    run_dir = Path(config.run_dir).absolute()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    inputs = prepared(config, run_dir, nodes)
-    folder = runner.folder_of(run_dir)
-    read_only = _in_use(folder)
-    with read_only or ArtefactStore(folder) as store:
-        keys, _ = make_desk(config, nodes, store, inputs).known()
-        print(render(nodes, keys, store))
+    store = ArtefactStore(runner.folder_of(Path(config.run_dir).absolute()), read_only=True)
+    keys, _ = make_desk(config, nodes, store, store.roots()).known()
+    print(render(nodes, keys, store))
     return 0
 
 
-def _in_use(folder: Path) -> AbstractContextManager[Any] | None:
-    """The store for looking only, where another process writes; None where nobody does."""
-    from rlcore.rounds.store import ArtefactError
+def status_config(arguments: Sequence[str]) -> Config:
+    """Of `rounds status RUN_DIR` and `rounds status run_dir=RUN_DIR` the config with which that run was started; of
+    any other command line the one that it composes.
 
-    try:
-        ArtefactStore(folder).close()
-        return None
-    except ArtefactError:
-        return nullcontext(ArtefactStore(folder, read_only=True))
+    Raises:
+        ConfigError: neither can be read.
+    """
+    if len(arguments) == 1:
+        key, is_set, folder = arguments[0].rpartition("=")
+        path = Path(folder).expanduser() / "config.yaml"
+        if path.is_file() and (key == "run_dir" or not is_set):
+            config = to_config(DictConfig(OmegaConf.load(path)))
+            config.run_dir = str(path.parent)  # the folder may have moved
+            return config
+        if not is_set:
+            text = "no run folder: it holds no config.yaml"
+            raise ConfigError([Problem("run_dir", folder, text, "give the run_dir of a start, or all its overrides")])
+    return compose(arguments)
 
 
 def checked(config: Config, overrides: Sequence[str] | None = None) -> list[Node]:
@@ -115,7 +122,7 @@ def rl_problems(nodes: Sequence[Node], overrides: Sequence[str], run: Config) ->
     found: dict[tuple[str, str], Problem] = {}
     for node in nodes:
         if isinstance(node.config, RlConfig):
-            problems = []
+            problems: list[Problem] = []
             try:
                 stage = stage_config(overrides, node.config.overrides)
                 problems += shared_problems(run, stage)
@@ -136,7 +143,7 @@ def shared_problems(run: Config, stage: Config) -> Iterator[Problem]:
         yield Problem(key, other.max_tokens_per_micro_batch, text, f"set {key} for the whole run")
     opponent = stage.algorithm.preference.opponent
     if opponent is Opponent.reference and run.algorithm.preference.opponent is not opponent:
-        key, text = "algorithm.preference.opponent", "the run starts no reference that can send its weights to the engines"
+        key, text = "algorithm.preference.opponent", "the run starts no reference that can send its weights"
         yield Problem(key, opponent, text, f"set {key}=reference for the whole run")
 
 
@@ -150,15 +157,16 @@ def prepared(config: Config, run_dir: Path, nodes: Sequence[Node] = ()) -> Input
     return inputs
 
 
-def make_desk(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> runner.Desk:
-    roots = _roots(config, nodes, store, inputs)
+def make_desk(
+    config: Config, nodes: Sequence[Node], store: ArtefactStore, roots: Mapping[str, Artefact]
+) -> runner.Desk:
     flat = binding(plain(config))
     code = {(node.round, node.stage): code_of(node, config) for node in nodes}
     reads = lambda node: reads_of(node, flat, config)  # noqa: E731
     return runner.Desk(nodes, store, roots, reads, config.seed, lambda node: code[node.round, node.stage])
 
 
-def _roots(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
+def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
     """What is there from the start and read by some stage, as artefacts."""
     asked = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
     makers: dict[str, Callable[[], Artefact]] = {
@@ -248,7 +256,9 @@ def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs
     tracker = build_tracker(config.tracking, run_dir, shown, len(desk.plan), len(desk.plan))
     failed = True
     try:
-        tracker.message(f"{config.rounds.count} rounds, {len(desk.plan)} runs of stages, run folder {run_dir}")
+        count = config.rounds.count
+        runs = f"{count} round{'s' * (count > 1)}, {len(desk.plan)} stage{'s' * (len(desk.plan) > 1)} to run"
+        tracker.message(f"{runs}, run folder {run_dir}")
         stop = StopSignal(tracker.message)
         with open_world(config, run_dir, inputs, tracker) as built, stop.installed():
             runner.run(desk, live(config, overrides, run_dir, built, stop, desk.roots["start"]))

@@ -136,7 +136,7 @@ def evaluate(config: Config) -> int:
         with open_world(config, run_dir, inputs, tracker) as built, stop.installed(), stop.abandonable():
             if found is not None:
                 built.world.policy.load(found[0])
-            built.world.weights.publish(0)
+            built.world.weights.publish()
             metrics, groups = measure(built.world, inputs.data.eval[: setting.max_prompts], sampling, config.reward)
             tracker.log_samples(0, groups)
     finally:

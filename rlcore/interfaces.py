@@ -114,8 +114,14 @@ class PolicyModel(LogprobModel, Protocol):
 
 
 class WeightPublisher(Protocol):
-    def publish(self, version: int) -> Metrics:
-        """Sends the policy's weights to every rollout engine and returns once all report `version`.
+    @property
+    def version(self) -> int:
+        """Of the policy's weights that were sent last; -1 before the first."""
+        ...
+
+    def publish(self, after: int = -1) -> Metrics:
+        """Sends the policy's weights to every rollout engine and returns once all report their version: one more than
+        the last, and than `after`, with which a resumed run continues its count. No two sendings share a version.
 
         Raises:
             RuntimeError: an engine reports another version, or did not answer before the deadline.
@@ -181,8 +187,12 @@ class RewardModel(Protocol):
         """[B, K] raw outputs, one row of each sequence; `loss_mask` plays no part."""
         ...
 
+    def combine(self, scores: Float32) -> Float32:
+        """[B] of [B, K] `scores`: weighed and added up, then `(x - mean) / std` of the saved normalisation."""
+        ...
+
     def rewards(self, batch: TrainBatch) -> Float32:
-        """[B]: outputs weighed and added up, then `(x - mean) / std` of the saved normalisation."""
+        """[B]: `combine` of the batch's `scores`."""
         ...
 
     def begin(self, objective: Any) -> None:

@@ -192,11 +192,13 @@ class FakeRollout:
 class FakeWeights:
     def __init__(self, policy: FakePolicy, rollout: FakeRollout, broken: bool = False) -> None:
         self.policy, self.rollout, self.broken = policy, rollout, broken
+        self.version = -1
 
-    def publish(self, version: int) -> M.Metrics:
-        if not (self.broken and version > 0):
+    def publish(self, after: int = -1) -> M.Metrics:
+        self.version = max(self.version, after) + 1
+        if not (self.broken and self.version > 0):
             self.rollout.table = self.policy.table.detach().clone()
-        self.rollout.version = version
+        self.rollout.version = self.version
         self.holds = "policy"
         return {"sync/megabytes": M.Last(self.policy.table.numel() * 4 / 1e6)}
 
@@ -248,8 +250,11 @@ class FakeRewardModel:
     def scores(self, batch: TrainBatch) -> Float32:
         return self._forward(batch).detach().numpy()
 
+    def combine(self, scores: Float32) -> Float32:
+        return self.scale.rewards(scores)
+
     def rewards(self, batch: TrainBatch) -> Float32:
-        return self.scale.rewards(self.scores(batch))
+        return self.combine(self.scores(batch))
 
     def begin(self, objective: RewardObjective) -> None:
         if objective.attributes != self.attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,18 +16,16 @@ from rlcore.interfaces import CheckpointStore, Tracker
 from rlcore.loops.config import OfflineTrainConfig
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
-from rlcore.types import TrainBatch
 
 Units = NDArray[np.int64]
 
 
 class NothingToTrainOn(ValueError):
-    """A stage without records: the stages before it kept none, or made none."""
+    """A stage without records: the stages before it kept none, or made none. `why`: what they dropped, if known."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name}: there is nothing to train on; `rlcore rounds status` shows which stage before it dropped what"
-        )
+    def __init__(self, name: str, why: str = "") -> None:
+        cure = why or "`rlcore rounds status` shows which stage before it dropped what"
+        super().__init__(f"{name}: there is nothing to train on; {cure}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class OfflineRun:
 
     name: str  # of the phase that shows progress
     num_units: int
-    batch: Callable[[Units], TrainBatch]
-    update: Callable[[TrainBatch, float], M.Metrics]  # one optimizer step at a learning rate
+    update: Callable[[Units, float], M.Metrics]  # one optimizer step on these units at a learning rate
     config: OfflineTrainConfig
     write: Callable[[Path], None]  # the model and its optimizer, into a checkpoint
     read: Callable[[Path], None]
@@ -64,8 +62,14 @@ def units_of(step: int, config: OfflineTrainConfig, num_units: int, seed: int) -
     """Rows of one optimizer step: every epoch a new permutation, cut into nearly equal parts."""
     per_epoch = steps_per_epoch(config, num_units)
     epoch, part = divmod(step, per_epoch)
+    return np.array_split(_order(epoch, num_units, seed), per_epoch)[part]
+
+
+@functools.lru_cache(maxsize=1)
+def _order(epoch: int, num_units: int, seed: int) -> Units:
     order = np.random.default_rng([seed, epoch]).permutation(num_units)
-    return np.array_split(order, per_epoch)[part]
+    order.flags.writeable = False  # shared by all steps of the epoch
+    return order
 
 
 def train(run: OfflineRun) -> dict[str, float]:
@@ -109,9 +113,8 @@ def train(run: OfflineRun) -> dict[str, float]:
 
 
 def one_step(run: OfflineRun, step: int, steps: int) -> dict[str, float]:
-    batch = run.batch(units_of(step, run.config, run.num_units, run.seed))
-    rate = learning_rate(run.config.learning_rate, step, steps)
-    metrics = M.values(run.update(batch, rate))
+    units = units_of(step, run.config, run.num_units, run.seed)
+    metrics = M.values(run.update(units, learning_rate(run.config.learning_rate, step, steps)))
     run.tracker.log(step + 1, metrics)
     return metrics
 

@@ -56,7 +56,7 @@ class LoopState:
     """All that the driver must remember; JSON-able."""
 
     step: int = 0  # completed steps
-    version: int = 0  # of the policy's weights: optimizer-step batches published so far
+    version: int = 0  # of the policy's weights that the engines hold
     prompts: dict[str, Any] = field(default_factory=dict)
     accuracy: float | None = None  # newest evaluation
     best: dict[str, float] = field(default_factory=dict)  # {"step", "accuracy"}
@@ -121,7 +121,7 @@ def start(run: OnlineRun) -> LoopState:
             world.reference.initialize(run.run_dir / START)
         world.prompts.load_state_dict(state.prompts)
         dropped = run.ledger.truncate_after(state.step)
-        world.weights.publish(state.version)
+        publish(world, state, after=state.version - 1)
         if state.unlogged:  # stopped during the evaluation of this step
             finish_row(run, state)
             save(run, state)
@@ -134,7 +134,7 @@ def start(run: OnlineRun) -> LoopState:
         run.warm_up(lambda: published_accuracy(run, state))
         world.policy.reset_optimizer()
         start_others(run)
-    world.weights.publish(state.version)
+    publish(world, state)
     metrics = run_evaluation(run, state)
     world.tracker.log(0, metrics)
     save(run, state)
@@ -156,8 +156,7 @@ def one_step(run: OnlineRun, state: LoopState, check_parity: bool) -> dict[str, 
     else:
         parts += learn(run, state, found, batch, rate, check_parity)
     with world.tracker.phase("update_weights"):
-        parts.append(world.weights.publish(state.version + 1))
-    state.version += 1
+        parts.append(publish(world, state))
     run.ledger.record(
         state.step + 1, state.version, [p.uid for p in found.prompts], found.sample_ids, dict(found.filtered)
     )
@@ -185,6 +184,12 @@ def learn(
     return parts + update(world, batch, steps, (None if waiting else rate, critic_rate))
 
 
+def publish(world: World, state: LoopState, after: int = -1) -> M.Metrics:
+    metrics = world.weights.publish(after)
+    state.version = world.weights.version
+    return metrics
+
+
 def run_evaluation(run: OnlineRun, state: LoopState) -> dict[str, float]:
     if not run.eval_prompts:
         return {}
@@ -207,7 +212,7 @@ def run_evaluation(run: OnlineRun, state: LoopState) -> dict[str, float]:
 
 def published_accuracy(run: OnlineRun, state: LoopState) -> float:
     """For the warm-up: what the model at hand scores on the held-out set."""
-    run.world.weights.publish(state.version)
+    publish(run.world, state)
     run_evaluation(run, state)
     state.best = {}  # the start of the run is still to come
     return 0.0 if state.accuracy is None else state.accuracy

@@ -203,21 +203,30 @@ def load(folder: Path) -> Artefact | None:
     )  # fmt: skip
 
 
-def damage(artefact: Artefact, deep: bool) -> str:
-    """What is wrong with the files, in short; "" where nothing is. `deep`: reads every byte."""
+def verify(artefact: Artefact, read: bool) -> tuple[str, dict[str, dict[str, Any]]]:
+    """What is wrong with the files, in short ("": nothing), and new entries of those written since the record.
+
+    Files were hashed when they were written, so size and time of the last write decide. `read`: files of another time,
+    as those of a folder that was copied, are hashed again; without it sizes alone count.
+    """
     root = artefact.path if artefact.external else artefact.folder
+    later = []
     for name, entry in artefact.files.items():
-        path = root / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if (size := path.stat().st_size) != entry["bytes"]:
-            return f"{name} has {size:,} bytes instead of {entry['bytes']:,}"
-    if deep:
         try:
-            found = file_sums(root, artefact.files)
-        except OSError as error:
-            return f"{error.filename} cannot be read ({error.strerror})"
-        for name, entry in artefact.files.items():
-            if found[name]["sha256"] != entry["sha256"]:
-                return f"{name}: wrong checksum"
-    return ""
+            stat = (root / name).stat()
+        except OSError:
+            return f"{name} is missing", {}
+        if stat.st_size != entry["bytes"]:
+            return f"{name} has {stat.st_size:,} bytes instead of {entry['bytes']:,}", {}
+        if stat.st_mtime_ns != entry.get("mtime_ns"):
+            later.append(name)
+    if not (read and later):
+        return "", {}
+    try:
+        sums = file_sums(root, later)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})", {}
+    for name, entry in sums.items():
+        if entry["sha256"] != artefact.files[name]["sha256"]:
+            return f"{name}: wrong checksum", {}
+    return "", sums

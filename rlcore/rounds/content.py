@@ -212,9 +212,9 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def file_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Relative name -> bytes and sha256 of every file below `folder` (or of `names`), sorted, read in parallel.
+    """Relative name -> bytes, mtime_ns and sha256 of every file below `folder` (or of `names`), sorted.
 
-    Hidden files and folders do not count where `names` is not given; links are followed.
+    Files are read in parallel. Hidden files and folders do not count where `names` is not given; links are followed.
     """
     found = sorted(names if names is not None else visible_files(folder))
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(found))), "content") as pool:
@@ -234,4 +234,6 @@ def folder_hash(sums: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _file_sum(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        stat = os.fstat(file.fileno())  # before the bytes are read: a later change shows in the time
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
+from rlcore.data.sources.readers import DataError
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops import parity
@@ -49,7 +50,6 @@ class Live:
     fresh: bool = True  # its optimizer has taken no step
     sent: str = ""  # to the engines
     held_reward: str = ""  # by the reward model
-    version: int = 0
     unchecked: bool = False  # engines and policy have not been compared since the last sync
     loads: int = 0  # of weights from a folder into a running actor
 
@@ -67,8 +67,7 @@ class Live:
         """The engines sample from these weights."""
         self.hold(model)
         if self.sent != model.hash:
-            self.version += 1
-            self.world.weights.publish(self.version)
+            self.world.weights.publish()
             self.sent, self.unchecked = model.hash, True
 
     def compare(self, groups: Sequence[Group], sampling: Sampling) -> None:
@@ -127,6 +126,23 @@ class Job:
     def maybe(self, name: str) -> Artefact | None:
         found = self.inputs.get(name, ())
         return found[0] if found else None
+
+    def prompts(self, name: str) -> tuple[pa.Table, dict[str, int]]:
+        """Prompts of an input that the engines take, and how many are left out because they are too long.
+
+        Raises:
+            DataError: all of them are.
+        """
+        table = self.one(name).table()
+        limit = self.live.max_prompt_tokens
+        fitting = table.filter(pc.less_equal(pc.list_value_length(table["prompt_ids"]), limit))
+        if table.num_rows and not fitting.num_rows:
+            raise DataError(
+                f"stage {self.node.stage}: all {table.num_rows:,} prompts of `{name}` have more than {limit} tokens, "
+                "which is what the engines take: raise data.max_prompt_tokens or rollout.max_model_len"
+            )
+        dropped = table.num_rows - fitting.num_rows
+        return fitting, {"dropped_prompt_too_long": dropped} if dropped else {}
 
     def seeds(self, *more: int) -> int:
         """A seed of this stage in this round, and of what `more` counts: equal after a restart."""

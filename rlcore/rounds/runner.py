@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlcore.loops.offline import NothingToTrainOn
 from rlcore.rounds.config import StageKind
 from rlcore.rounds.graph import Node
 from rlcore.rounds.job import Job, Live
 from rlcore.rounds.stages import average, evaluate, filter, generate, reward, rewrite, rl, score, select, train
+from rlcore.rounds.status import why_empty
 from rlcore.rounds.store import Artefact, ArtefactStore, key_of
 
 STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
@@ -95,7 +97,11 @@ def run(desk: Desk, live: Live) -> dict[tuple[int, str], Artefact]:
         key = desk.key(node, inputs)
         artefact, verb = desk.store.find(key), "done before"
         if artefact is None:
-            artefact, verb = one_stage(desk, live, node, inputs, key), "done"
+            try:
+                artefact, verb = one_stage(desk, live, node, inputs, key), "done"
+            except NothingToTrainOn as error:
+                known = {one.hash: one for one in made.values()}
+                raise NothingToTrainOn(node.stage, why_empty(inputs.get("data", ()), known)) from error
             tracker.log(index, numbers(node, artefact))
         made[node.key] = artefact
         tracker.message(line(node, artefact, index, len(desk.plan), verb))
@@ -138,11 +144,11 @@ def numbers(node: Node, artefact: Artefact) -> dict[str, float]:
 
 def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """
-    >>> flat({"a": {"b": 1}, "c": "text", "d": True})
-    {'a/b': 1.0, 'd': 1.0}
+    >>> flat({"a": {"b": 1, "": 2}, "c": "text", "d": True})
+    {'a/b': 1.0, 'a/unnamed': 2.0, 'd': 1.0}
     """
     found: dict[str, float] = {}
-    for name, value in report.items():
+    for name, value in ((name or "unnamed", value) for name, value in report.items()):
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
@@ -151,9 +157,11 @@ def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def line(node: Node, artefact: Artefact, index: int, total: int, verb: str) -> str:
-    shown = {k: v for k, v in flat(artefact.report).items() if not k.startswith(("eval/", "counts/dropped_"))}
-    told = ", ".join(f"{name} {value:.4g}" for name, value in list(shown.items())[:6])
-    return f"[{index}/{total}] round {node.round} {node.stage}: {verb} in {artefact.seconds:.1f} s; {told}"
+    hidden = ("eval/", "counts/dropped_", "sources_")
+    shown = {k: v for k, v in flat(artefact.report).items() if not k.startswith(hidden)}
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in list(shown.items())[:6])
+    head = f"[{index}/{total}] round {node.round} {node.stage}: {verb} in {artefact.seconds:.1f} s"
+    return f"{head}; {figures}" if figures else head
 
 
 def folder_of(run_dir: Path) -> Path:

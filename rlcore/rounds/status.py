@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlcore.rounds.artefact import Artefact
-from rlcore.rounds.config import RECORDS, StageKind
+from rlcore.rounds.config import RECORDS, Made, StageKind
 from rlcore.rounds.graph import Node
 from rlcore.rounds.store import ArtefactStore, HalfDone
 
@@ -91,6 +91,31 @@ def dropped(report: Mapping[str, Any]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def why_empty(artefacts: Iterable[Artefact], known: Mapping[str, Artefact]) -> str:
+    """Which stage dropped the rows that the artefacts lack; "" where none did. `known`: by content hash."""
+    for one in artefacts:
+        if one.num_rows:
+            continue
+        if counts := dropped(one.report):
+            total, threshold = sum(counts.values()), (one.config.get("select") or {}).get("threshold")
+            limit = "" if threshold is None else f" {threshold}"
+            shown = (
+                f"{count:,} of {total:,} {reason.replace('_', ' ')}{limit * (reason == 'below_threshold')}"
+                for reason, count in counts.items()
+            )
+            return f"stage {one.stage} of round {one.round} dropped all of its rows: {', '.join(shown)}"
+        parents = (known[parent.hash] for parent in one.parents if parent.hash in known)
+        if text := why_empty(parents, known):
+            return text
+    return ""
+
+
+def final_model(lines: Iterable[Line]) -> Artefact | None:
+    """The model that the last stage that makes one has made; None while it has not."""
+    models = [line for line in lines if line.node.made is Made.model]
+    return models[-1].artefact if models and models[-1].state == DONE else None
+
+
 def survey(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: ArtefactStore) -> list[Line]:
     """How far each node is. `keys`: (round, stage) -> key of the nodes whose parents are all done."""
     halves = {half.key: half for half in store.half_done()}
@@ -134,9 +159,10 @@ def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
         console.print(table)
     current = {line.artefact.folder for line in lines if line.artefact and line.state == DONE}
     beside = [one for one in store.artefacts() if one.round > 0 and one.folder not in current]
-    for text in [f"Beside these lie artefacts of other settings: {len(beside)}."] * bool(beside) + store.warnings:
+    for text in [f"Artefacts of other settings: {len(beside)}."] * bool(beside) + store.warnings:
         console.print(Text(text))
-    return out.getvalue()
+    model = final_model(lines)
+    return out.getvalue() + (f"\nmodel  {model.path}\n" if model is not None else "")
 
 
 def measured(lines: Iterable[Line]) -> list[Measured]:

@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow as pa
 from rlcore.data import tables
 from rlcore.redact import strip_secrets
 from rlcore.rounds import artefact as records
-from rlcore.rounds.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, Parent, fsync
+from rlcore.rounds.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, fsync
 from rlcore.rounds.config import RECORDS, STAGES, Made, StageKind
 from rlcore.rounds.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
 from rlcore.rounds.draft import (
@@ -37,8 +36,9 @@ from rlcore.rounds.draft import (
     steps_done,
 )
 
-__all__ = ["Artefact", "ArtefactError", "ArtefactStore", "Draft", "HalfDone", "Link", "Parent", "key_of"]
+__all__ = ["Artefact", "ArtefactError", "ArtefactStore", "Draft", "HalfDone", "key_of"]
 CORRUPT = ".corrupt"
+ROOTS = "roots.json"
 FREE_OPTIONS = ("rounds", "checkpoint_every")  # of a stage: when it runs and how it is saved, not what it makes
 ADOPTED_ROWS = 1 << 17  # per part of a table that is adopted
 _log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def key_of(
     """
     own = _without(plain(config, "config"), (*FREE_OPTIONS, *STAGES[kind].INPUTS, "kind"))
     return json_hash({
-        "format": STAGES[kind].VERSION, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")), "seed": seed,
-        "parents": {name: list(hashes) for name, hashes in parents.items() if hashes},
+        "format": STAGES[kind].VERSION, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")),
+        "seed": seed, "parents": {name: list(hashes) for name, hashes in parents.items() if hashes},
     })  # fmt: skip
 
 
@@ -87,16 +87,6 @@ class HalfDone:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An ancestor: how its child read it, and how many generations back. `artefact` None: it is here no more."""
-
-    depth: int
-    child: str  # folder name
-    parent: Parent
-    artefact: Artefact | None
-
-
 class ArtefactStore:
     """One process writes, until `close` or its end; others look with `read_only=True`.
 
@@ -111,7 +101,7 @@ class ArtefactStore:
         """
         self.directory, self.read_only = Path(directory).absolute(), read_only
         self.warnings: list[str] = []
-        self._checked: set[str] = set()  # folders of which every byte was read
+        self._records: dict[str, Artefact] = {}  # by folder name: what is finished never changes
         self._lock: int | None = None
         if not read_only:
             self._take_lock()
@@ -144,26 +134,25 @@ class ArtefactStore:
         found = []
         for folder in self._folders():
             if DRAFT not in folder.suffix:
-                try:
-                    one = records.load(folder)
-                except DamagedError as error:
-                    self._set_aside(folder, str(error))
-                    continue
+                one = self._records.get(folder.name)
+                if one is None:
+                    try:
+                        one = records.load(folder)
+                    except DamagedError as error:
+                        self._set_aside(folder, str(error))
+                        continue
                 if one is not None:
+                    self._records[folder.name] = one
                     found.append(one)
         return sorted(found, key=lambda one: one.created, reverse=True)
 
     def find(self, key: str) -> Artefact | None:
-        """The newest finished artefact of this key whose files are intact. The first time, every byte of it is read
-        (read-only: sizes alone); a damaged one is renamed `*.corrupt`, named in `warnings`, and the next is tried."""
+        """The newest finished artefact of this key whose files are intact; see `artefact.verify`. A damaged one is
+        renamed `*.corrupt`, named in `warnings`, and the next is tried."""
         for one in self.artefacts():
             if one.key == key and self._intact(one):
                 return one
         return None
-
-    def by_hash(self, content: str) -> Artefact | None:
-        """The newest artefact that holds this content, unchecked."""
-        return next((one for one in self.artefacts() if one.hash == content), None)
 
     def half_done(self) -> list[HalfDone]:
         found = []
@@ -174,25 +163,23 @@ class ArtefactStore:
                 found.append(HalfDone(folder, body["key"], body["stage"], body["round"], parts, steps, seconds))
         return found
 
-    def lineage(self, artefact: Artefact) -> list[Link]:
-        """Its ancestors, nearest first, each once."""
-        known = self.artefacts()
-        exact = {(one.key, one.hash): one for one in reversed(known)}
-        same = {one.hash: one for one in reversed(known)}
-        links: list[Link] = []
-        seen: set[tuple[str, str]] = set()
-        queue = deque([(1, artefact)])
-        while queue:
-            depth, child = queue.popleft()
-            for parent in child.parents:
-                if (parent.key, parent.hash) in seen:
-                    continue
-                seen.add((parent.key, parent.hash))
-                one = exact.get((parent.key, parent.hash)) or same.get(parent.hash)
-                links.append(Link(depth, child.name, parent, one))
-                if one is not None:
-                    queue.append((depth + 1, one))
-        return links
+    def remember_roots(self, roots: Mapping[str, Artefact]) -> None:
+        """Which artefacts the run began with, for `roots`."""
+        self._writable()
+        body = {"roots": {name: one.hash for name, one in roots.items()}}
+        if records.read_json(self.directory / ROOTS) != body:
+            records.write_json(self.directory / ROOTS, body)
+
+    def roots(self) -> dict[str, Artefact]:
+        """What the newest start began with, by name; empty before the first.
+
+        Raises:
+            DamagedError: the record is not what was written.
+        """
+        body = records.read_json(self.directory / ROOTS) or {"roots": {}}
+        known = {(one.stage, one.hash): one for one in self.artefacts() if one.round == 0}
+        wanted = {name: known.get((name, content)) for name, content in body["roots"].items()}
+        return {name: one for name, one in wanted.items() if one is not None}
 
     # ---- making
 
@@ -246,14 +233,10 @@ class ArtefactStore:
         for one in known:
             if {file: (entry["bytes"], entry["mtime_ns"]) for file, entry in one.files.items()} == seen:
                 return one
-        sums = file_sums(path, names)
-        files = {file: {**entry, "mtime_ns": stats[file].st_mtime_ns} for file, entry in sums.items()}
-        content, size = folder_hash(sums), sum(entry["bytes"] for entry in sums.values())
+        files = file_sums(path, names)
+        content, size = folder_hash(files), sum(entry["bytes"] for entry in files.values())
         if (same := next((one for one in known if one.hash == content), None)) is not None:
-            touched = replace(same, files=files)
-            if not self.read_only:
-                records.save(same.folder, touched)
-            return touched
+            return self._renewed(same, files)
         draft = self.begin(content, stage=name, round=0, kind="", made=made, config={}, parents={})
         one = Artefact(
             key=content, hash=content, made=made, stage=name, round=0, kind="", folder=draft.folder, path=path,
@@ -305,9 +288,7 @@ class ArtefactStore:
             return None
 
     def _publish(self, draft: Draft, artefact: Artefact) -> Artefact:
-        published = self._give_name(draft.folder, artefact)
-        self._checked.add(published.name)
-        return published
+        return self._give_name(draft.folder, artefact)
 
     def _give_name(self, folder: Path, artefact: Artefact) -> Artefact:
         """The draft's record is complete: its folder gets the plain name, then its working files go."""
@@ -333,12 +314,20 @@ class ArtefactStore:
                 _clean(folder)
 
     def _intact(self, one: Artefact) -> bool:
-        deep = not self.read_only and one.name not in self._checked
-        if wrong := records.damage(one, deep):
+        wrong, later = records.verify(one, read=not self.read_only)
+        if wrong:
             self._set_aside(one.folder, wrong)
-            return False
-        self._checked.add(one.name)
-        return True
+        elif later:
+            self._renewed(one, {**one.files, **later})
+        return not wrong
+
+    def _renewed(self, one: Artefact, files: Mapping[str, Mapping[str, Any]]) -> Artefact:
+        """Of the same content; its files were written again."""
+        renewed = replace(one, files=files)
+        if not self.read_only:
+            records.save(one.folder, renewed)
+        self._records[one.name] = renewed
+        return renewed
 
     def _set_aside(self, folder: Path, wrong: str) -> None:
         text = f"{folder} is damaged ({wrong})"

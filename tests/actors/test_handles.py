@@ -314,12 +314,12 @@ class Rig:
 def test_policy_and_reference_take_turns_on_the_engines(exclusive: bool) -> None:
     rig = Rig(exclusive)
     for version in (0, 1):
-        assert M.values(rig.weights.publish(version))["sync/megabytes"] == 2.0
+        assert M.values(rig.weights.publish())["sync/megabytes"] == 2.0
         assert rig.holds == [("policy", version)] * 2
         rig.weights.publish_reference()
         assert rig.holds == [("reference", version)] * 2  # the policy's version: what sampled then was this step's
-    rig.weights.publish(1)  # the same number as before, and sent all the same
-    assert rig.holds == [("policy", 1)] * 2
+    rig.weights.publish()
+    assert rig.holds == [("policy", 2)] * 2
     turns = ["policy", "reference"]
     assert rig.connected == (turns * 2 + ["policy"] if exclusive else turns)
 
@@ -329,44 +329,46 @@ def test_policy_and_reference_take_turns_on_the_engines(exclusive: bool) -> None
 def test_an_engine_that_died_comes_back_with_what_the_others_hold(exclusive: bool, holder: str) -> None:
     """It is found dead while sampling, then a second one while sending."""
     rig = Rig(exclusive)
-    rig.weights.publish(4)
-    send = rig.weights.publish_reference if holder == "reference" else lambda: rig.weights.publish(4)
+    rig.weights.publish(after=3)  # as a resumed run does
+    send = rig.weights.publish_reference if holder == "reference" else rig.weights.publish
     send()
+    version = rig.weights.version
     rig.rollout.workers[0].dead = True
     rig.restarts.recover({0: "died in a step"})
-    assert rig.holds == [(holder, 4)] * 2
+    assert rig.holds == [(holder, version)] * 2
     assert rig.rollout.workers[1].heard == (3 if exclusive else 2)
     rig.rollout.workers[1].dead = True
     assert send() == {}
-    assert rig.holds == [(holder, 4)] * 2
-    rig.weights.publish(5)
-    assert rig.holds == [("policy", 5)] * 2
+    assert rig.holds == [(holder, rig.weights.version)] * 2
+    rig.weights.publish()
+    assert rig.holds == [("policy", rig.weights.version)] * 2
+    assert rig.weights.version == (5 if holder == "reference" else 7)  # no number twice
     assert [m.split(" (")[0] for m in rig.messages] == ["rollout[0] failed", "rollout[1] failed"]
 
 
 def test_an_engine_that_keeps_dying_ends_the_run() -> None:
     rig = Rig(max_restarts=1)
-    rig.weights.publish(0)
+    rig.weights.publish()
     rig.rollout.workers[0].dead = True
-    rig.weights.publish(1)
+    rig.weights.publish()
     rig.rollout.workers[0].dead = True
     with pytest.raises(WorkerFailed, match=r"rollout\[0\] failed 2 times.*it is dead"):
-        rig.weights.publish(2)
+        rig.weights.publish()
 
 
 def test_an_engine_that_reports_another_version_is_named() -> None:
     rig = Rig()
-    rig.weights.publish(0)
+    rig.weights.publish()
     rig.rollout.workers[1].deaf = True
     with pytest.raises(RuntimeError, match=r"to version 1: rollout\[1\] reports version 0"):
-        rig.weights.publish(1)
+        rig.weights.publish()
 
 
 def test_other_failures_of_a_sender_are_not_taken_for_an_engine() -> None:
     rig = Rig()
     rig.weights.policy.workers[0].engines = []  # type: ignore[attr-defined]
     with pytest.raises(WorkerError, match="send before connect"):
-        rig.weights.publish(0)
+        rig.weights.publish()
     assert rig.messages == []
 
 
@@ -374,7 +376,7 @@ def test_a_reference_is_sent_only_where_there_is_one_and_a_version() -> None:
     with pytest.raises(RuntimeError, match="before the first publish"):
         Rig().weights.publish_reference()
     alone = Rig(reference=False)
-    alone.weights.publish(0)
+    alone.weights.publish()
     with pytest.raises(RuntimeError, match="without a reference"):
         alone.weights.publish_reference()
     assert alone.connected == ["policy"]

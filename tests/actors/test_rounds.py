@@ -11,19 +11,32 @@ import pytest
 
 from actors.build import Built
 from actors.models import prepare_model
-from actors.rounds import checked, code_of, live, make_desk, prepared, reads_of, rendered
-from actors.run_folder import binding, plain
+from actors.rounds import (
+    checked,
+    code_of,
+    live,
+    make_desk,
+    prepared,
+    reads_of,
+    rendered,
+    roots_in,
+    status,
+    status_config,
+)
+from actors.run_folder import binding, claim, plain
 from actors.validate import ConfigError, compose
 from rlcore.data.sources.readers import DataError
 from rlcore.data import tables
 from rlcore.interfaces import World
 from rlcore.loops.stop import StopSignal
-from rlcore.rounds.store import ArtefactError, ArtefactStore
+from rlcore.rounds.config import Made
+from rlcore.rounds.store import ArtefactStore
 from tests.fakes import FakeCritic, FakePolicy, FakeTokenizer, prompts
 from tests.integration.rounds_run import shown
 
 SAMPLE = {"kind": "generate"}
 SFT = {"kind": "sft", "data": ["answers"]}
+LOOK = {"kind": "evaluate", "model": "sft"}
 PAIRS = {"kind": "pairs", "samples": ["sample"]}
 TINY = ["model.tiny.num_layers=1", "model.tiny.hidden_size=32", "model.tiny.num_heads=1", "data.num_eval=20"]
 
@@ -143,7 +156,8 @@ def test_an_rl_stage_trains_critic_and_policy_by_its_own_algorithm(tmp_path):
     world = World(None, None, None, policy, None, None, None, critic=critic)
     inputs = SimpleNamespace(tokenizer=FakeTokenizer(), data=SimpleNamespace(train=prompts(), eval=[]))
     built = Built(world, inputs, "cpu", None)
-    planned = live(config, overrides, tmp_path, built, StopSignal(lambda text: None), SimpleNamespace(hash="")).online_run
+    context = live(config, overrides, tmp_path, built, StopSignal(lambda text: None), SimpleNamespace(hash=""))
+    planned = context.online_run
     table = tables.from_prompts(prompts(20))
     orders = []
     for seed in (7, 8):
@@ -255,7 +269,7 @@ def desk_of(tmp_path, rows, *more):
     config = compose([*stages, source, *TINY, f"run_dir={tmp_path / 'run'}"])
     nodes, inputs = checked(config), prepared(config, tmp_path)
     with ArtefactStore(tmp_path / "artefacts") as store:
-        return make_desk(config, nodes, store, inputs)
+        return make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
 
 
 GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
@@ -363,20 +377,37 @@ def test_a_model_that_moved_is_the_same(model, tmp_path):
         config = compose([*line({"sft": SFT}), *TINY, f"model.path={folder}", f"run_dir={tmp_path / 'run'}"])
         nodes, inputs = checked(config), prepared(config, tmp_path)
         with ArtefactStore(tmp_path / "artefacts") as store:
-            keys.append(make_desk(config, nodes, store, inputs).known()[0])
+            keys.append(make_desk(config, nodes, store, roots_in(config, nodes, store, inputs)).known()[0])
     assert keys[0] == keys[1]
     assert list(keys[0]) == [(1, "sft")]
 
 
-def test_a_run_that_has_not_begun_cannot_be_read_only(model, tmp_path):
-    config = compose([*line({"sft": SFT}), *TINY, f"model.path={model}", f"run_dir={tmp_path / 'run'}"])
-    nodes, inputs = checked(config), prepared(config, tmp_path)
-    store = ArtefactStore(tmp_path / "artefacts", read_only=True)
-    with pytest.raises(ArtefactError, match="read-only"):
-        make_desk(config, nodes, store, inputs)
-    with ArtefactStore(tmp_path / "artefacts") as writer:
-        keys = make_desk(config, nodes, writer, inputs).known()[0]
-        assert make_desk(config, nodes, store, inputs).known()[0] == keys  # while another process writes
+def test_status_of_a_run_folder_reads_the_store_alone(model, tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    config = compose([*line({"sft": SFT, "look": LOOK}), *TINY, f"model.path={model}", f"run_dir={run_dir}"])
+    nodes, run_dir = checked(config), claim(config)
+    inputs = prepared(config, tmp_path)
+    monkeypatch.setattr("actors.rounds.prepare", lambda *_: pytest.fail("data or model were read"))
+    assert status(status_config([str(run_dir)])) == 0  # before the first start
+    assert "0 of 2 stages done" in capsys.readouterr().out
+    with ArtefactStore(run_dir / "artefacts") as store:
+        index = make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
+        store.remember_roots(index.roots)
+        (key,) = index.known()[0].values()
+        draft = store.begin(
+            key, stage="sft", round=1, kind="sft", made=Made.model, config={}, parents={"start": [index.roots["start"]]}
+        )
+        draft.finish_folder(copy_of(model, tmp_path / "trained"), {})
+        before = sorted(p for p in run_dir.rglob("*"))
+        for arguments in ([str(run_dir)], [f"run_dir={run_dir}"]):  # while another process writes
+            assert status(status_config(arguments)) == 0
+            text = capsys.readouterr().out
+            assert "1 of 2 stages done" in text
+            assert f"model  {run_dir}/artefacts/r01-sft-" in text
+    assert sorted(p for p in run_dir.rglob("*")) == before
+    with pytest.raises(ConfigError, match="give the run_dir of a start"):
+        status_config([str(tmp_path / "nowhere")])
+    assert status_config([f"run_dir={tmp_path / 'new'}", "seed=7"]).seed == 7
 
 
 class ChatTokenizer(FakeTokenizer):

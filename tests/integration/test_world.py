@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tracker: FakeTracker) -> Ite
         batch = supervised_batch(world.prompts.take(32), inputs.tokenizer)
         for _ in range(10):  # away from the reference
             world.policy.update(batch, 2e-3, "sft")
-        world.weights.publish(1)
+        world.weights.publish(after=0)
         yield built
 
 
@@ -88,13 +88,13 @@ def test_engines_sample_from_policy_or_reference_and_a_dead_one_comes_back_with_
     assert agrees_with(built) == ("reference", {1})
     assert sum("restart 1 of" in message for message in tracker.messages) == 1
 
-    weights.publish(1)  # the same version, and sent all the same
-    assert agrees_with(built) == ("policy", {1})
+    weights.publish()
+    assert agrees_with(built) == ("policy", {2})
     ray.kill(built.rollout.handles[1])  # found dead while sending
     reference.publish_reference()
-    assert agrees_with(built) == ("reference", {1})
-    weights.publish(2)
-    assert agrees_with(built) == ("policy", {2})
+    assert agrees_with(built) == ("reference", {2})
+    weights.publish()
+    assert agrees_with(built) == ("policy", {3})
 
 
 def test_the_critic_learns_beside_the_policy_and_both_fit_in_one_checkpoint(built: Built, tmp_path: Path) -> None:

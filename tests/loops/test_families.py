@@ -122,7 +122,7 @@ def test_refills_until_there_are_enough_prompts(tmp_path):
     algorithm = AlgorithmConfig(scale=Scale.none, filters=FilterConfig(zero_variance=True), refill_rounds=20)
     run = family_run(tmp_path, algorithm, judge=sometimes, steps=1)
     sampling = Sampling(num_samples=8, max_new_tokens=2)
-    run.world.weights.publish(0)
+    run.world.weights.publish()
     found = collect(run.world, algorithm, RewardConfig(), sampling, 4, seed=1, step=0)
     assert len(found.kept) == 4
     assert all(int(g.prompt.text) % 2 == 0 for g in found.kept)
@@ -177,7 +177,7 @@ def test_half_of_the_samples_come_from_the_reference(tmp_path):
     algorithm = AlgorithmConfig(name="x", family=Family.preference, preference=preference)
     run = family_run(tmp_path, algorithm, steps=1, judge=lambda group, t: RewardResult(float(t.text == "3")))
     run.world.policy.table.data[:, 3] = 50.0  # the policy says 3, whatever it is asked
-    run.world.weights.publish(0)
+    run.world.weights.publish()
     found = collect(run.world, algorithm, RewardConfig(), Sampling(num_samples=4, max_new_tokens=2), 4, seed=1, step=0)
     for group in found.groups:
         assert [t.text for t in group.trajectories[:2]] == ["3", "3"]

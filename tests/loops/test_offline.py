@@ -17,7 +17,6 @@ from rlcore.checkpoint import Checkpoints
 from rlcore.loops import offline
 from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig, Schedule
 from rlcore.loops.stop import Interrupted, StopSignal
-from rlcore.types import TrainBatch
 from tests.fakes import FakeTracker
 
 # ---- which rows, how many steps
@@ -66,6 +65,15 @@ def test_every_epoch_has_every_unit_once(num_units, per_step, epoch, seed):
     assert min(sizes) >= 1
     assert max(sizes) <= per_step
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_epoch_is_permuted_once(monkeypatch):
+    offline._order.cache_clear()
+    drawn, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    for step in range(10):
+        offline.units_of(step, OfflineTrainConfig(per_step=4), 20, 3)
+    assert drawn == [[3, 0], [3, 1]]
 
 
 def test_orders_differ_by_epoch_and_by_seed():
@@ -119,18 +127,13 @@ class Scene:
         self.before_update = lambda step: None
         self.enough = None
 
-    def batch(self, units):
-        tokens = np.asarray(units, dtype=np.int32)[:, None]
-        lengths, mask = np.ones(len(units), dtype=np.int32), np.ones(tokens.shape, dtype=np.bool_)
-        return TrainBatch(tokens, lengths, mask, [str(u) for u in units])
-
-    def update(self, batch, rate):
+    def update(self, units, rate):
         self.before_update(len(self.seen))
-        gradient = self.w - self.data[batch.tokens[:, 0]].mean()
+        gradient = self.w - self.data[units].mean()
         self.momentum = 0.5 * self.momentum + gradient
         self.w -= rate * self.momentum
-        self.seen.append(([int(name) for name in batch.sample_ids], rate))
-        return {"loss": M.Mean(float(gradient**2) * len(batch), len(batch)), "w": M.Last(self.w)}
+        self.seen.append((units.tolist(), rate))
+        return {"loss": M.Mean(float(gradient**2) * len(units), len(units)), "w": M.Last(self.w)}
 
     def write(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,7 @@ class Scene:
 
     def run(self, **changes):
         run = offline.OfflineRun(
-            name="fit", num_units=len(self.data), batch=self.batch, update=self.update, config=self.config,
+            name="fit", num_units=len(self.data), update=self.update, config=self.config,
             write=self.write, read=self.read, checkpoints=self.checkpoints, tracker=self.tracker,
             progress=self.progress, stop=self.stop, seed=5, enough=self.enough, after_epoch=self.epochs.append,
         )  # fmt: skip

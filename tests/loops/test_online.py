@@ -133,10 +133,10 @@ def test_a_signal_during_an_update_ends_after_the_step(tmp_path):
     run = make_run(tmp_path, steps=7, trainer={"checkpoint": CheckpointConfig(every=0)})
     publish = run.world.weights.publish
 
-    def interrupt(version: int):
-        if version == 2:
+    def interrupt(after: int = -1):
+        if run.world.weights.version == 1:
             run.stop._handle(2, None)
-        return publish(version)
+        return publish(after)
 
     run.world.weights.publish = interrupt
     with pytest.raises(Interrupted):

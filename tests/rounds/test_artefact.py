@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pyarrow as pa
 import pytest
@@ -11,11 +12,11 @@ from rlcore.rounds.artefact import (
     ArtefactError,
     DamagedError,
     Parent,
-    damage,
     load,
     read_json,
     read_table,
     save,
+    verify,
     write_json,
     write_table,
 )
@@ -86,14 +87,17 @@ def test_damage(tmp_path):
     (tmp_path / "model" / "a").write_text("abc")
     files = {"model/a": file_sums(tmp_path / "model")["a"]}
     one = artefact(tmp_path, made=Made.model, path=tmp_path / "model", files=files)
-    assert damage(one, deep=True) == ""
+    assert verify(one, read=True) == ("", {})
+    os.utime(tmp_path / "model" / "a", ns=(5, 5))  # as a copy: another time, the same bytes
+    assert verify(one, read=False) == ("", {})
+    assert verify(one, read=True) == ("", {"model/a": files["model/a"] | {"mtime_ns": 5}})
     (tmp_path / "model" / "a").write_text("abd")
-    assert damage(one, deep=False) == ""
-    assert damage(one, deep=True) == "model/a: wrong checksum"
+    assert verify(one, read=False) == ("", {})
+    assert verify(one, read=True) == ("model/a: wrong checksum", {})
     (tmp_path / "model" / "a").write_text("ab")
-    assert damage(one, deep=False) == "model/a has 2 bytes instead of 3"
+    assert verify(one, read=False) == ("model/a has 2 bytes instead of 3", {})
     (tmp_path / "model" / "a").unlink()
-    assert damage(one, deep=False) == "model/a is missing"
+    assert verify(one, read=False) == ("model/a is missing", {})
 
 
 def test_tables(tmp_path):

@@ -9,9 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlcore.loops.offline import NothingToTrainOn
 from rlcore.loops.stop import Interrupted
 from rlcore.rounds import runner
-from rlcore.rounds.config import EvaluateConfig, GenerateConfig, RejectionSampleConfig, SftConfig
+from rlcore.rounds.config import (
+    AverageConfig,
+    EvaluateConfig,
+    FilterStageConfig,
+    GenerateConfig,
+    RejectionSampleConfig,
+    SftConfig,
+)
 from rlcore.rounds.store import ArtefactStore
 from tests.rounds.world import Killed, Stand, failing, recipe, train
 
@@ -230,6 +238,30 @@ def test_a_damaged_artefact_is_made_anew_and_equal(stand):
     assert rerun(stand) == ["best"]
     assert stand.artefacts() == wanted
     assert list((stand.run_dir / "artefacts").glob("*.corrupt"))
+
+
+def test_a_stage_without_records_names_what_dropped_them(tmp_path):
+    stages = simple() | {"best": RejectionSampleConfig(samples=["sample"])}
+    stages["best"].select.threshold = 2.0
+    with pytest.raises(NothingToTrainOn) as caught:
+        Stand(tmp_path, stages).run()
+    wanted = "stage best of round 1 dropped all of its rows: 40 of 40 below threshold 2.0"
+    assert str(caught.value) == f"sft: there is nothing to train on; {wanted}"
+    kept = {"kind": "score", "min": 3.0}
+    stages = simple() | {"good": FilterStageConfig(data=["sample"], filters=[kept])}
+    stages["best"] = RejectionSampleConfig(samples=["good"])  # the stage before it, that had nothing to drop
+    with pytest.raises(NothingToTrainOn, match="stage good of round 1 dropped all of its rows: 40 of 40 score below 3"):
+        Stand(tmp_path / "filter", stages).run()
+
+
+def test_a_line_without_figures_ends_at_the_time(tmp_path):
+    stand = Stand(tmp_path, {"mean": AverageConfig(models=["start", "other"])})
+    (artefact,) = stand.run().values()
+    (node,) = stand.nodes()
+    head = f"[1/1] round 1 mean: done in {artefact.seconds:.1f} s"
+    assert runner.line(node, artefact, 1, 1, "done") == head
+    counted = replace(artefact, report={"rows_in": 8, "sources_in": {"": 8}})
+    assert runner.line(node, counted, 1, 1, "done") == f"{head}; rows_in 8"
 
 
 def test_rounds_draw_other_samples_of_equal_inputs(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from actors.rounds import reads_of
 from actors.run_folder import binding, plain
 from actors.validate import compose
 from rlcore.data.rewriting.evolution import RewritingConfig
+from rlcore.data.sources.readers import DataError
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
@@ -30,6 +32,7 @@ from rlcore.rounds.graph import Node
 from rlcore.rounds.stages.generate import chosen
 from rlcore.templates import AnswerConfig
 from rlcore.types import RewardResult, Status
+from tests.fakes import prompts
 from tests.rounds.world import Killed, Stand, train
 
 
@@ -53,7 +56,7 @@ def test_a_committee_in_one_table(tmp_path):
     assert {row["model"] for row in start} == {row["model"] for row in again} != {row["model"] for row in other}
     # one member after the other, each with draws of its own
     assert [row["response"] for row in start] != [row["response"] for row in again]
-    assert stand.live.version == 3
+    assert stand.live.world.weights.version == 2  # from 0
     assert stand.live.loads == 2  # other, and start again
     assert len({seed for _, _, _, seed in calls(stand)}) == 9
 
@@ -105,6 +108,17 @@ def test_adaptive_until_a_prompt_has_enough(tmp_path):
     assert max(num for _, _, num, _ in calls(stand)) == 4
 
 
+@pytest.mark.parametrize("stage", [GenerateConfig(num_samples=2), EvaluateConfig(), RlConfig()])
+def test_prompts_that_the_engines_do_not_take_are_left_out_and_counted(tmp_path, stage):
+    long = [replace(p, token_ids=p.token_ids * 5) if i < 3 else p for i, p in enumerate(prompts(10))]
+    stand = Stand(tmp_path, {"a": stage}, prompts=long, max_prompt_tokens=4)
+    made = stand.run()[1, "a"]
+    assert made.report["dropped_prompt_too_long"] == 3
+    assert {uid for _, uids, *_ in calls(stand) for uid in uids} <= {f"p{i}" for i in range(3, 10)}
+    with pytest.raises(DataError, match="stage a: all 10 prompts of `prompts` have more than 0 tokens"):
+        Stand(tmp_path / "none", {"a": stage}, max_prompt_tokens=0).run()
+
+
 def test_only_the_chunk_at_work_is_generated_again(tmp_path):
     config = GenerateConfig(models=["start", "other"], num_samples=2, prompts_per_chunk=2)
     whole = Stand(tmp_path / "whole", {"sample": config})
@@ -123,7 +137,7 @@ def test_only_the_chunk_at_work_is_generated_again(tmp_path):
     assert len(calls(stand)) == 6  # five of the first member's chunks, one of the second's; the seventh is lost
     assert stand.run()[1, "sample"].hash == wanted
     assert calls(stand) == calls(whole)
-    assert stand.live.version == 1  # the first member was not sent again
+    assert stand.live.world.weights.version == 0  # the first member was not sent again
 
 
 def test_a_part_that_was_torn_is_made_again(tmp_path):

@@ -11,7 +11,7 @@ from rlcore.data.rewriting.question import QuestionConfig
 from rlcore.rounds.config import ScoreBy, ScoreConfig
 from rlcore.rounds.stages.score import scored
 from rlcore.types import Prompt, Sample
-from tests.fakes import FakePolicy, FakeTokenizer
+from tests.fakes import FakePolicy, FakeRewardModel, FakeTokenizer
 
 
 def job(question: QuestionConfig, held: list[str]) -> tuple[Any, FakePolicy]:
@@ -49,6 +49,20 @@ def test_by_a_models_own_answer() -> None:
         assert found.reward.parts == pytest.approx({"7": y / whole, "8": n / whole, "9": m / whole}, rel=1e-5)
         assert (found.sample_id, found.text, found.token_ids) == (sample.sample_id, sample.text, sample.token_ids)
     assert len({round(s.reward.score, 6) for s in made if s.reward}) == 4
+
+
+def test_a_reward_model_reads_every_sample_once() -> None:
+    model, calls = FakeRewardModel(), []
+    model.table.data = torch.arange(12.0 * 12).reshape(12, 12, 1)
+    model.normalize(3.0, 2.0)
+    real = model.scores
+    model.scores = lambda batch: calls.append(len(batch)) or real(batch)  # type: ignore[method-assign]
+    live = SimpleNamespace(world=SimpleNamespace(reward_model=model))
+    made = scored(SimpleNamespace(live=live, config=ScoreConfig(by=ScoreBy.reward_model)), SAMPLES)
+    assert calls == [4]
+    wanted = [float(model.table[1, i, 0]) for i in range(4)]
+    assert [s.reward.parts["reward"] for s in made if s.reward] == wanted
+    assert [s.reward.score for s in made if s.reward] == [(x - 3) / 2 for x in wanted]
 
 
 def test_an_answer_of_several_tokens() -> None:

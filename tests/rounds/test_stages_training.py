@@ -390,14 +390,14 @@ def test_responses_too_long_are_left_out_and_counted(tmp_path):
 def test_rl_from_its_start_on_its_prompts(tmp_path):
     stages = {
         "sft": SftConfig(data=["answers"], train=train(4)),
-        "rl": RlConfig(start="sft", overrides=["trainer.steps=6"]),
+        "rl": RlConfig(start="sft", overrides=["trainer.steps=40"]),
         "before": EvaluateConfig(model="sft", num_samples=8, temperature=1.0),
         "after": EvaluateConfig(model="rl", num_samples=8, temperature=1.0),
     }
     stand = Stand(tmp_path, stages)
     made = stand.run()
-    assert made[1, "after"].report["accuracy"] > made[1, "before"].report["accuracy"]
-    assert made[1, "rl"].report["steps"] == 6
+    assert made[1, "after"].report["accuracy"] > made[1, "before"].report["accuracy"] + 0.1
+    assert made[1, "rl"].report["steps"] == 40
     assert stand.live.world.policy.loaded[0].parent.name.startswith("r01-sft")  # `before` ran last
     assert len(list((tmp_path / "artefacts").glob("r01-rl-*/work"))) == 0
 

@@ -138,7 +138,17 @@ def test_the_tree(tmp_path):
     assert words[table] == ["round", "stage", "metric", "value", "gain", "seconds"]
     assert words[table + 1][:4] == ["1", "eval", "accuracy", "0.5000"]
     assert words[table + 2][0] == "2"
-    assert lines[-1] == "Beside these lie artefacts of other settings: 1."
+    assert lines[-1] == "Artefacts of other settings: 1."
+
+
+def test_the_last_model_is_named_once_it_is_there(tmp_path):
+    (first, last) = (node for node in PLAN if node.stage == "sft")
+    with ArtefactStore(tmp_path) as store:
+        made(store, first, "s1")
+        assert "\nmodel" not in render(PLAN, {first.key: "s1"}, store)
+        made(store, last, "s2")
+        text = render(PLAN, {first.key: "s1", last.key: "s2"}, store)
+    assert text.endswith(f"\nmodel  {tmp_path}/r02-sft-s2/model\n")
 
 
 def test_the_gain_of_a_round(tmp_path):

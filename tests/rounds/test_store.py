@@ -89,7 +89,6 @@ def test_records_are_found_again(tmp_path):
             ("models", start.hash, "start"), ("prompts", train.hash, "train"),
         ]  # fmt: skip
         assert store.find("other") is None
-        assert store.by_hash(train.hash).table().equals(prompts(4))
 
 
 def test_a_model_is_moved_in(tmp_path):
@@ -146,26 +145,6 @@ def test_two_drafts_whose_keys_begin_alike(tmp_path):
         for k in ("aaaaaaaa2", "aaaaaaaa1"):
             begin(store, k).finish_records({})
         assert [store.find(k).num_rows for k in ("aaaaaaaa1", "aaaaaaaa2")] == [1, 2]
-
-
-def test_lineage(tmp_path):
-    with ArtefactStore(tmp_path) as store:
-        train = store.adopt_table("train", prompts(2), Made.prompts)
-        chain = [train]
-        for i, stage in enumerate(("gen", "best", "again")):
-            draft = begin(store, stage, stage=stage, parents={"data": [chain[-1]], "against": [train]})
-            draft.write_part(0, samples(i + 1))
-            chain.append(draft.finish_records({}))
-        links = store.lineage(chain[-1])
-        assert [(link.depth, link.parent.field, link.parent.stage) for link in links] == [
-            (1, "data", "best"), (1, "against", "train"), (2, "data", "gen"),
-        ]  # fmt: skip
-        assert [link.artefact for link in links] == [chain[2], train, chain[1]]
-        shutil.rmtree(chain[1].folder)
-        assert store.lineage(chain[-1])[-1].artefact is None
-
-
-# ---- keys
 
 
 def key(config=None, reads=None, parents=None, seed=0):
@@ -333,6 +312,51 @@ def test_a_damaged_artefact_is_set_aside_and_made_anew(tmp_path, harm, caplog):
     with ArtefactStore(tmp_path) as store:
         assert store.find(made.key) is None
     assert names(tmp_path) == ["lock", "r01-gen-kkkkkkkk.corrupt", "r01-gen-kkkkkkkk.corrupt-2"]
+
+
+def test_what_is_finished_is_hashed_when_written_and_again_only_when_touched(tmp_path, monkeypatch):
+    with ArtefactStore(tmp_path) as store:
+        made = finished(store)
+    hashed = []
+    real = records.file_sums
+    monkeypatch.setattr(records, "file_sums", lambda root, names: hashed.append(list(names)) or real(root, names))
+    with ArtefactStore(tmp_path) as store:
+        assert store.find(made.key).hash == made.hash
+        assert not hashed
+        os.utime(made.parts()[0], ns=(1, 1))  # as a copy of the run folder
+        for _ in range(2):
+            assert store.find(made.key).hash == made.hash
+    with ArtefactStore(tmp_path) as store:
+        assert store.find(made.key).files["parts/part-00000.parquet"]["mtime_ns"] == 1
+    assert len(hashed) == 1
+
+
+def test_every_record_is_read_once(tmp_path, monkeypatch):
+    with ArtefactStore(tmp_path) as store:
+        for i in range(4):
+            draft = begin(store, f"key{i}", stage=f"s{i}")
+            draft.write_part(0, samples(1))
+            draft.finish_records({})
+    loaded, real = [], records.load
+    monkeypatch.setattr(records, "load", lambda folder: loaded.append(folder.name) or real(folder))
+    look = ArtefactStore(tmp_path, read_only=True)
+    for i in range(4):
+        assert look.find(f"key{i}") is not None
+    assert len(loaded) == 4
+
+
+def test_what_a_run_began_with_is_remembered(tmp_path):
+    with ArtefactStore(tmp_path) as store:
+        assert store.roots() == {}
+        first, second = (store.adopt_table("train", prompts(n), Made.prompts) for n in (2, 3))
+        for one in (first, second, first):  # the newest start, not the newest artefact
+            store.remember_roots({"train": one})
+            assert ArtefactStore(tmp_path, read_only=True).roots() == {"train": one}
+        stamp = (tmp_path / "roots.json").stat().st_mtime_ns
+        store.remember_roots({"train": first})
+        assert (tmp_path / "roots.json").stat().st_mtime_ns == stamp
+        with pytest.raises(ArtefactError, match="read-only"):
+            ArtefactStore(tmp_path, read_only=True).remember_roots({})
 
 
 def test_damage_is_seen_while_reading(tmp_path):

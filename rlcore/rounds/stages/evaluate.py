@@ -17,7 +17,8 @@ def run(job: Job) -> Artefact:
     """`accuracy` is the mean score, or the mean of `part`; `mean_reward` that of the reward model named."""
     config: EvaluateConfig = job.config
     live, world = job.live, job.live.world
-    prompts = tables.to_prompts(job.one("prompts").table())[: config.max_prompts]
+    table, dropped = job.prompts("prompts")
+    prompts = tables.to_prompts(table)[: config.max_prompts]
     if (reward_model := job.maybe("reward_model")) is not None:
         live.hold_reward(reward_model)
     live.publish(job.one("model"))
@@ -25,7 +26,8 @@ def run(job: Job) -> Artefact:
     with live.stop.abandonable():
         metrics, groups = evaluate(world, prompts, sampling, live.reward)
     world.tracker.log_samples(job.node.round, groups)
-    report = {"accuracy": metrics[f"eval/heldout/mean@{config.num_samples}"], "prompts": len(prompts), **metrics}
+    accuracy = metrics[f"eval/heldout/mean@{config.num_samples}"]
+    report = {"accuracy": accuracy, "prompts": len(prompts), **dropped, **metrics}
     if config.part:
         report["accuracy"] = mean_part(groups, config.part)
     if reward_model is not None and world.reward_model is not None:

@@ -33,7 +33,8 @@ def run(job: Job) -> Artefact:
         RewardFailure: see `rlcore.loops.sampling.sample_and_score`.
     """
     config: GenerateConfig = job.config
-    prompts = chosen(job.one("prompts").table(), config.num_prompts, job.seed, job.node.round)
+    fitting, dropped = job.prompts("prompts")
+    prompts = chosen(fitting, config.num_prompts, job.seed, job.node.round)
     starts = range(0, prompts.num_rows, config.prompts_per_chunk)
     members = job.inputs["models"]
     if (reward_model := job.maybe("reward_model")) is not None:
@@ -50,7 +51,8 @@ def run(job: Job) -> Artefact:
                     job.draft.write_part(part, tables.from_samples(samples))
                 advance(len(chunk))
     table = whole_of(job, len(members) * len(starts))
-    return job.draft.finish_records({"prompts": prompts.num_rows, "members": len(members), **score_report(table)})
+    report = {"prompts": prompts.num_rows, "members": len(members), **score_report(table), **dropped}
+    return job.draft.finish_records(report)
 
 
 def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.Table:

@@ -19,6 +19,7 @@ from rlcore.interfaces import RewardModel
 from rlcore.loops import offline
 from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig
 from rlcore.loops.offline import OfflineRun, Units
+from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
 from rlcore.rounds.config import Made, RewardModelStageConfig
@@ -111,6 +112,9 @@ class Course:
         rows = [i for unit in units for i in self.groups[unit]]
         return self.collate([self.records[i] for i in rows], None if self.labels is None else self.labels[rows])
 
+    def update(self, units: Units, rate: float) -> Metrics:
+        return self.model.update(self.batch(units), rate)
+
     def collate(self, records: Sequence[Any], labels: Float64 | None = None) -> TrainBatch:
         names = self.model.attributes
         if isinstance(records[0], Sample):
@@ -169,7 +173,7 @@ def _fit(job: Job, course: Course) -> dict[str, float]:
     )
     tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, len(course.groups))))
     run = OfflineRun(
-        name=job.node.stage, num_units=len(course.groups), batch=course.batch, update=course.model.update,
+        name=job.node.stage, num_units=len(course.groups), update=course.update,
         config=config, write=course.write, read=course.read, checkpoints=stage_checkpoints(job), tracker=tracker,
         progress=live.world.tracker, stop=live.stop, seed=job.seeds(), after_epoch=course.after_epoch,
     )  # fmt: skip

@@ -27,7 +27,8 @@ def run(job: Job) -> Artefact:
             model.initialize(start.path)
     folder = job.draft.directory / "run"
     folder.mkdir(exist_ok=True)
-    planned = live.online_run(config.overrides, job.one("prompts").table(), live.world, folder, job.seeds())
+    prompts, dropped = job.prompts("prompts")
+    planned = live.online_run(config.overrides, prompts, live.world, folder, job.seeds())
     tracker = live.open_tracker(job.folder, planned.trainer.steps)
     world = replace(
         planned.world,
@@ -43,7 +44,7 @@ def run(job: Job) -> Artefact:
     live.sent = ""
     exported = job.draft.directory / "model"
     live.world.policy.export(exported)
-    made = job.draft.finish_folder(exported, _report(state, config.by, live.reward))
+    made = job.draft.finish_folder(exported, _report(state, config.by, live.reward) | dropped)
     live.trained(made, sent=True)
     return made
 

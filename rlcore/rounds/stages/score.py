@@ -93,10 +93,10 @@ def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
     model = job.live.world.reward_model
     assert model is not None  # `hold_reward` has seen to it
     batch = collate([t for group in groups_of(samples) for t in group.trajectories])
-    rewards, scores = model.rewards(batch), model.scores(batch)
+    scores = model.scores(batch)
     return [
         replace(s, reward=RewardResult(float(r), parts=dict(zip(model.attributes, map(float, row), strict=True))))
-        for s, r, row in zip(samples, rewards, scores, strict=True)
+        for s, r, row in zip(samples, model.combine(scores), scores, strict=True)
     ]
 
 

@@ -45,23 +45,24 @@ def sft(job: Job) -> Artefact:
         return samples_batch(table.take(units), ignored)
 
     job.live.hold(job.one("start"), to_train=True)
+    policy = job.live.world.policy
     enough = reached(job) if config.stop_at_accuracy is not None else None
-    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, "sft"), enough)
+    last = _train(job, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
     return _finish(job, {"sequences": table.num_rows, **last})
 
 
 def reached(job: Job) -> Callable[[int], bool]:
     """Whether the policy as it is reaches the accuracy at which the stage stops. Measured every `check_every` steps."""
     config, live = job.config, job.live
-    prompts = tables.to_prompts(job.one("measured_on").table())
+    prompts = tables.to_prompts(job.prompts("measured_on")[0])
     sampling = job.sampling(1, job.seed, temperature=0.0)
 
     def enough(step: int) -> bool:
         if step % config.check_every:
             return False
-        live.sent, live.version = "", live.version + 1
+        live.sent = ""
         with live.stop.abandonable():
-            live.world.weights.publish(live.version)
+            live.world.weights.publish()
             metrics, groups = evaluate(live.world, prompts, sampling, live.reward)
         found = mean_part(groups, config.part) if config.part else metrics["eval/heldout/mean@1"]
         return bool(found >= config.stop_at_accuracy)
@@ -113,8 +114,9 @@ def preference(job: Job) -> Artefact:
         known = _reference(job, "reference", table.num_rows, plain)
         batch = lambda units: known.put(plain(units), units)  # noqa: E731
     job.live.hold(job.one("start"), to_train=True)
-    job.live.world.policy.set_objective(config.loss, objective)
-    last = _train(job, table.num_rows, batch, lambda b, rate: job.live.world.policy.update(b, rate, config.loss))
+    policy = job.live.world.policy
+    policy.set_objective(config.loss, objective)
+    last = _train(job, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
     return _finish(job, {"pairs": table.num_rows, **last})
 
 
@@ -161,20 +163,16 @@ def _kto(job: Job, table: pa.Table, dropped: int) -> Artefact:
     apart = _reference(job, "reference-crossed", table.num_rows, across)
     base = KtoObjective(config.beta, config.desirable_weight, config.undesirable_weight)
     job.live.hold(job.one("start"), to_train=True)
-    points: list[float] = []  # of the step whose batch was made last
 
-    def batch(units: Units) -> TrainBatch:
+    def update(units: Units, rate: float) -> M.Metrics:
         far = apart.put(across(units), units)
         assert far.ref_logprobs is not None
         sums = [(x * far.loss_mask).sum(axis=1) for x in (policy.logprobs(far, 1.0), far.ref_logprobs)]
-        points[:] = [float(kto_reference_point(*(torch.from_numpy(s) for s in sums)))]
-        return known.put(plain(units), units)
+        point = float(kto_reference_point(*(torch.from_numpy(s) for s in sums)))
+        policy.set_objective(KTO, replace(base, kl=point))
+        return policy.update(known.put(plain(units), units), rate, KTO) | {"actor/kto_kl": M.Last(point)}
 
-    def update(rows: TrainBatch, rate: float) -> M.Metrics:
-        policy.set_objective(KTO, replace(base, kl=points[0]))
-        return policy.update(rows, rate, KTO) | {"actor/kto_kl": M.Last(points[0])}
-
-    last = _train(job, table.num_rows, batch, update)
+    last = _train(job, table.num_rows, update)
     counts = {"samples": table.num_rows, "desirable": int(good.sum()), "dropped_unscored": dropped}
     return _finish(job, {**counts, **last})
 
@@ -218,14 +216,13 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 
 def _train(
-    job: Job, num_units: int, batch: Callable[[Units], TrainBatch], update: Callable[[TrainBatch, float], M.Metrics],
-    enough: Callable[[int], bool] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    job: Job, num_units: int, update: Callable[[Units, float], M.Metrics], enough: Callable[[int], bool] | None = None
+) -> dict[str, Any]:
     live, config = job.live, job.config.train
     live.training()
     tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, num_units)))
     run = OfflineRun(
-        name=job.node.stage, num_units=num_units, batch=batch, update=update, config=config,
+        name=job.node.stage, num_units=num_units, update=update, config=config,
         write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(job),
         tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=job.seeds(), enough=enough,
     )  # fmt: skip
