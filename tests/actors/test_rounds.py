@@ -25,8 +25,8 @@ from actors.rounds import (
 )
 from actors.run_folder import binding, claim, plain
 from actors.validate import ConfigError, compose
-from rlcore.data.sources.readers import DataError
 from rlcore.data import tables
+from rlcore.data.sources.readers import DataError
 from rlcore.interfaces import World
 from rlcore.loops.stop import StopSignal
 from rlcore.rounds.config import Made

@@ -147,7 +147,7 @@ def test_a_refill_at_the_end_of_an_epoch_draws_other_prompts(tmp_path):
     """Ten prompts, four a step: the refill of the third step begins an epoch that has the step's own prompts again."""
     algorithm = AlgorithmConfig(filters=FilterConfig(zero_variance=True), refill_rounds=1)
     run = family_run(tmp_path, algorithm, judge=lambda group, t: RewardResult(1.0), steps=1)
-    run.world.weights.publish(0)
+    run.world.weights.publish()
     for step in range(20):
         found = collect(run.world, algorithm, RewardConfig(), Sampling(4, max_new_tokens=2), 4, seed=1, step=step)
         assert len(found.prompts) == 8 == len({p.text for p in found.prompts})
@@ -155,7 +155,7 @@ def test_a_refill_at_the_end_of_an_epoch_draws_other_prompts(tmp_path):
 
 def test_a_step_larger_than_the_data_has_groups_of_different_uids(tmp_path):
     run = family_run(tmp_path, AlgorithmConfig(), steps=1)
-    run.world.weights.publish(0)
+    run.world.weights.publish()
     found = collect(run.world, AlgorithmConfig(), RewardConfig(), Sampling(2, max_new_tokens=2), 24, seed=1, step=0)
     assert len(found.groups) == 24
     assert len({p.text for p in found.prompts}) == 10
