@@ -19,7 +19,7 @@ from actors.handles import RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
-from actors.models import ModelError, load_tokenizer, other_tokenizer, prepare_model
+from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model
 from actors.placement import Placement
 from actors.policy import PolicyWorker
 from actors.reference import ReferenceWorker
@@ -65,7 +65,11 @@ def prepare(config: Config, run_dir: Path) -> Inputs:
     """Raises: ModelError, DataError."""
     model_path = prepare_model(config.model, run_dir, config.seed)
     tokenizer = load_tokenizer(model_path, config.model.trust_remote_code)
-    return Inputs(model_path, tokenizer, load_data(config.data, tokenizer, config.seed))
+    data = load_data(config.data, tokenizer, config.seed)
+    prompts = [*data.train, *data.eval]
+    if text := embedding_problem(model_path, tokenizer, prompts, config.model.trust_remote_code):
+        raise ModelError(text)
+    return Inputs(model_path, tokenizer, data)
 
 
 @dataclass

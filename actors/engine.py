@@ -25,9 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from actors import lora
+from actors import checkpoint_format, lora
 from actors.config import DType, EngineConfig, ModelConfig
-from actors.model_folder import copy_companions, load_model
+from actors.model_folder import check_export, load_model, save_model
 from actors.process import random_states, set_random_states
 from actors.scorer import CausalScorer, Scorer
 from rlcore.types import Float32, TrainBatch
@@ -154,6 +154,8 @@ class TrainEngine:
             self.scorer.requires_grad_(False).to(self.device)
         if isinstance(self.scorer, Scorer):
             self.scorer.check(self._packing, self.device)
+        if trainable and self.rank == 0:
+            check_export(self.module, model_path)
 
     def _load(self, path: str, model: ModelConfig) -> nn.Module:
         """The Hugging Face module: its parameters' names are those of `buckets` and `export`."""
@@ -292,25 +294,12 @@ class TrainEngine:
     # ---- weights
 
     def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
-        """Every weight under its Hugging Face name, in buckets of at most `max_bytes` (a larger one comes alone).
+        """Every weight as a checkpoint holds it; see `checkpoint_format.buckets`.
 
-        A tied weight comes under each of its names, in one bucket; adapters come merged into the weights they adapt.
         Under ZeRO-3 a bucket is gathered on every rank and freed again when the next is asked for: copy what you keep,
         and iterate on all ranks alike.
         """
-        bucket: list[lora.Weight] = []
-        size = 0
-        for weight in lora.weights(self.module):
-            if bucket and size + weight.num_bytes > max_bytes:
-                yield from self._bucket(bucket)
-                bucket, size = [], 0
-            bucket.append(weight)
-            size += weight.num_bytes
-        yield from self._bucket(bucket)
-
-    def _bucket(self, weights: Sequence[lora.Weight]) -> Iterator[list[tuple[str, Tensor]]]:
-        with self._gathered([p for weight in weights for p in weight.parameters]):
-            yield [(name, value) for weight in weights for value in [weight.value()] for name in weight.names]
+        return checkpoint_format.buckets(self.module, max_bytes, self._gathered)
 
     def _gathered(self, parameters: Sequence[Tensor]) -> Any:
         if self.stage != 3:
@@ -326,15 +315,12 @@ class TrainEngine:
         """
         target, state = Path(directory), {}
         tied = set(self.tied_names())
-        for bucket in self.buckets(EXPORT_BUCKET_BYTES):
+        for part in checkpoint_format.parts(self.module, EXPORT_BUCKET_BYTES, self._gathered):
             if self.rank == 0:
-                state.update({n: t.to("cpu", copy=True) for n, t in bucket if n not in tied})
+                state.update({n: t.to("cpu", copy=True) for n, t in part.items() if n not in tied})
         if self.rank == 0:
             target.mkdir(parents=True, exist_ok=True)
-            persistent = self.module.state_dict().keys()
-            state.update({n: b.detach().cpu() for n, b in self.module.named_buffers() if n in persistent})
-            self.module.save_pretrained(target, state_dict=state)  # type: ignore[operator]
-            copy_companions(self._path, target)
+            save_model(self.module, self._path, target, state)
         dist.barrier()
 
     def tied_names(self) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from actors.config import ModelConfig, TinyModelConfig
+from rlcore.types import Prompt
 
 MAX_TINY_PARAMETERS = 2_000_000
 PAD, EOS = "<pad>", "<eos>"  # ids 0 and 1
@@ -81,6 +82,42 @@ def other_tokenizer(mine: Any, other: Any) -> str:
         return f"its tokenizer has another vocabulary ({len(b)} tokens, the run's has {len(a)}{shown})"
     if mine.eos_token_id != other.eos_token_id:
         return f"its tokenizer ends with token {other.eos_token_id}, the run's with {mine.eos_token_id}"
+    return ""
+
+
+def embedding_problem(path: Path | str, tokenizer: Any, prompts: Iterable[Prompt] = (), trust: bool = False) -> str:
+    """Which token of a run lies beyond the model's embeddings, and the cure; "" where none does.
+
+    Looked at: the tokenizer's end and padding token, the end tokens of generation_config.json, and every token of the
+    prompts and their references. A tokenizer may know more tokens than the model, as long as none of them is used.
+
+    Args:
+        trust: `model.trust_remote_code`.
+    """
+    config = transformers.AutoConfig.from_pretrained(str(path), trust_remote_code=trust).get_text_config()
+    count = int(config.vocab_size)
+
+    def text(token: int, where: str) -> str:
+        return (
+            f"token {token} ({tokenizer.convert_ids_to_tokens(token)!r}), {where}, is beyond the {count} embeddings of "
+            f"{path}: resize its embeddings to the {len(tokenizer)} tokens of its tokenizer, or give it a tokenizer "
+            "without the tokens that were added"
+        )
+
+    named = [(tokenizer.eos_token_id, "the tokenizer's end token"), (tokenizer.pad_token_id, "its padding token")]
+    file = Path(path) / "generation_config.json"
+    ends = _read_json(file).get("eos_token_id") if file.is_file() else None
+    named += [(end, "an end token of generation_config.json") for end in (ends if isinstance(ends, list) else [ends])]
+    for token, where in named:
+        if token is not None and token >= count:
+            return text(token, where)
+    if max(tokenizer.get_vocab().values(), default=0) < count:
+        return ""
+    for prompt in prompts:
+        if (token := max(prompt.token_ids, default=0)) >= count:
+            return text(token, f"in prompt {prompt.uid}")
+        if prompt.reference and (token := max(tokenizer(prompt.reference)["input_ids"], default=0)) >= count:
+            return text(token, f"in the reference of prompt {prompt.uid}")
     return ""
 
 

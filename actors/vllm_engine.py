@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.checkpoint_format import adapt_engine
 from actors.config import RolloutConfig, WeightSyncBackend
 from actors.weight_sync import HOST_BACKEND, choose_backend, register
 from rlcore.interfaces import Sampling
@@ -95,6 +96,7 @@ class VllmEngine:
         self._broken = False  # vLLM has not closed its side of an update that broke off
         self._backend, self._device, self._limit = backend, device, arguments["max_model_len"]
         self._llm = _build(arguments, backend)
+        self._rpc(adapt_engine)
         self.tokenizer = self._llm.get_tokenizer()
 
     # ---- sampling

@@ -16,15 +16,12 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from actors.config import RolloutConfig, WeightSyncBackend
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 HOST_BACKEND = "host"
 ALIGNMENT = 64  # bytes; views into the flat buffer keep their dtype's alignment, and AVX-512 loads theirs
@@ -37,7 +34,9 @@ Payload = dict[str, Any]
 
 class WeightSource(Protocol):
     def buckets(self, max_bytes: int) -> Iterator[Bucket]:
-        """Every weight once, under its Hugging Face name, in buckets of at most `max_bytes` (or one tensor).
+        """Every weight as a checkpoint holds it, in buckets of at most `max_bytes` (or one tensor).
+
+        A tied weight comes under each of its names, since a CPU engine keeps a repacked copy of the output head.
 
         Iterating is a collective of all policy ranks. Tensors are full on rank 0; elsewhere they may be empty, except
         that the `ipc` backend needs them full on every rank.
@@ -94,23 +93,6 @@ def choose_backend(config: RolloutConfig, device: str, colocated: bool) -> str:
     if wanted is WeightSyncBackend.nccl and colocated:
         raise ValueError("rollout.weight_sync=nccl cannot join two processes on one GPU; colocated: use ipc")
     return str(wanted.value)
-
-
-def tied_aliases(model: torch.nn.Module) -> dict[str, str]:
-    """Names that a tied Hugging Face model does not store, each with the one it shares: `lm_head.weight`, usually.
-
-    Empty for an untied model. These must be sent explicitly: a CPU engine keeps a repacked copy of the output head.
-    """
-    text_config = getattr(model, "config", None)
-    if not getattr(text_config, "tie_word_embeddings", False):
-        return {}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    first: dict[int, str] = {}
-    aliases = {}
-    for name, parameter in parameters.items():
-        if (stored := first.setdefault(id(parameter), name)) != name:
-            aliases[name] = stored
-    return aliases
 
 
 # ---- a bucket on the wire: names, dtypes, shapes and one flat buffer
@@ -242,17 +224,15 @@ def make_sender(
     bucket_bytes: int,
     deadline_s: float,
     tensor_parallel_size: int = 1,
-    aliases: Mapping[str, str] | None = None,
 ) -> WeightSender:
     """The sender of a backend chosen by `choose_backend`.
 
     Args:
         rank: of this policy process; 0 talks to the engines.
         dtype: of the rollout engines; weights are cast to it before they travel.
-        aliases: `tied_aliases` of the model.
         deadline_s: of a whole `send`.
     """
-    stream = WeightStream(source, bucket_bytes, dtype, dict(aliases or {}))
+    stream = WeightStream(source, bucket_bytes, dtype)
     if backend == HOST_BACKEND:
         return HostSender(stream, rank, deadline_s)
     if backend not in ("nccl", "ipc"):
@@ -265,25 +245,14 @@ def make_sender(
 
 @dataclass
 class WeightStream:
-    """The source's buckets, with tied weights under both of their names."""
+    """The source's buckets, and what they become on the way."""
 
     source: WeightSource
     bucket_bytes: int
     dtype: torch.dtype
-    aliases: dict[str, str]
 
-    def buckets(self) -> Generator[Bucket]:
-        also: dict[str, list[str]] = {}
-        for name, stored in self.aliases.items():
-            also.setdefault(stored, []).append(name)
-        seen: set[str] = set()
-        for bucket in self.source.buckets(self.bucket_bytes):
-            seen.update(name for name, _ in bucket)
-            # an alias the source sends by itself would arrive twice
-            extra = [(twin, t) for name, t in bucket for twin in also.pop(name, []) if twin not in seen]
-            yield [*bucket, *extra]
-        if also:
-            raise ValueError(f"the weight source never yielded {', '.join(also)}, which tied weights share")
+    def buckets(self) -> Iterator[Bucket]:
+        return self.source.buckets(self.bucket_bytes)
 
     def cast(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().to(self.dtype) if tensor.is_floating_point() else tensor.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import string
 from pathlib import Path
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from actors import models
+from actors.build import prepare
 from actors.config import ModelConfig, TinyModelConfig
 from actors.models import ModelError, check_model, count_parameters, load_tokenizer, prepare_model
+from actors.validate import compose
+from rlcore.types import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +265,51 @@ def test_gguf_conversion_of_smollm2(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
+
+
+# ---- a tokenizer that knows more tokens than the model
+
+
+@pytest.fixture
+def wide(copy) -> Path:
+    """The tiny model with a tokenizer of two tokens more than its 258 embeddings."""
+    tokenizer = load_tokenizer(copy)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(copy)
+    return copy
+
+
+def asked(tokenizer, text: str, reference: str | None = None) -> Prompt:
+    return Prompt("train-7", tuple(tokenizer(text)["input_ids"]), text, reference)
+
+
+def test_a_prompt_with_a_token_beyond_the_embeddings(wide):
+    tokenizer = load_tokenizer(wide)
+    plain = asked(tokenizer, "1+1=", "2")
+    assert models.embedding_problem(wide, tokenizer, [plain]) == ""
+    text = models.embedding_problem(wide, tokenizer, [plain, asked(tokenizer, "1+1=<think>")])
+    assert re.search(
+        r"token 258 \('<think>'\), in prompt train-7, is beyond the 258 embeddings of .*: resize its", text
+    )
+    text = models.embedding_problem(wide, tokenizer, [asked(tokenizer, "1+1=", "</think>2")])
+    assert "token 259 ('</think>'), in the reference of prompt train-7" in text
+
+
+def test_end_and_padding_tokens_beyond_the_embeddings(wide):
+    tokenizer = load_tokenizer(wide)
+    tokenizer.pad_token = "<think>"
+    assert "token 258 ('<think>'), its padding token" in models.embedding_problem(wide, tokenizer)
+    tokenizer.eos_token = "</think>"
+    assert "token 259 ('</think>'), the tokenizer's end token" in models.embedding_problem(wide, tokenizer)
+    (wide / "generation_config.json").write_text('{"eos_token_id": [1, 259]}')
+    text = models.embedding_problem(wide, load_tokenizer(wide))
+    assert "token 259 ('</think>'), an end token of generation_config.json" in text
+
+
+def test_the_run_is_refused_before_it_starts(wide, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(f'{{"prompt": "{i}+1=<think>", "answer": "2"}}\n' for i in range(4)))
+    overrides = ["data.source=jsonl", f"data.train={data}", "data.columns.reference=answer", "data.num_eval=2"]
+    config = compose([f"model.path={wide}", f"run_dir={tmp_path / 'run'}", *overrides])
+    with pytest.raises(ModelError, match=r"token 258 \('<think>'\), in prompt"):
+        prepare(config, tmp_path / "run")

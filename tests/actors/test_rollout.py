@@ -11,12 +11,10 @@ from actors.rollout import Request, RolloutWorker
 from actors.vllm_engine import engine_arguments, label_versions, transfer_backend
 from actors.weight_sync import (
     ALIGNMENT,
-    WeightStream,
     WeightSyncError,
     choose_backend,
     make_sender,
     pack,
-    tied_aliases,
     unpack,
 )
 from rlcore.interfaces import Sampling
@@ -98,37 +96,12 @@ def test_versions_change_where_the_weights_did() -> None:
     assert label_versions(3, 3, [(1, 4), (1, 5)]).dtype == np.int32
 
 
-class Tied(torch.nn.Module):
-    def __init__(self, tied: bool) -> None:
-        super().__init__()
-        self.config = type("Config", (), {"tie_word_embeddings": tied})()
-        self.embed, self.lm_head = torch.nn.Embedding(4, 2), torch.nn.Linear(2, 4, bias=False)
-        if tied:
-            self.lm_head.weight = self.embed.weight
-
-
 class Source:
     def __init__(self, *buckets: list[tuple[str, torch.Tensor]]) -> None:
         self._buckets = buckets
 
     def buckets(self, max_bytes: int):
         yield from self._buckets
-
-
-def test_tied_weights_travel_under_both_names() -> None:
-    model = Tied(True)
-    assert tied_aliases(Tied(False)) == {}
-    aliases = tied_aliases(model)
-    assert aliases == {"lm_head.weight": "embed.weight"}
-    (sent,) = WeightStream(Source(list(model.named_parameters())), 1, torch.float32, aliases).buckets()
-    assert [name for name, _ in sent] == ["embed.weight", "lm_head.weight"]
-    assert sent[0][1] is sent[1][1]
-
-
-def test_an_alias_without_its_weight_is_an_error() -> None:
-    stream = WeightStream(Source([("other", torch.ones(1))]), 1, torch.float32, {"lm_head.weight": "embed.weight"})
-    with pytest.raises(ValueError, match=r"never yielded embed\.weight"):
-        list(stream.buckets())
 
 
 def test_unknown_backends_have_no_sender() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("vllm")
 from actors.config import RolloutConfig  # noqa: E402
 from actors.rollout import Finished, Request, RolloutWorker  # noqa: E402
 from actors.weight_gpu import EngineClient, vllm_source  # noqa: E402
-from actors.weight_sync import HostSender, WeightSyncError, make_sender, pack, tied_aliases  # noqa: E402
+from actors.weight_sync import HostSender, WeightSyncError, make_sender, pack  # noqa: E402
 from rlcore.interfaces import Sampling  # noqa: E402
 
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrst"
@@ -49,7 +49,7 @@ class Source:
         self.model, self.leave_out = model, leave_out
 
     def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if self.leave_out not in name:
                 yield [(name, parameter)]
 
@@ -105,7 +105,6 @@ class Rig:
             dtype=torch.float32,
             bucket_bytes=2**20,
             deadline_s=120,
-            aliases=tied_aliases(self.model),
         )
         assert isinstance(sender, HostSender)
         sender.connect([self.engine])
@@ -462,7 +461,7 @@ def test_other_ranks_of_an_nccl_sender_only_join_the_gather(rig: Rig) -> None:
             yield from super().buckets(max_bytes)
 
     sender = make_sender(
-        "nccl", Counted(rig.model), rank=1, dtype=torch.bfloat16, bucket_bytes=2**20, deadline_s=60, aliases={}
+        "nccl", Counted(rig.model), rank=1, dtype=torch.bfloat16, bucket_bytes=2**20, deadline_s=60
     )
     sender.connect([rig.engine])
     assert sender.send(rig.version + 1) == {"bytes": 0.0, "seconds": 0.0, "buckets": 0.0}
