@@ -7,7 +7,6 @@ the weight sync needs no more than its own tensors.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -89,34 +88,6 @@ def to_checkpoint(hf: nn.Module, tensors: Mapping[str, Tensor]) -> Iterable[tupl
         return tensors.items()
     restored: dict[str, Tensor] = revert_weight_conversion(hf, dict(tensors))
     return restored.items()
-
-
-def adapt_engine(worker: Any) -> None:
-    """Runs once in every vLLM worker process: makes its model take the weights that are sent, again and again.
-
-    - A class that computes logits from its embedding (Gemma 2, Cohere) has no parameter for the output head that a
-      tied model is sent with: it is left out before the class refuses it.
-    - On the CPU vLLM 0.32 packs the experts of a layer for its kernel at the first loading alone, and would read
-      those of every later one as if they were packed.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
-
-    model = worker.get_model()
-    if not any(isinstance(module, ParallelLMHead) for module in model.modules()):
-        load, heads = model.load_weights, ("lm_head.", "embed_out.")
-        model.load_weights = lambda weights: load((n, t) for n, t in weights if not n.startswith(heads))
-    if current_platform.is_cpu():
-        for module in model.modules():
-            method: Any = getattr(module, "quant_method", None)
-            if hasattr(method, "moe_kernel"):
-                process = method.process_weights_after_loading
-                method.process_weights_after_loading = functools.partial(_pack_anew, method, process)
-
-
-def _pack_anew(method: Any, process: Callable[[Any], None], layer: Any) -> None:
-    method.moe_kernel = None  # what vLLM takes for the first loading
-    process(layer)
 
 
 def _conversions(hf: nn.Module) -> list[Any]:

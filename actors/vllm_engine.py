@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.checkpoint_format import adapt_engine
 from actors.config import RolloutConfig, WeightSyncBackend
+from actors.vllm_model import adapt_engine
 from actors.weight_sync import HOST_BACKEND, choose_backend, register
 from rlcore.interfaces import Sampling
 from rlcore.types import Float32, Int32

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from actors.config import RolloutConfig, WeightSyncBackend
+from actors.vllm_model import parameter_names
 
 HOST_BACKEND = "host"
 ALIGNMENT = 64  # bytes; views into the flat buffer keep their dtype's alignment, and AVX-512 loads theirs
@@ -177,7 +178,7 @@ def host_engine_class() -> type:
                 self.finish_weight_update()
             reload.initialize_layerwise_reload(self.model)
             self._open, self._loaded = True, set[str]()
-            self._expected = {name for name, _ in self.model.named_parameters()}
+            self._expected = parameter_names(self.model)
 
         def receive_weights(self, update_info: HostUpdateInfo) -> None:
             if update_info.names:
@@ -190,7 +191,7 @@ def host_engine_class() -> type:
             # vLLM only logs a layer that got nothing; with dummy weights at start that would mean sampling from noise
             if getattr(self.model_config, "quantization", None) is not None:
                 return
-            missing = sorted(self._expected - self._loaded)
+            missing = sorted(min(names) for names in self._expected if not names & self._loaded)
             if missing:
                 raise ValueError(f"the update lacks {len(missing)} weights of the model: {', '.join(missing[:8])}")
 

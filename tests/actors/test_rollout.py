@@ -9,6 +9,7 @@ import torch
 from actors.config import RolloutConfig, WeightSyncBackend
 from actors.rollout import Request, RolloutWorker
 from actors.vllm_engine import engine_arguments, label_versions, transfer_backend
+from actors.vllm_model import parameter_names
 from actors.weight_sync import (
     ALIGNMENT,
     WeightSyncError,
@@ -162,3 +163,10 @@ def test_a_worker_that_was_not_started_says_so() -> None:
         with pytest.raises(RuntimeError, match="not running"):
             call()
     worker.shutdown()
+
+
+def test_a_module_held_twice_has_each_of_its_names() -> None:
+    model = torch.nn.Module()
+    model.expert, model.runner = torch.nn.Linear(2, 2, bias=False), torch.nn.Module()
+    model.runner.shared = model.expert
+    assert parameter_names(model) == [{"expert.weight", "runner.shared.weight"}]
