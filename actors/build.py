@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from actors.config import Config, Device, RolesConfig, WeightSyncBackend
 from actors.critic import CriticWorker
 from actors.gpu_sharing import GpuSharing
@@ -22,6 +20,7 @@ from actors.judge import CONCURRENCY, JudgeWorker, start_judge
 from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model
 from actors.placement import Placement
 from actors.policy import PolicyWorker
+from actors.ray_connection import check_address, connected
 from actors.reference import ReferenceWorker
 from actors.restarts import RestartPolicy
 from actors.reward_model import RewardModelWorker
@@ -62,7 +61,8 @@ class Inputs:
 
 
 def prepare(config: Config, run_dir: Path) -> Inputs:
-    """Raises: ModelError, DataError."""
+    """Raises: ClusterError, ModelError, DataError."""
+    check_address(config.cluster)
     model_path = prepare_model(config.model, run_dir, config.seed)
     tokenizer = load_tokenizer(model_path, config.model.trust_remote_code)
     data = load_data(config.data, tokenizer, config.seed)
@@ -85,13 +85,13 @@ def open_world(config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker) 
     """Starts everything a run needs and ends it again, whatever happens inside.
 
     Raises:
+        ClusterError: Ray cannot be joined or started.
         PlacementError: the cluster is too small or too busy; nothing was started.
         ActorError: a worker did not start.
         RewardError: the reward failed on the first row; no GPU was touched.
     """
     with ExitStack() as stack:
-        connect(config)
-        stack.callback(ray.shutdown)
+        stack.enter_context(connected(config.cluster, tracker.message))
         device = resolve_device(config)
         placement = Placement.create(config.cluster)
         stack.callback(placement.remove)
@@ -100,28 +100,6 @@ def open_world(config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker) 
         with tracker.phase("start"):
             world, rollout = builder.build(run_dir, tracker)
         yield Built(world, inputs, device, rollout)
-
-
-def connect(config: Config) -> None:
-    """Joins the cluster of `cluster.address` or RAY_ADDRESS; without either starts one on loopback, ended with us."""
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "ignore_reinit_error": True}
-    if address:
-        ray.init(address=address, **common)
-        return
-    # Ray would otherwise warn about, and change with, the number of visible devices of a worker that has none.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    stay_on_loopback()
-    # "local": without an address Ray joins any cluster that left its file behind, dead or alive.
-    ray.init(address="local", include_dashboard=False, **common)
-
-
-def stay_on_loopback() -> None:
-    """A cluster of one machine listens on 127.0.0.1 alone: Ray's own mode for desktops, off by default on Linux."""
-    from ray._private import ray_constants  # read at import, so the variable alone would reach only the children
-
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def resolve_device(config: Config) -> str:

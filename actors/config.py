@@ -133,6 +133,7 @@ class RolesConfig:
 class DeadlinesConfig:
     """Seconds. Every wait has one; the error names the phase, the actor and its node."""
 
+    connect_s: float = 60.0  # joining a running Ray cluster
     placement_s: float = 120.0
     start_s: float = 600.0
     generate_s: float = 1800.0  # without a single finished group

@@ -14,6 +14,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from actors.judge import JudgeError
     from actors.models import ModelError
     from actors.placement import PlacementError
+    from actors.ray_probe import ClusterError
     from actors.restarts import WorkerFailed
     from actors.run_folder import RunFolderError
     from actors.validate import ConfigError
@@ -30,7 +31,7 @@ def USER_ERRORS() -> tuple[type[Exception], ...]:
     from rlcore.tracking import TrackingError
 
     return (
-        ActorError, ArtefactError, CheckpointError, ConfigError, DataError, EndpointError,
+        ActorError, ArtefactError, CheckpointError, ClusterError, ConfigError, DataError, EndpointError,
         JudgeError, ModelError, NothingToTrainOn, ParityError, PlacementError, ReportError,
         RewardError, RewardFailure, RolloutStalled, RunFolderError,
         ScorerLate, TrackingError, WorkerFailed,

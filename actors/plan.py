@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from actors.config import Config, DType, ModelConfig
+from actors.config import Config, DeadlinesConfig, DType, ModelConfig
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
 from actors.problem import Problem
+from actors.ray_connection import connected
+from actors.ray_probe import ClusterError, named_address
 from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
@@ -20,6 +22,7 @@ from rlcore.rounds.graph import Node as Stage
 GIB = 2**30
 GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a made-up GPU node
 GPU_GIB = 80.0  # of a made-up GPU
+CONNECT_S = 15.0  # at most, to ask a cluster for its nodes
 CHARACTERS = 2 + 256  # vocabulary of the tiny model: special tokens and every byte
 
 
@@ -103,24 +106,18 @@ def _placement(config: Config) -> str:
 
 
 def _nodes(config: Config, wanted: Sequence[Unit]) -> tuple[list[Node], str]:
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    note = ""
+    address, note = named_address(config.cluster), ""
     if address:
-        import ray
-
-        joined = ray.is_initialized()
+        limit = min(config.cluster.deadlines.connect_s, CONNECT_S)
         try:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
-            return cluster_nodes(), f"Nodes of the Ray cluster at {address}"
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            note = f"; {address} does not answer ({type(error).__name__})"
-        finally:
-            if not joined:
-                ray.shutdown()
+            with connected(replace(config.cluster, deadlines=DeadlinesConfig(connect_s=limit))):
+                return cluster_nodes(), f"Nodes of the Ray cluster at {address.value}"
+        except ClusterError as error:
+            note = f"; {error.cause}"
     gpus = math.ceil(sum(b.gpus for unit in wanted for b in unit.bundles))
     if not gpus:
         cpus = float(os.cpu_count() or 1)
-        return [Node("here", "this machine", 0, cpus)], f"This machine, {cpus:g} CPUs; no Ray cluster named{note}"
+        return [Node("here", "this machine", 0, cpus)], f"This machine, {cpus:g} CPUs{note or '; no Ray cluster named'}"
     each = min(gpus, GPUS_PER_NODE)
     nodes = [Node(f"n{i}", f"node-{i}", each, CPUS_PER_NODE) for i in range(math.ceil(gpus / each))]
     origin = f"Made-up cluster: {len(nodes)} x {each} GPUs and {CPUS_PER_NODE} CPUs"

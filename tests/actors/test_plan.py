@@ -77,17 +77,6 @@ def test_a_layout_that_does_not_fit_this_machine_says_what_is_missing():
     assert "Batches" in text
 
 
-def test_an_address_that_does_not_answer_falls_back(monkeypatch):
-    import ray
-
-    def refuse(*_, **__):
-        raise ConnectionError
-
-    monkeypatch.setattr(ray, "init", refuse)
-    text = plan(compose(["cluster.address=127.0.0.1:1"]))
-    assert "127.0.0.1:1 does not answer (ConnectionError)" in text
-
-
 def test_an_unreadable_model_does_not_stop_the_plan(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     text = plan(compose([f"model.path={tmp_path}"]))
