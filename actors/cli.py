@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlcore.problems import UserError, suggest
+
 USAGE = """rlcore: online RL training for language models on Ray, vLLM and DeepSpeed
 
   rlcore train [overrides]    train; --cfg job prints the config, --multirun sweeps, +experiment=NAME picks a recipe
@@ -32,21 +34,14 @@ def main() -> None:
         sys.exit(0 if arguments else 2)
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"rlcore: no command {name!r}{_nearest(name, COMMANDS)}\n\n{USAGE}", file=sys.stderr)
+        print(f"rlcore: no command {name!r}{suggest(name, COMMANDS)}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
     sys.exit(guarded(lambda: COMMANDS[name](rest)))
 
 
-def _nearest(name: str, known: object) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(name, list(known), n=1)  # type: ignore[call-overload]
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
 def guarded(action: Callable[[], int]) -> int:
     """Runs a command. What a user can mend is shown without a traceback; the rest with one."""
-    from actors.errors import USER_ERRORS, Interrupted
+    from rlcore.loops.stop import Interrupted
 
     try:
         return action()
@@ -56,7 +51,7 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("left at once; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
-    except USER_ERRORS() as error:
+    except UserError as error:
         print(f"\nrlcore: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except Exception:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.data.sources.config import DataConfig
 from rlcore.loops.config import Resume, TrainerConfig
+from rlcore.problems import bounded
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.config import RoundsConfig
 from rlcore.tracking_config import TrackingConfig
@@ -36,11 +38,11 @@ class WeightSyncBackend(str, enum.Enum):
 class TinyModelConfig:
     """A Qwen2 built from nothing with a character tokenizer, for tests and the quickstart."""
 
-    num_layers: int = 4
-    hidden_size: int = 128
-    num_heads: int = 4
-    intermediate_size: int = 344
-    max_positions: int = 256
+    num_layers: int = bounded(4, ge=1)
+    hidden_size: int = bounded(128, ge=1)
+    num_heads: int = bounded(4, ge=1)
+    intermediate_size: int = bounded(344, ge=1)
+    max_positions: int = bounded(256, ge=1)
     tie_embeddings: bool = False
 
 
@@ -48,9 +50,9 @@ class TinyModelConfig:
 class LoraConfig:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the policy; the weight sync sends merged weights."""
 
-    rank: int = 0  # 0: all weights are trained
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: int = bounded(0, ge=0)  # 0: all weights are trained
+    alpha: float = bounded(32.0, gt=0)
+    dropout: float = bounded(0.0, ge=0, le=0.99)
     targets: list[str] = field(default_factory=list)  # names of linear layers; empty: all but the output layer
 
 
@@ -71,16 +73,16 @@ class OptimizerConfig:
     # 0.95, as language models are trained since GPT-3 (arXiv 2005.14165, appendix B): with 0.999 the quickstart's model
     # came out so sharp that float32 rounding alone moved log-probs by over 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    eps: float = bounded(1e-8, gt=0)
+    weight_decay: float = bounded(0.0, ge=0)
+    max_grad_norm: float = bounded(1.0, gt=0, le=math.inf)
 
 
 @dataclass
 class EngineConfig:
     """DeepSpeed."""
 
-    zero_stage: int = 0
+    zero_stage: int = bounded(0, ge=0, le=3)
     packing: bool = False  # rows of a micro-batch in one sequence without padding, instead of side by side
     offload_optimizer: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -91,30 +93,30 @@ class EngineConfig:
 class RolloutConfig:
     """vLLM."""
 
-    tensor_parallel_size: int = 1
-    max_new_tokens: int = 256
-    temperature: float = 1.0
+    tensor_parallel_size: int = bounded(1, ge=1)
+    max_new_tokens: int = bounded(256, ge=1)
+    temperature: float = bounded(1.0, gt=0)
     top_p: float = 1.0
     top_k: int = 0
     stop: list[str] = field(default_factory=list)
-    max_model_len: int | None = None  # None: longest prompt plus max_new_tokens
-    max_num_seqs: int = 256
-    gpu_memory_utilization: float = 0.6
-    cpu_kv_cache_gib: float = 1.0
+    max_model_len: int | None = bounded(None, ge=1)  # None: longest prompt plus max_new_tokens
+    max_num_seqs: int = bounded(256, ge=1)
+    gpu_memory_utilization: float = bounded(0.6, gt=0, le=1)
+    cpu_kv_cache_gib: float = bounded(1.0, gt=0)
     enforce_eager: bool = False
     prefix_caching: bool = True
-    sleep_level: int = 0  # 1 or 2: free the engine's GPU memory while training (colocated layouts)
+    sleep_level: int = bounded(0, ge=0, le=2)  # 1 or 2: free the engine's GPU memory while training (colocated layouts)
     weight_sync: WeightSyncBackend = WeightSyncBackend.auto
-    sync_bucket_mb: int = 256
-    max_restarts: int = 3  # of one engine within six hours
+    sync_bucket_mb: int = bounded(256, ge=1)
+    max_restarts: int = bounded(3, ge=0)  # of one engine within six hours
     extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
 @dataclass
 class RoleConfig:
-    num_workers: int = 1
-    gpus_per_worker: float = 0
-    cpus_per_worker: float = 1
+    num_workers: int = bounded(1, ge=0)
+    gpus_per_worker: float = bounded(0, ge=0)
+    cpus_per_worker: float = bounded(1, ge=0)
     colocate_with: str | None = None  # another role, whose placement group is shared
 
 
@@ -133,20 +135,20 @@ class RolesConfig:
 class DeadlinesConfig:
     """Seconds. Every wait has one; the error names the phase, the actor and its node."""
 
-    connect_s: float = 60.0  # joining a running Ray cluster
-    placement_s: float = 120.0
-    start_s: float = 600.0
-    generate_s: float = 1800.0  # without a single finished group
-    train_s: float = 1800.0  # one optimizer step
-    sync_s: float = 600.0
-    checkpoint_s: float = 1800.0
+    connect_s: float = bounded(60.0, gt=0)  # joining a running Ray cluster
+    placement_s: float = bounded(120.0, gt=0)
+    start_s: float = bounded(600.0, gt=0)
+    generate_s: float = bounded(1800.0, gt=0)  # without a single finished group
+    train_s: float = bounded(1800.0, gt=0)  # one optimizer step
+    sync_s: float = bounded(600.0, gt=0)
+    checkpoint_s: float = bounded(1800.0, gt=0)
 
 
 @dataclass
 class ClusterConfig:
     address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS, else a local one is started
     device: Device = Device.auto
-    threads_per_worker: int = 1  # OpenMP threads of a CPU worker
+    threads_per_worker: int = bounded(1, ge=1)  # OpenMP threads of a CPU worker
     roles: RolesConfig = field(default_factory=RolesConfig)
     deadlines: DeadlinesConfig = field(default_factory=DeadlinesConfig)
 
@@ -154,7 +156,7 @@ class ClusterConfig:
 @dataclass
 class Config:
     name: str = "quickstart"
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=2**32 - 1)
     run_dir: str = "runs/${name}-seed${seed}"
     resume: Resume = Resume.auto
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import RoleSlots
+from rlcore.problems import UserError
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -29,7 +30,7 @@ MAX_BLAMED = 4  # actors described in full by one error
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class ActorError(RuntimeError):
+class ActorError(UserError, RuntimeError):
     """Something went wrong in or with an actor.
 
     Attributes: `phase`, `role`, `rank`, `node`, `pid` (None: no process yet), `waited_s` and `log_lines`.

@@ -28,6 +28,7 @@ from actors.weight_sync import WeightSyncError
 from actors.worker import LanguageModelWorker
 from rlcore import metrics as M
 from rlcore.interfaces import Sampling
+from rlcore.problems import UserError
 from rlcore.rewards.scorers import Batcher
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
 
@@ -35,7 +36,7 @@ SENDER_SLACK_S = 90.0
 ABORT_S = 5.0
 
 
-class RolloutStalled(RuntimeError):
+class RolloutStalled(UserError, RuntimeError):
     """The engines answer, but no group finished before the deadline."""
 
 

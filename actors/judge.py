@@ -22,6 +22,7 @@ from actors.restarts import RestartPolicy
 from actors.rollout import RolloutWorker
 from actors.vllm_engine import PendingGroup, Request, sampling_parameters
 from rlcore.interfaces import Sampling
+from rlcore.problems import UserError
 from rlcore.rewards.judge.config import JudgeEngineConfig
 from rlcore.rewards.judge.endpoint import log_sum
 from rlcore.rewards.judge.prompts import Messages, Reply, plain
@@ -31,7 +32,7 @@ CONCURRENCY = 4  # calls at the same time in one actor
 SLACK_S = 60.0
 
 
-class JudgeError(ValueError):
+class JudgeError(UserError, ValueError):
     """A judge that cannot be used as it is set up."""
 
 

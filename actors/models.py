@@ -18,6 +18,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from actors.config import ModelConfig, TinyModelConfig
+from rlcore.problems import UserError
 from rlcore.types import Prompt
 
 MAX_TINY_PARAMETERS = 2_000_000
@@ -30,7 +31,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A model folder that cannot be used; the text names the cure."""
 
 

@@ -27,13 +27,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from actors.config import ClusterConfig, RoleConfig, RolesConfig
+from rlcore.problems import UserError
 
 ROLES = tuple(f.name for f in fields(RolesConfig))
 POLL_S = 0.1
 GRAIN = 10_000  # Ray counts resources in ten-thousandths
 
 
-class PlacementError(RuntimeError):
+class PlacementError(UserError, RuntimeError):
     """The cluster cannot hold the roles, or did not in time. The text is a table and what to change."""
 
 

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from actors.config import Config, DeadlinesConfig, DType, ModelConfig
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
-from actors.problem import Problem
 from actors.ray_connection import connected
 from actors.ray_probe import ClusterError, named_address
 from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
+from rlcore.problems import Problem
 from rlcore.rounds.graph import Node as Stage
 
 GIB = 2**30

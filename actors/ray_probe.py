@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from actors.config import ClusterConfig
+from rlcore.problems import UserError
 
 POLL_S = 0.2
 PORTS = "`ray start --head` listens on 6379 by default; 8265 is the dashboard, 10001 the Ray Client server"
@@ -33,7 +34,7 @@ class Address:
         return f"{how} to start a private cluster on this machine instead"
 
 
-class ClusterError(RuntimeError):
+class ClusterError(UserError, RuntimeError):
     """Ray cannot be used as configured. The text names the address, its origin, the cause and what to change."""
 
     def __init__(self, address: Address | None, cause: str, cure: str):

@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.group import ActorError, ActorGroup, DeadlineExceeded, WorkerError
 from actors.weight_sync import WeightSyncError
+from rlcore.problems import UserError
 
 WINDOW_S = 6 * 3600.0  # older failures do not count: a run of weeks may lose a worker now and then
 REQUEST_ERRORS = (ValueError, TypeError, LookupError)  # raised by the request itself, whichever worker serves it
@@ -20,7 +21,7 @@ _RAISED = re.compile(r"\b(?!Actor|Ray|Node)\w*(?:Error|Exception): .*")
 Failure = BaseException | str
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(UserError, RuntimeError):
     """A worker keeps failing, or failed in a way that a restart cannot cure; the message holds the last failure."""
 
 

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config, DType
-from actors.problem import Problem
 from actors.rounds_config import MADE_OF, folder_problems, plan_rounds, source_config, token_problems
 from actors.run import online_run
 from actors.run_folder import binding, claim, locked, plain
@@ -29,6 +28,7 @@ from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.problems import Problem
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
 from rlcore.rounds.config import FilterStageConfig, GenerateConfig, Made, RewriteConfig, RlConfig, ScoreBy, SftConfig
@@ -51,7 +51,7 @@ NO_PART = (
 def rounds(config: Config, overrides: Sequence[str]) -> int:
     """Runs every stage that is not done. `overrides`: the command line, of which a stage `rl` composes its own config.
 
-    Raises: see `actors.errors`; Interrupted, after which the same command goes on.
+    Raises: UserError; Interrupted, after which the same command goes on.
     """
     nodes = checked(config, overrides)
     with locked(Path(config.run_dir)):

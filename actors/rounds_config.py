@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,11 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from actors.config import Config
-from actors.problem import Problem
 from actors.rounds_values import number_problems
 from rlcore.data.examples.config import ExampleKind, ExamplesConfig
 from rlcore.data.filters import check as check_filters
 from rlcore.ops.preference_losses import KINDS
+from rlcore.problems import Problem, UserError, nearest
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.scorers import REWARD_MODEL, Terms
 from rlcore.rounds import settings
@@ -125,7 +124,7 @@ def _stages(config: Config) -> tuple[dict[str, tuple[StageKind, list[StageConfig
     return {name: stage for name, stage in stages.items() if name not in broken}, list(found.values())
 
 
-class OptionError(ValueError):
+class OptionError(UserError, ValueError):
     """An option of a stage that does not exist or has another type."""
 
     def __init__(self, key: str, value: Any, text: str, cure: str) -> None:
@@ -146,9 +145,9 @@ def to_stage(kind: StageKind, raw: Mapping[str, Any]) -> StageConfig:
 def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
     """An instance of a dataclass out of plain values, checked by OmegaConf; raises OptionError."""
     for key, value, known in _strangers(raw, kind(), ""):
-        near = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
-        cure = f"did you mean {near[0]}? " if near else ""
-        raise OptionError(key, value, "no such option", f"{cure}there are: {', '.join(known)}")
+        near = nearest(key.rpartition(".")[2], known)
+        cure = f"did you mean {near}? " if near else ""
+        raise OptionError(key, value, "unknown option", f"{cure}expected one of: {', '.join(known)}")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw)))
     except OmegaConfBaseException as error:
@@ -217,9 +216,9 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
         for text in texts:
             yield Problem(f"{key}.{part}", text.partition(":")[0], text.partition(": ")[2] or text, "mend it")
     if isinstance(stage, PreferenceStageConfig) and stage.loss not in KINDS:
-        near = difflib.get_close_matches(stage.loss, KINDS, 1)
-        cure = f"did you mean {near[0]}? " if near else ""
-        yield Problem(f"{key}.loss", stage.loss, "no such loss", f"{cure}there are: {', '.join(KINDS)}")
+        near = nearest(stage.loss, KINDS)
+        cure = f"did you mean {near}? " if near else ""
+        yield Problem(f"{key}.loss", stage.loss, "unknown loss", f"{cure}expected one of: {', '.join(KINDS)}")
     by_judge = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.judge
     if by_judge and config.reward.judge.kind is JudgeKind.none:
         text = f"stage {node.stage} asks a judge"

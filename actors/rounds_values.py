@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from actors.problem import Problem
+from rlcore.problems import Problem
 from rlcore.rounds.config import GenerateConfig, StageConfig
 
 INF = math.inf

@@ -7,85 +7,22 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from actors.config import Config, Device, DType
 from actors.placement import ROLES, PlacementError, units
-from actors.problem import Problem
 from actors.rules_algorithm import algorithm_problems
 from rlcore.data.sources.config import BUILT_IN
+from rlcore.problems import Problem, out_of_bounds
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.config import check as check_judge
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
 
-INF = float("inf")
 HERE = "relative paths start at the working directory"
-
-
-# key: (lowest, highest, lowest excluded). None in the config passes: it means "not set".
-RANGES: dict[str, tuple[float, float, bool]] = {
-    **{f"trainer.{k}": (1, INF, False) for k in ("prompts_per_step", "samples_per_prompt", "updates_per_step")},
-    **{f"trainer.{k}": (1, INF, False) for k in ("epochs_per_step", "max_tokens_per_micro_batch", "checkpoint.keep")},
-    **{f"trainer.{k}": (0, INF, False) for k in ("steps", "max_staleness", "eval.every", "eval.temperature")},
-    **{f"trainer.{k}": (0, INF, False) for k in ("checkpoint.every", "parity.every", "warmup.steps")},
-    **{f"trainer.{k}": (1, INF, False) for k in ("eval.num_samples", "eval.max_prompts", "parity.num_sequences")},
-    **{f"trainer.{k}": (0, INF, True) for k in ("parity.tolerance", "parity.mean_tolerance")},
-    "trainer.warmup.sequences_per_step": (1, INF, False),
-    **{f"trainer.{k}learning_rate.peak": (0, INF, False) for k in ("", "critic_", "warmup.")},
-    **{f"trainer.{k}learning_rate.warmup_steps": (0, INF, False) for k in ("", "critic_", "warmup.")},
-    **{f"trainer.{k}learning_rate.final_share": (0, 1, False) for k in ("", "critic_", "warmup.")},
-    "algorithm.clip_low": (0, 1, True),
-    "algorithm.clip_high": (0, INF, True),
-    "algorithm.dual_clip": (1, INF, True),
-    "algorithm.aggregation_constant": (0, INF, True),
-    "algorithm.kl_coef": (0, INF, False),
-    "algorithm.correction.low": (0, INF, False),
-    "algorithm.correction.high": (0, INF, True),
-    **{f"algorithm.{k}": (0, 1, False) for k in ("gamma", "lam", "nash_mixture", "overlong_buffer")},
-    **{f"algorithm.{k}": (0, INF, False) for k in ("step_kl_coef", "overlong_penalty", "refill_rounds")},
-    **{f"algorithm.{k}": (0, INF, True) for k in ("kl_target", "value_clip")},
-    "algorithm.kl_horizon": (1, INF, False),
-    "algorithm.critic_warmup_steps": (0, INF, False),
-    "algorithm.preference.beta": (0, INF, True),
-    "algorithm.preference.eta": (0, INF, True),
-    "algorithm.preference.label_smoothing": (0, 0.49, False),
-    **{f"algorithm.preference.{k}": (0, INF, False) for k in ("gamma", "sft_coef", "min_margin", "explore_coef")},
-    "algorithm.preference.pairs_per_prompt": (1, INF, False),
-    "model.lora.rank": (0, INF, False),
-    "model.lora.alpha": (0, INF, True),
-    "model.lora.dropout": (0, 0.99, False),
-    **{f"data.{k}": (1, INF, False) for k in ("num_eval", "max_prompt_tokens")},
-    **{f"model.tiny.{k}": (1, INF, False) for k in ("num_layers", "hidden_size", "num_heads", "intermediate_size")},
-    "model.tiny.max_positions": (1, INF, False),
-    **{f"rollout.{k}": (1, INF, False) for k in ("tensor_parallel_size", "max_new_tokens", "max_model_len")},
-    **{f"rollout.{k}": (1, INF, False) for k in ("max_num_seqs", "sync_bucket_mb")},
-    **{f"rollout.{k}": (0, INF, True) for k in ("temperature", "cpu_kv_cache_gib")},
-    "rollout.gpu_memory_utilization": (0, 1, True),
-    "rollout.sleep_level": (0, 2, False),
-    "rollout.max_restarts": (0, INF, False),
-    "engine.zero_stage": (0, 3, False),
-    "engine.optimizer.eps": (0, INF, True),
-    "engine.optimizer.weight_decay": (0, INF, False),
-    "engine.optimizer.max_grad_norm": (0, INF, True),
-    "reward.processes_per_worker": (1, INF, False),
-    "reward.timeout_s": (0, INF, True),
-    "reward.memory_limit_mb": (64, INF, False),
-    "reward.max_failed_share": (0, 1, True),
-    "cluster.threads_per_worker": (1, INF, False),
-    **{f"cluster.roles.{r}.{k}_per_worker": (0, INF, False) for r in ROLES for k in ("gpus", "cpus")},
-    **{f"cluster.roles.{r}.num_workers": (1, INF, False) for r in ("policy", "rollout", "verifier")},
-    **{f"cluster.roles.{r}.num_workers": (0, INF, False) for r in ("reference", "critic", "reward", "judge")},
-    **{f"cluster.deadlines.{k}_s": (0, INF, True) for k in ("connect", "placement", "start")},
-    **{f"cluster.deadlines.{k}_s": (0, INF, True) for k in ("generate", "train", "sync")},
-    "cluster.deadlines.checkpoint_s": (0, INF, True),
-    **{f"tracking.{k}": (0, INF, False) for k in ("samples_every", "num_samples")},
-    "seed": (0, 2**32 - 1, False),
-}  # fmt: skip
 
 
 def problems(config: Config) -> list[Problem]:
     """Everything wrong, errors first; warnings are marked."""
-    rules = (_ranges, _batch, algorithm_problems, _sampling, _model, _data, _rewards, _roles, _gpus, _sync, _engine)
+    rules = (_values, _batch, algorithm_problems, _sampling, _model, _data, _rewards, _roles, _gpus, _sync, _engine)
     found: dict[tuple[str, str], Problem] = {}
     for rule in rules:
         for problem in rule(config):
@@ -93,21 +30,12 @@ def problems(config: Config) -> list[Problem]:
     return sorted(found.values(), key=lambda problem: problem.warning)
 
 
-def _get(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _ranges(c: Config) -> Iterator[Problem]:
-    for key, (low, high, above) in RANGES.items():
-        value = _get(c, key)
-        if value is None or (low < value <= high if above else low <= value <= high):
-            continue
-        bounds = f"above {low:g}" if above else f"{low:g} or more" if high == INF else f"from {low:g} to {high:g}"
-        bounds += f", at most {high:g}" if above and high < INF else ""
-        yield Problem(key, value, "out of range", f"must be {bounds}")
+def _values(c: Config) -> Iterator[Problem]:
+    yield from out_of_bounds(c)
+    for role in ("policy", "rollout", "verifier"):
+        if (count := getattr(c.cluster.roles, role).num_workers) == 0:
+            text, cure = "out of range", "must be 1 or more: every run needs this role"
+            yield Problem(f"cluster.roles.{role}.num_workers", count, text, cure)
     if not re.fullmatch(r"[\w.+-]+", c.name):
         yield Problem("name", c.name, "not usable as a folder name", "letters, digits and . _ + - only")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actors.config import Config
-from actors.problem import Problem
 from rlcore.algorithms.config import Aggregation, AlgorithmConfig, Baseline, Family, KLPlace, Opponent, Scale
 from rlcore.loops.learning import BUILT_IN
+from rlcore.problems import Problem
 
 SAMPLES = "trainer.samples_per_prompt"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config import Config
-from actors.problem import Problem
 from actors.run_folder import RunFolderError, claim, config_hash, has_checkpoint, locked, plain
 from actors.validate import ConfigError, check
 from rlcore.checkpoint import Checkpoints
@@ -21,6 +20,7 @@ from rlcore.loops import online, supervised
 from rlcore.loops.evaluate import evaluate as measure
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.problems import Problem
 from rlcore.report import render, write_report
 from rlcore.tracking import Trackers, build_tracker, strip_secrets
 
@@ -28,7 +28,7 @@ from rlcore.tracking import Trackers, build_tracker, strip_secrets
 def train(config: Config) -> int:
     """The whole job: check, prepare, train, export, report. Returns the exit code.
 
-    Raises: see `actors.errors`; Interrupted after a checkpoint.
+    Raises: UserError; Interrupted after a checkpoint.
     """
     if config.rounds.stages:
         names, cure = ", ".join(config.rounds.stages), "run it by: rlcore rounds"

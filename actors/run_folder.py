@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from actors.config import Config
 from rlcore.loops.config import Resume
+from rlcore.problems import UserError
 from rlcore.redact import strip_secrets
 
 # A resumed run may be longer, logged, placed or saved otherwise; anything else would be another experiment.
@@ -25,7 +26,7 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(UserError, RuntimeError):
     """The folder cannot be used for this run; the message says why and what to change."""
 
 

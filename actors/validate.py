@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from actors.config import Config
-from actors.problem import Problem
 from actors.rules import problems
+from rlcore.problems import Problem, UserError, nearest
 
 LOG = logging.getLogger("rlcore")
 REQUIRED = "<required>"  # in YAML, for what has no default; OmegaConf's ??? is lost when it meets a dataclass default
@@ -30,7 +29,7 @@ SCHEMA = "schema"  # first entry of the defaults list in conf/config.yaml
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Everything that is wrong with a configuration: `problems`, and all of them in the text."""
 
     def __init__(self, found: Sequence[Problem]):
@@ -122,7 +121,7 @@ def _explain(override: str, error: Exception) -> Problem:
     key = re.sub(r"@.*$", "", key.lstrip("+~"))
     if isinstance(error, MissingConfigException) and error.options is not None:
         options = list(error.options)
-        near = _suggest(value, options)
+        near = _hint(value, options)
         return Problem(key, value, "no such preset", f"{near}choose one of: {', '.join(options)}")
     cause = error.__cause__
     if key in OPTIONAL_GROUPS:
@@ -132,7 +131,7 @@ def _explain(override: str, error: Exception) -> Problem:
             return Problem(key, value, "not there to be overridden", f"append it: +{key}=...")
         if cause.object_type is not None and is_dataclass(cause.object_type) and str(cause.key) not in key:
             known = [f.name for f in fields(cause.object_type)]
-            cure = f"{_suggest(str(cause.key), known)}its keys: {', '.join(known)}"
+            cure = f"{_hint(str(cause.key), known)}its keys: {', '.join(known)}"
             return Problem(key, value, f"unknown key {str(cause.key)!r} inside", cure)
         return _unknown(key, value)
     if key in GROUPS and (cause is None or value in ("", "null")):
@@ -145,7 +144,7 @@ def _explain(override: str, error: Exception) -> Problem:
     if not key:
         return Problem(override, "", f"does not parse ({first})", QUOTING)
     choices = re.findall(r"\w+", first.partition("expected one of")[2])
-    cure = f"{_suggest(value, choices)}the default is {_default(key)}"
+    cure = f"{_hint(value, choices)}the default is {_default(key)}"
     return Problem(key, value, first, cure)
 
 
@@ -162,18 +161,17 @@ def _unknown(key: str, value: Any) -> Problem:
     return Problem(key, value, "unknown key", cure)
 
 
-def _nearest_key(key: str) -> str | None:
+def _nearest_key(key: str) -> str:
     """A key spelled alike under the same parent, else the same last word elsewhere, else one spelled alike anywhere."""
     parent, _, last = key.rpartition(".")
     siblings = [k for k in KEYS if k.rpartition(".")[0] == parent]
-    moved = [k for k in KEYS if k.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(key, siblings, 1, 0.7) or moved or difflib.get_close_matches(key, KEYS, 1, 0.6)
-    return near[0] if near else None
+    moved = next((k for k in KEYS if k.rpartition(".")[2] == last), "")
+    return nearest(key, siblings, cutoff=0.7) or moved or nearest(key, KEYS)
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]}? " if near else ""
+def _hint(word: str, known: Sequence[str]) -> str:
+    near = nearest(word, known)
+    return f"did you mean {near}? " if near else ""
 
 
 def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:

@@ -23,6 +23,7 @@ import torch
 
 from actors.config import RolloutConfig, WeightSyncBackend
 from actors.vllm_model import parameter_names
+from rlcore.problems import UserError
 
 HOST_BACKEND = "host"
 ALIGNMENT = 64  # bytes; views into the flat buffer keep their dtype's alignment, and AVX-512 loads theirs
@@ -64,7 +65,7 @@ class WeightSender(Protocol):
         ...
 
 
-class WeightSyncError(RuntimeError):
+class WeightSyncError(UserError, RuntimeError):
     """`failed` maps the position of an engine to what it said. Every engine not named holds the new version."""
 
     def __init__(self, version: int, failed: Mapping[int, str]) -> None:

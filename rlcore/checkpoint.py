@@ -2,15 +2,13 @@
 
 A checkpoint is a folder:
 
-    checkpoints/
-        latest                  name of the newest one, for people and shell scripts
-        step-000050/
-            state.json          the driver's state
-            manifest.json       size and checksum of every other file, and a checksum of itself
-            ...                 whatever the workers wrote
+    checkpoints/latest          name of the newest one, for shell scripts
+    checkpoints/step-000050/
+        state.json              the driver's state
+        manifest.json           size and checksum of every other file, and a checksum of itself
+        ...                     files of the workers
 
-It is written as `step-000050.partial`; its files and folders are fsynced, then it is renamed, then `latest` moves.
-Whatever carries the plain name is therefore complete, and what was damaged later fails its checksum.
+It is written as `step-000050.partial`, fsynced and renamed, then `latest` moves: the plain name means complete.
 """
 
 from __future__ import annotations
@@ -31,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from rlcore.problems import UserError
+
 FORMAT = 1
 STATE, MANIFEST, LATEST = "state.json", "manifest.json", "latest"
 PARTIAL, REPLACED, REMOVED, CORRUPT = ".partial", ".replaced", ".removed", ".corrupt"
@@ -40,7 +40,7 @@ _FLOAT = "$float"  # JSON has no NaN and no infinities
 _log = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint could not be written or may not be read; the message holds path, reason and cure."""
 
 

@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rlcore.registry import describe, suggest
+from rlcore.problems import UserError, suggest
+from rlcore.registry import describe
 
 HINT = "pip install 'rlcore[procedural]'"
 
 
-class TaskError(ValueError):
+class TaskError(UserError, ValueError):
     """A task that cannot be opened: the package is missing, or its name, level or options are wrong."""
 
 

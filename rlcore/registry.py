@@ -6,16 +6,17 @@ It imports nothing of torch, so that the decorators cost nothing where only rewa
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+
+from rlcore.problems import UserError, suggest
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
@@ -23,7 +24,7 @@ F = TypeVar("F", bound=Function)
 MAX_MESSAGE = 2000  # characters of an error text that travel with it
 
 
-class RegistryError(RuntimeError):
+class RegistryError(UserError, RuntimeError):
     """A function that cannot be found, loaded or registered."""
 
 
@@ -110,12 +111,6 @@ def policy_loss(name: str) -> Callable[[F], F]:
         RegistryError: the name is empty, holds a colon, or is taken.
     """
     return POLICY_LOSSES.register(name)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def origin(fn: Function) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlcore.problems import UserError
+
 OUTSIDE = ("warmup", "eval", "checkpoint")  # phases the loop runs between two steps
 INSIDE = ("gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights")
 PHASES = INSIDE + OUTSIDE
@@ -28,7 +30,7 @@ COLORS = {
 _ACCURACY = re.compile(r"eval/(.+)/mean@(\d+)")
 
 
-class ReportError(RuntimeError):
+class ReportError(UserError, RuntimeError):
     """The folder is not a run, or holds nothing to report on yet."""
 
 

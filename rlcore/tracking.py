@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.interfaces import Tracker
+from rlcore.problems import UserError
 from rlcore.redact import strip_secrets as strip_secrets
 from rlcore.tracking_config import TrackingConfig, WandbConfig, WandbMode
 from rlcore.tracking_console import ConsoleTracker as ConsoleTracker
@@ -26,7 +27,7 @@ SAMPLE_COLUMNS = ("step", "prompt", "response", "reference", "score", "status") 
 _log = logging.getLogger(__name__)
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """A tracker that was asked for cannot work here; the message says what to install or change."""
 
 

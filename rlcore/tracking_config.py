@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from rlcore.problems import bounded
+
 
 class WandbMode(str, enum.Enum):
     offline = "offline"
@@ -25,5 +27,5 @@ class TrackingConfig:
     console: bool = True
     tensorboard: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    samples_every: int = 10  # steps between tables of completions
-    num_samples: int = 8  # rows of such a table
+    samples_every: int = bounded(10, ge=0)  # steps between tables of completions
+    num_samples: int = bounded(8, ge=0)  # rows of such a table

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
+
+from rlcore.problems import bounded
 
 
 class Family(str, enum.Enum):
@@ -82,8 +85,8 @@ class CorrectionConfig:
 
     level: CorrectionLevel = CorrectionLevel.token
     mode: CorrectionMode = CorrectionMode.truncate
-    low: float = 0.0
-    high: float = 2.0
+    low: float = bounded(0.0, ge=0)
+    high: float = bounded(2.0, gt=0, le=math.inf)
 
 
 @dataclass
@@ -97,15 +100,15 @@ class PreferenceConfig:
     """Online preference learning: of a prompt's samples the best against the worst."""
 
     loss: PreferenceKind = PreferenceKind.dpo
-    beta: float = 0.1
-    label_smoothing: float = 0.0  # cdpo and robust
-    gamma: float = 0.0  # target margin of simpo
-    eta: float = 1.0  # scale of the reward difference in the rpo losses
-    sft_coef: float = 0.0  # times the chosen response's negative log-likelihood per token, added
-    pairs_per_prompt: int = 1  # best against worst, second best against second worst, ...
-    min_margin: float = 0.0  # a pair's rewards must differ by more; equal ones never make a pair
+    beta: float = bounded(0.1, gt=0)
+    label_smoothing: float = bounded(0.0, ge=0, le=0.49)  # cdpo and robust
+    gamma: float = bounded(0.0, ge=0)  # target margin of simpo
+    eta: float = bounded(1.0, gt=0)  # scale of the reward difference in the rpo losses
+    sft_coef: float = bounded(0.0, ge=0)  # times the chosen response's negative log-likelihood per token, added
+    pairs_per_prompt: int = bounded(1, ge=1)  # best against worst, second best against second worst, ...
+    min_margin: float = bounded(0.0, ge=0)  # a pair's rewards must differ by more; equal ones never make a pair
     opponent: Opponent = Opponent.policy
-    explore_coef: float = 1e-5  # alpha of xpo
+    explore_coef: float = bounded(1e-5, ge=0)  # alpha of xpo
 
 
 @dataclass
@@ -116,30 +119,30 @@ class AlgorithmConfig:
     advantage: str = "group"  # group, gae, returns, nash_md, or a registered name
     baseline: Baseline = Baseline.mean  # of group
     scale: Scale = Scale.std  # of group
-    nash_mixture: float = 0.125  # share of the reference in the opponent of nash_md; 0: the policy itself
-    gamma: float = 1.0  # discount per token, of gae and returns
-    lam: float = 1.0  # of gae
+    nash_mixture: float = bounded(0.125, ge=0, le=1)  # reference's share in nash_md's opponent; 0: the policy alone
+    gamma: float = bounded(1.0, ge=0, le=1)  # discount per token, of gae and returns
+    lam: float = bounded(1.0, ge=0, le=1)  # of gae
     whiten: bool = False  # advantages to mean 0 and deviation 1 over all trained tokens of a step
     loss: str = "ppo_clip"  # ppo_clip, gspo, cispo, reinforce, mdloo, or a registered name
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
+    clip_low: float = bounded(0.2, gt=0, le=1)
+    clip_high: float = bounded(0.2, gt=0, le=math.inf)
+    dual_clip: float | None = bounded(None, gt=1)
     aggregation: Aggregation = Aggregation.token_mean
-    aggregation_constant: float | None = None  # denominator of seq_sum_constant; None: max_new_tokens
-    kl_coef: float = 0.0  # of the KL to the reference; 0 needs no reference role
+    aggregation_constant: float | None = bounded(None, gt=0)  # denominator of seq_sum_constant; None: max_new_tokens
+    kl_coef: float = bounded(0.0, ge=0)  # of the KL to the reference; 0 needs no reference role
     kl_kind: KLKind = KLKind.auto
     kl_in: KLPlace = KLPlace.loss
-    kl_clamp: float | None = 10.0  # bound on a token's log-ratio and estimate, in nats; no gradient outside; None: none
+    kl_clamp: float | None = bounded(10.0, gt=0, le=math.inf)  # of log-ratios and estimates, in nats; None: none
     kl_weighted: bool = False  # weigh the KL in the loss by pi / pi_old: unbiased also in later updates of a step
-    kl_target: float | None = None  # KL per response, in nats, that an adaptive kl_coef steers to; None: fixed
-    kl_horizon: int = 10_000  # samples over which the adaptive one reacts
-    step_kl_coef: float = 0.0  # of the KL to the policy that sampled, in mdloo
+    kl_target: float | None = bounded(None, gt=0)  # nats per response that an adaptive kl_coef aims at; None: fixed
+    kl_horizon: int = bounded(10_000, ge=1)  # samples over which the adaptive one reacts
+    step_kl_coef: float = bounded(0.0, ge=0)  # of the KL to the policy that sampled, in mdloo
     entropy_coef: float = 0.0
-    value_clip: float | None = 0.2  # of the critic's loss
-    critic_warmup_steps: int = 0  # steps at the start in which only the critic learns
-    overlong_buffer: float = 0.0  # last share of max_new_tokens over which a penalty grows from 0; 0: none
-    overlong_penalty: float = 1.0  # its size at max_new_tokens, subtracted from the reward
-    refill_rounds: int = 0  # further rounds of sampling in a step that filters have left short of prompts
+    value_clip: float | None = bounded(0.2, gt=0)  # of the critic's loss
+    critic_warmup_steps: int = bounded(0, ge=0)  # steps at the start in which only the critic learns
+    overlong_buffer: float = bounded(0.0, ge=0, le=1)  # share of max_new_tokens over which a penalty grows; 0: none
+    overlong_penalty: float = bounded(1.0, ge=0)  # its size at max_new_tokens, subtracted from the reward
+    refill_rounds: int = bounded(0, ge=0)  # further rounds of sampling when filters leave a step short of prompts
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)

@@ -16,11 +16,12 @@ from rlcore.interfaces import CheckpointStore, Tracker
 from rlcore.loops.config import OfflineTrainConfig
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.problems import UserError
 
 Units = NDArray[np.int64]
 
 
-class NothingToTrainOn(ValueError):
+class NothingToTrainOn(UserError, ValueError):
     """A stage without records: the stages before it kept none, or made none. `why`: what they dropped, if known."""
 
     def __init__(self, name: str, why: str = "") -> None:

@@ -6,10 +6,11 @@ import numpy as np
 
 from rlcore.loops.config import ParityConfig
 from rlcore.metrics import Max, Mean, Metrics
+from rlcore.problems import UserError
 from rlcore.types import TrainBatch
 
 
-class ParityError(RuntimeError):
+class ParityError(UserError, RuntimeError):
     """Rollout and trainer disagree about the log-probs of the same tokens under the same weight version."""
 
 

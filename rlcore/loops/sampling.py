@@ -9,11 +9,12 @@ import numpy as np
 
 from rlcore.interfaces import Sampling, World
 from rlcore.metrics import Max, Mean, Metrics, Sum
+from rlcore.problems import UserError
 from rlcore.rewards.config import OnFailure, RewardConfig
 from rlcore.types import Group, Prompt, RewardResult, Status, Trajectory
 
 
-class RewardFailure(RuntimeError):
+class RewardFailure(UserError, RuntimeError):
     """Too many samples could not be scored, or one when the config asks to stop at the first."""
 
 

@@ -24,13 +24,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from rlcore.problems import UserError
+
 MAX_UNPACKED = 256 << 20
 PLACES = (
     "tests", "input_output", "test_cases", "official_tests", "private_test_cases", "public_test_cases", "examples",
 )  # fmt: skip
 
 
-class TestsError(ValueError):
+class TestsError(UserError, ValueError):
     """Tests that cannot be read: an error of the data, the same for every response."""
 
 

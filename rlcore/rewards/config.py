@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlcore.problems import bounded
 from rlcore.rewards.judge.config import JudgeConfig
 
 
@@ -39,7 +40,7 @@ class SandboxConfig:
 
     tier: Tier = Tier.auto
     url: str | None = None  # of the tier remote: `python -m rlcore.rewards.sandbox.server` answers there
-    retries: int = 2  # of the tier remote, within the deadline
+    retries: int = bounded(2, ge=0)  # of the tier remote, within the deadline
     readable: list[str] = field(default_factory=list)  # further files and folders that programs may read
     python_path: list[str] = field(default_factory=list)  # further folders that programs may read and import from
     preload: list[str] = field(default_factory=list)  # further modules imported once, ahead of every program
@@ -58,13 +59,13 @@ class RewardTermConfig:
 class RewardConfig:
     fn: str | None = None  # shorthand for a single term by path
     terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
-    processes_per_worker: int = 1  # verifier processes of each worker of the role `verifier`
-    timeout_s: float = 5.0  # per sample; then the worker process is killed and replaced
-    memory_limit_mb: int = 2048
+    processes_per_worker: int = bounded(1, ge=1)  # verifier processes of each worker of the role `verifier`
+    timeout_s: float = bounded(5.0, gt=0)  # per sample; then the worker process is killed and replaced
+    memory_limit_mb: int = bounded(2048, ge=64)
     on_failure: OnFailure = OnFailure.mask
     fallback: Fallback = Fallback.none  # where no verifier applies: without reference, or one that cannot be read
     fallback_weight: float = 1.0
     model: str | None = None  # of the term `reward_model`: a Hugging Face sequence classification folder or hub id
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    max_failed_share: float = 0.5  # of a step's samples; above it the run stops and shows some
+    max_failed_share: float = bounded(0.5, gt=0, le=1)  # of a step's samples; above it the run stops and shows some

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rlcore.problems import suggest
 from rlcore.registry import MAX_MESSAGE as MAX_MESSAGE  # child.py reads it here
-from rlcore.registry import RegistryError, describe, load_function, origin, suggest
+from rlcore.registry import RegistryError, describe, load_function, origin
 from rlcore.types import RewardInput, RewardResult, Status
 
 RewardFn = Callable[..., Any]

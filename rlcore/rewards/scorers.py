@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from rlcore.metrics import Metrics, merge
+from rlcore.problems import UserError
 from rlcore.rewards.composition import Term
 from rlcore.rewards.config import Fallback, RewardConfig, RewardTermConfig
 from rlcore.rewards.judge.ask import limit_s
@@ -33,7 +34,7 @@ R = TypeVar("R")
 Results = list[RewardResult]
 
 
-class ScorerLate(RuntimeError):
+class ScorerLate(UserError, RuntimeError):
     """A scorer did not answer before its deadline."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlcore.problems import UserError
 from rlcore.rounds.config import RECORDS, Made
 from rlcore.rounds.content import file_sums, json_hash, plain, restored
 
@@ -25,7 +26,7 @@ SCHEMA = 1
 RECORD, MODEL, PARTS = "artefact.json", "model", "parts"
 
 
-class ArtefactError(RuntimeError):
+class ArtefactError(UserError, RuntimeError):
     """An artefact could not be written or may not be read; the message holds path, reason and cure."""
 
 

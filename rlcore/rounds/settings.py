@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlcore.problems import UserError, nearest
 from rlcore.rounds.config import BUILT_IN, RoundsConfig, StageKind
 from rlcore.rounds.references import name_fault
 
@@ -27,7 +27,7 @@ class GraphProblem:
         return f"{self.key} = {self.value}: {self.text}; {self.cure}"
 
 
-class GraphError(ValueError):
+class GraphError(UserError, ValueError):
     """Everything that is wrong with the stages, at once."""
 
     def __init__(self, problems: Iterable[GraphProblem]) -> None:
@@ -86,13 +86,6 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         result[str(key)] = deep_merge(old, value) if both else _copy(value)  # type: ignore[arg-type]
     return result
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """The likeliest of `names` for a misspelt one, "" where none is near. Names are short: one slip in three counts."""
-    lower = {n.lower(): n for n in names}
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return lower[found[0]] if found else ""
 
 
 def _copy(value: Any) -> Any:

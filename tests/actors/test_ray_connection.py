@@ -21,10 +21,10 @@ import pytest
 from ray._private.utils import compute_version_info
 
 from actors.config import ClusterConfig, Config, DeadlinesConfig
-from actors.errors import USER_ERRORS
 from actors.plan import plan
 from actors.ray_connection import connected, temporary_folder
 from actors.ray_probe import ClusterError, named_address
+from rlcore.problems import UserError
 
 RLCORE = str(Path(sys.executable).parent / "rlcore")
 
@@ -202,7 +202,7 @@ def test_a_cluster_that_never_lets_a_driver_in_ends_at_the_deadline(tmp_path: Pa
     assert done.returncode == 1
     assert f"cluster.address={address} answers, but did not let this program join within 4 s" in done.stderr
     assert "Traceback" not in done.stderr
-    assert issubclass(ClusterError, USER_ERRORS())
+    assert issubclass(ClusterError, UserError)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlcore.data.examples.config import ExampleColumnsConfig, ExampleKind, ExamplesConfig
-from rlcore.data.sources.readers import DataError, Table, did_you_mean
+from rlcore.data.sources.readers import DataError, Table
+from rlcore.problems import nearest
 
 
 class Role(NamedTuple):
@@ -135,14 +136,14 @@ def _check(table: Table, config: ExamplesConfig, key: str, whole: bool) -> None:
 def _guess(table: Table, config: ExamplesConfig, key: str) -> str:
     taken = {getattr(config.columns, role.key) for role in FORMATS[config.kind]}
     free = [c for c in table.columns if c not in taken]
-    return did_you_mean(getattr(config.columns, key), free, _OTHER_NAMES.get(key, ()))
+    return nearest(getattr(config.columns, key), free, _OTHER_NAMES.get(key, ()))
 
 
 def _told(table: Table, config: ExamplesConfig, key: str, missing: list[str], lost: list[str], may_go: bool) -> str:
     keys = [(f"columns.{k}", getattr(config.columns, k), _guess(table, config, k)) for k in missing]
     for attribute in lost:
         column = config.columns.attributes[attribute]
-        keys.append((f"columns.attributes.{attribute}", column, did_you_mean(column, table.columns)))
+        keys.append((f"columns.attributes.{attribute}", column, nearest(column, table.columns)))
     cures = [f"{key}.{k}={guess}" for k, _, guess in keys if guess]
     if config.kind is ExampleKind.demonstrations and "response" in missing:
         whole = _guess(table, config, "messages")

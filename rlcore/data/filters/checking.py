@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rlcore.data.filters.config import ALL, KINDS, FilterConfig
-from rlcore.registry import describe, suggest
+from rlcore.problems import suggest
+from rlcore.registry import describe
 
 
 def check(filters: Sequence[FilterConfig | Mapping[str, Any]], table_kind: str, place: str = "filters") -> list[str]:

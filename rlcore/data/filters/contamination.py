@@ -17,7 +17,7 @@ from rlcore.data.filters import verdict as view
 from rlcore.data.filters import words
 from rlcore.data.filters.config import ContaminationConfig
 from rlcore.data.filters.verdict import FilterContext, Verdict
-from rlcore.registry import suggest
+from rlcore.problems import suggest
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlcore.problems import bounded
+
 
 class SourceKind(str, enum.Enum):
     addition = "addition"  # built in: two-digit addition, digits reversed
@@ -37,8 +39,8 @@ class ColumnsConfig:
 @dataclass
 class ProceduralTaskConfig:
     name: str = "leg_counting"  # a task of reasoning-gym
-    size: int = 1000  # rows to train on
-    level: int | None = None  # of the task's curriculum, from 0; None: its defaults
+    size: int = bounded(1000, ge=1)  # rows to train on
+    level: int | None = bounded(None, ge=0)  # of the task's curriculum, from 0; None: its defaults
     options: dict[str, Any] = field(default_factory=dict)  # fields of the task's config; they win over the level
 
 
@@ -53,12 +55,12 @@ class DataConfig:
     source: SourceKind = SourceKind.addition
     train: str | None = None  # path; unused by built-in sources
     eval: str | None = None  # path; None with a file source: `num_eval` rows are held out of `train`
-    num_eval: int = 500
+    num_eval: int = bounded(500, ge=1)
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
     chat_template: bool = False  # render prompts through the tokenizer's chat template
     system_prompt: str | None = None
     prompt_template: str = "{prompt}"  # applied to the prompt string before the chat template
-    max_prompt_tokens: int = 64
+    max_prompt_tokens: int = bounded(64, ge=1)
     long_prompts: LongPrompt = LongPrompt.skip
     shuffle: bool = True

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlcore.data.sources.config import SourceKind
+from rlcore.problems import UserError, nearest
 
 NUM_SHOWN = 5
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data that cannot be used; the text names the file, the line or row, and the reason."""
 
 
@@ -68,8 +67,8 @@ def read(kind: SourceKind, path: str, key: str) -> Table:
     """
     file = Path(path).expanduser()
     if not file.exists():
-        near = difflib.get_close_matches(file.name, _names(file.parent), n=1, cutoff=0.5)
-        cure = f". Did you mean {file.parent / near[0]}?" if near else f" in {file.parent.resolve()}"
+        near = nearest(file.name, _names(file.parent), cutoff=0.5)
+        cure = f". Did you mean {file.parent / near}?" if near else f" in {file.parent.resolve()}"
         raise DataError(f"{key}={path}: no such file{cure}")
     if kind is SourceKind.jsonl:
         if file.is_dir():
@@ -83,14 +82,6 @@ def read(kind: SourceKind, path: str, key: str) -> Table:
     if not table.num_read:
         raise DataError(f"{file} is empty: it has no rows")
     return table
-
-
-def did_you_mean(name: str, names: Sequence[str], also: Sequence[str] = ()) -> str:
-    """The likeliest of `names` for a missing `name`: by spelling, else one of the usual other names; "" if none."""
-    lower = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.7)
-    found = near or [n for n in also if n in lower]
-    return lower[found[0]] if found else ""
 
 
 def _read_jsonl(path: Path) -> Table:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rlcore.data.rewriting.question import RAW
 from rlcore.data.sources.config import ColumnsConfig, DataConfig
-from rlcore.data.sources.readers import DataError, Table, did_you_mean
+from rlcore.data.sources.readers import DataError, Table
 from rlcore.data.tokenizer import Tokenizer
+from rlcore.problems import nearest
 
 Messages = list[dict[str, Any]]
 _OTHER_NAMES = {
@@ -66,7 +67,7 @@ def _check_columns(table: Table, names: ColumnsConfig) -> None:
         name = getattr(names, key)
         if name in table.columns or (not name and key != "prompt"):
             continue
-        guess = did_you_mean(name, [c for c in table.columns if c != names.prompt], _OTHER_NAMES.get(key, ()))
+        guess = nearest(name, [c for c in table.columns if c != names.prompt], _OTHER_NAMES.get(key, ()))
         optional = key != "prompt" and name == getattr(defaults, key)
         if optional and not (guess and key == "reference"):
             continue

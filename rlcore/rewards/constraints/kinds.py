@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from rlcore.registry import suggest
+from rlcore.problems import UserError, suggest
 
 Relation = Literal["less than", "at most", "exactly", "at least", "more than"]
 Check = Callable[..., bool]
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Check)
 _WANTED = {int: "a whole number, not negative", str: "a text", list[str]: "a list of texts"}
 
 
-class ConstraintError(ValueError):
+class ConstraintError(UserError, ValueError):
     """A row's constraint that cannot be read: an unknown id, a missing, unknown or wrong argument."""
 
 

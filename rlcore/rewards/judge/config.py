@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlcore.problems import bounded
+
 
 class JudgeKind(str, enum.Enum):
     none = "none"
@@ -35,7 +37,7 @@ class RubricConfig:
 
     name: str = "quality"
     text: str = "How helpful, correct and clear the response is."
-    weight: float = 1.0  # in the mean over the rubrics
+    weight: float = bounded(1.0, ge=0)  # in the mean over the rubrics
 
 
 @dataclass
@@ -67,7 +69,7 @@ class JudgeReadingConfig:
     how: JudgeReading = JudgeReading.text
     verdict: str = r"\[\[([ABC])\]\]"  # regular expression, one group: A, B, or C for a tie
     score: str = r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]"  # regular expression, one group: a number
-    reminders: int = 1  # further questions where no verdict was found
+    reminders: int = bounded(1, ge=0)  # further questions where no verdict was found
 
 
 @dataclass
@@ -77,10 +79,10 @@ class JudgeEndpointConfig:
     base_url: str | None = None  # as in http://host:8000/v1
     model: str | None = None
     api_env: str = ""  # NAME of the environment variable that holds the key; empty: no key is sent
-    max_concurrency: int = 16
-    retries: int = 4
-    request_timeout_s: float = 60.0
-    deadline_s: float = 180.0  # of one question with its retries
+    max_concurrency: int = bounded(16, ge=1)
+    retries: int = bounded(4, ge=0)
+    request_timeout_s: float = bounded(60.0, gt=0)
+    deadline_s: float = bounded(180.0, gt=0)  # of one question with its retries
     extra: dict[str, Any] = field(default_factory=dict)  # further fields of the request, as they are
 
 
@@ -89,18 +91,18 @@ class JudgeEngineConfig:
     """Of kind `engine`: vLLM on the weights of a folder, never synced."""
 
     path: str | None = None  # Hugging Face folder or hub id
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = bounded(1, ge=1)
     dtype: str = "auto"
-    max_model_len: int = 4096
-    max_num_seqs: int = 256
-    gpu_memory_utilization: float = 0.9
-    cpu_kv_cache_gib: float = 1.0
+    max_model_len: int = bounded(4096, ge=1)
+    max_num_seqs: int = bounded(256, ge=1)
+    gpu_memory_utilization: float = bounded(0.9, gt=0, le=1)
+    cpu_kv_cache_gib: float = bounded(1.0, gt=0)
     enforce_eager: bool = False
     trust_remote_code: bool = False
     chat_template: bool | None = None  # None: where the tokenizer has one
     chat_options: dict[str, Any] = field(default_factory=dict)  # of the chat template, such as enable_thinking
-    deadline_s: float = 600.0  # of one call; what is not answered then is a time-out
-    max_restarts: int = 3  # of one engine within six hours
+    deadline_s: float = bounded(600.0, gt=0)  # of one call; what is not answered then is a time-out
+    max_restarts: int = bounded(3, ge=0)  # of one engine within six hours
     extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
 
 
@@ -109,9 +111,9 @@ class JudgeConfig:
     kind: JudgeKind = JudgeKind.none
     mode: JudgeMode = JudgeMode.pointwise
     against: JudgeAgainst = JudgeAgainst.group  # pairwise
-    max_pairs: int = 28  # of one group, each asked in both orders; 28 are all pairs of 8
-    max_new_tokens: int = 512
-    temperature: float = 0.0
+    max_pairs: int = bounded(28, ge=1)  # of one group, each asked in both orders; 28 are all pairs of 8
+    max_new_tokens: int = bounded(512, ge=1)
+    temperature: float = bounded(0.0, ge=0)
     rubrics: list[RubricConfig] = field(default_factory=lambda: [RubricConfig()])
     scale: JudgeScaleConfig = field(default_factory=JudgeScaleConfig)
     prompts: JudgePromptConfig = field(default_factory=JudgePromptConfig)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from rlcore.problems import UserError
 from rlcore.redact import MASK, strip_text
 from rlcore.rewards.judge.config import JudgeEndpointConfig, check_endpoint
 from rlcore.rewards.judge.prompts import Messages, Reply
@@ -22,7 +23,7 @@ MAX_ERROR = 300
 AGAIN = {408, 409, 425, 429}  # and 5xx
 
 
-class EndpointError(ValueError):
+class EndpointError(UserError, ValueError):
     """An endpoint that cannot be used as it is set up."""
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rlcore.problems import UserError
 
-class SandboxError(RuntimeError):
+
+class SandboxError(UserError, RuntimeError):
     """The sandbox itself failed, or there is none; never the program's fault."""
 
 

@@ -1,0 +1,137 @@
+"""User errors, at the bottom layer: one record of a wrong setting, bounds of settings, the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from rlcore.redact import MASK, is_secret_name, strip_text
+
+BOUNDS = "bounds"  # key of a field's metadata
+
+
+class UserError(Exception):
+    """Base class of every error that the user can fix. Commands print its message without a traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong setting.
+
+    >>> print(Problem("trainer.steps", -1, "out of range", "must be 0 or more"))
+      trainer.steps = -1
+          out of range; must be 0 or more
+    """
+
+    key: str  # as in the config, such as "rounds.stages.sft.data"
+    value: Any
+    text: str  # why it cannot work
+    cure: str  # what to write instead
+    warning: bool = False  # it works, but hardly as intended
+
+    def render(self) -> str:
+        shown = self.value.value if isinstance(self.value, Enum) else self.value
+        shown = MASK if is_secret_name(self.key.rpartition(".")[2]) else strip_text(str(shown))
+        return f"  {self.key} = {shown}\n      {self.text}; {self.cure}"
+
+    __str__ = render
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a number. Without an upper bound it must be finite; `le=math.inf` allows infinity."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    why: str = ""  # why these bounds, where the name does not tell
+
+    def allow(self, value: float) -> bool:
+        if isinstance(value, float) and not math.isfinite(value) and value != self.le:
+            return False
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        """
+        >>> print(Bounds(ge=1), Bounds(gt=0), Bounds(ge=0, le=1), Bounds(gt=0, le=1), sep=" | ")
+        1 or more | above 0 | from 0 to 1 | above 0, at most 1
+        """
+        low = f"{self.ge:g} or more" if self.ge is not None else f"above {self.gt:g}" if self.gt is not None else ""
+        if self.le not in (None, math.inf):
+            if self.ge is not None:
+                return f"from {self.ge:g} to {self.le:g}"
+            return ", ".join(part for part in (low, f"at most {self.le:g}") if part)
+        return ", ".join(part for part in (low, f"below {self.lt:g}" if self.lt is not None else "") if part)
+
+
+def bounded(
+    default: Any = MISSING,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    why: str = "",
+    default_factory: Any = MISSING,
+) -> Any:
+    """A dataclass field of a number, or of a list of numbers, within bounds. None always passes: it means "not set".
+
+    `steps: int = bounded(100, ge=0)  # of the run`
+    """
+    metadata = {BOUNDS: Bounds(ge, gt, le, lt, why)}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def out_of_bounds(settings: Any, path: str = "") -> Iterator[Problem]:
+    """Every number of a nested dataclass that is outside its field's bounds, or NaN.
+
+    Args:
+        settings: an instance of a dataclass; nested ones, also in lists, are walked.
+        path: key of `settings` in the config, "" for the root.
+    """
+    for f in fields(settings):
+        value, key = getattr(settings, f.name), f"{path}.{f.name}" if path else f.name
+        bounds = f.metadata.get(BOUNDS)
+        listed = isinstance(value, list)
+        for name, item in [(f"{key}.{i}", v) for i, v in enumerate(value)] if listed else [(key, value)]:
+            if is_dataclass(item):
+                yield from out_of_bounds(item, name)
+            elif not isinstance(item, int | float) or isinstance(item, bool):
+                continue
+            elif bounds is not None and not bounds.allow(item):
+                yield Problem(name, item, bounds.why or "out of range", f"must be {bounds or 'a finite number'}")
+            elif isinstance(item, float) and math.isnan(item):
+                yield Problem(name, item, "not a number", "give a number")
+
+
+def nearest(name: str, known: Iterable[str], also: Iterable[str] = (), cutoff: float = 0.6) -> str:
+    """The name of `known` most likely meant by `name`: by spelling, else the first of the usual synonyms `also`.
+
+    >>> nearest("Promt", ["prompt", "answer"]), nearest("question", ["prompt", "answer"], also=["prompt"])
+    ('prompt', 'prompt')
+
+    Returns:
+        "" where none is near.
+    """
+    lower = {n.lower(): n for n in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+    found = near or [n for n in also if n in lower]
+    return lower[found[0]] if found else ""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` or nothing."""
+    near = nearest(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
