@@ -15,6 +15,8 @@ from rlcore.data.sources.config import BUILT_IN
 from rlcore.problems import Problem, out_of_bounds
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.config import check as check_judge
+from rlcore.rewards.options import wrong as wrong_options
+from rlcore.rewards.registry import names as reward_names
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
 
 HERE = "relative paths start at the working directory"
@@ -143,9 +145,11 @@ def _rewards(c: Config) -> Iterator[Problem]:
             continue
         if term.fn is not None:
             yield from _function(f"reward.terms.{i}.fn", term.fn)
-        elif term.name not in (known := _reward_names()):
+        elif term.name not in (known := reward_names()):
             cure = f"one of: {', '.join(known)}; or give its function by fn=path/to/file.py:function"
             yield Problem(f"reward.terms.{i}.name", term.name, "no such reward", cure)
+        elif wrong := list(wrong_options(term.name, term.options)):
+            yield from (Problem(f"reward.terms.{i}.options.{o}", term.options[o], why, cure) for o, why, cure in wrong)
         elif term.name == "code" and c.reward.timeout_s <= (limit := float(term.options.get("deadline_s", 30.0))):
             text = f"the verifier process is killed before the {limit:g} s that the tests of a program may take in all"
             yield Problem("reward.timeout_s", c.reward.timeout_s, text, f"above {limit:g}, as reward=code has it")
@@ -187,12 +191,6 @@ def _reward_model(c: Config, asked: bool) -> Iterator[Problem]:
     if count > 0 and not asked and not stages:
         text, cure = "a reward model is started, and no reward asks it", "add {name: reward_model} to reward.terms"
         yield Problem("cluster.roles.reward.num_workers", count, text, cure, True)
-
-
-def _reward_names() -> list[str]:
-    from rlcore.rewards import names
-
-    return list(names())
 
 
 def _function(key: str, path: str) -> Iterator[Problem]:

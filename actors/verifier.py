@@ -13,7 +13,8 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.registry import RewardError
 from rlcore.types import Group, Prompt, RewardInput, RewardResult, Trajectory
 
-CODE = "code"
+CODE, MATH = "code", "math"
+BASES = {"target_length": None, "cosine_length": MATH}  # rewards that call another one, and which they call by default
 
 
 class VerifierWorker:
@@ -24,6 +25,7 @@ class VerifierWorker:
         self._terms: tuple[Term, ...] = ()
         self._by_name: dict[str, Term] = {}
         self._sandbox: dict[str, Any] = {}
+        self._math: dict[str, Any] = {}
 
     def start(self, config: RewardConfig, cwd: str) -> None:
         """Starts the processes; relative reward paths start at `cwd`.
@@ -34,7 +36,7 @@ class VerifierWorker:
         """
         self.shutdown()
         self._terms, self._by_name = terms_of(config)
-        self._sandbox = asdict(config.sandbox)
+        self._sandbox, self._math = asdict(config.sandbox), {"answer": config.math.answer.value}
         self._pool = VerifierPool(
             num_processes=config.processes_per_worker,
             timeout_s=config.timeout_s,
@@ -79,13 +81,21 @@ class VerifierWorker:
     def _item(self, prompt: Prompt, sample: RewardInput) -> Item:
         # A name that is no term of the config is one of the registry, known to the processes.
         named = tuple(self._by_name.get(name) or Term(name) for name in prompt.rewards)
-        return Item(tuple(self._confined(term) for term in named or self._terms), sample)
+        return Item(tuple(self._configured(term) for term in named or self._terms), sample)
 
-    def _confined(self, term: Term) -> Term:
-        """The reward `code` runs where `reward.sandbox` says, unless the term's own options say otherwise."""
-        if term.name != CODE or term.fn or "sandbox" in term.options:
+    def _configured(self, term: Term) -> Term:
+        """Settings of the config for `code` and `math` (also as the base of another reward), where the term's own
+        options do not say otherwise."""
+        if term.fn:
             return term
-        return replace(term, options={**term.options, "sandbox": self._sandbox})
+        if term.name == CODE:
+            return replace(term, options={"sandbox": self._sandbox, **term.options})
+        if term.name == MATH:
+            return replace(term, options={**self._math, **term.options})
+        if term.name in BASES and term.options.get("base", BASES[term.name]) == MATH:
+            base = {**self._math, **(term.options.get("base_options") or {})}
+            return replace(term, options={**term.options, "base_options": base})
+        return term
 
 
 def terms_of(config: RewardConfig) -> tuple[tuple[Term, ...], dict[str, Term]]:

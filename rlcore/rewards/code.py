@@ -8,6 +8,7 @@ it is the right one, whatever it prints, overrides or claims.
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,11 @@ def score(
     return _settle(read, outcomes, judge, all_or_nothing, where.description)
 
 
+_SAMPLE, *_ = inspect.signature(_code).parameters.values()
+_OPTIONS = [p for p in inspect.signature(score).parameters.values() if p.kind is p.KEYWORD_ONLY]
+_code.__signature__ = inspect.Signature([_SAMPLE, *_OPTIONS])  # type: ignore[attr-defined]  # options.py checks them
+
+
 @lru_cache(maxsize=64)
 def _read(tests: str) -> Tests:
     return code_layouts.read(tests)
@@ -202,21 +208,23 @@ def _simple_asserts(tests: Tests) -> list[tuple[Call, Any]] | None:
 def _simple_assert(statement: str) -> tuple[Call, Any] | None:
     """`assert f(literals) == literal` as the call and the literal, which needs no second process; else None."""
     try:
-        (node,) = ast.parse(statement).body
-        assert isinstance(node, ast.Assert)
-        test = node.test
-        assert isinstance(test, ast.Compare)
-        assert len(test.ops) == 1
-        assert isinstance(test.ops[0], ast.Eq)
-        call = test.left
-        assert isinstance(call, ast.Call)
-        assert isinstance(call.func, ast.Name)
+        match ast.parse(statement).body:
+            case [
+                ast.Assert(
+                    test=ast.Compare(left=ast.Call(func=ast.Name(id=name)) as call, ops=[ast.Eq()], comparators=[right])
+                )
+            ]:
+                pass
+            case _:
+                return None
+        if any(keyword.arg is None for keyword in call.keywords):  # f(**options)
+            return None
         args = [ast.literal_eval(a) for a in call.args]
-        kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg or 1 / 0}
-        literal = ast.literal_eval(test.comparators[0])
-    except (AssertionError, ValueError, ArithmeticError, TypeError, SyntaxError, RecursionError, MemoryError):
+        kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        literal = ast.literal_eval(right)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
-    return Call(call.func.id, args, kwargs), literal
+    return Call(name, args, kwargs), literal
 
 
 @lru_cache(maxsize=256)

@@ -59,15 +59,19 @@ _CUT_OFF = re.compile(
     r"text)\s*\{[^{}]*$|\\(?:cdot|times)\s*$",
     re.IGNORECASE,
 )
-_ONLY = re.compile(
-    r"(?:only|just)\s+(?:(?:option|choice|statement)\s+)?(\S+)\s+(?!and\b|or\b)[a-z]", re.IGNORECASE
-)
+_ONLY = re.compile(r"(?:only|just)\s+(?:(?:option|choice|statement)\s+)?(\S+)\s+(?!and\b|or\b)[a-z]", re.IGNORECASE)
 _COPULA = re.compile(
     r"(?:\b(?:is|are|was|were|be|becomes?|has|have|had|leaves|remains?|choose|pick|select|option|choice|called|on|"
     r"go with|opt for|left with)\b|[:=])(?:\s+(?:therefore|thus|then|always|simply|definitely|indeed|only|either|"
     r"clearly|also))*\s+(?:(?:an?|the|on)\s+)?",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"(?:(?:the|an?|called|named|on)\s+)?([A-ZÀ-Þ][\w'’-]*)")
+_EQUATED = re.compile(r"([A-ZÀ-Þ][\w'’-]*)\s+(?:is|was|are|equals|must be|becomes)\b")
+_OPENERS = {
+    "the", "it", "this", "that", "these", "those", "there", "he", "she", "they", "we", "you", "every", "each", "all",
+    "both", "one", "another", "which", "what", "who", "here", "now", "then", "so", "answer", "day",
+}  # fmt: skip
 _PLAN = re.compile(  # now we only need to multiply them
     r"\b(?:need|have|want|must|let us|let's|let me|can|will|should|remains)\s+(?:(?:to|now|then|just|only|first|"
     r"next)\s+)*(?:multiply|add|subtract|divide|find|compute|calculate|solve|determine|evaluate|simplify|sum|count|"
@@ -147,6 +151,8 @@ def complements(text: str) -> list[str]:
     sentence = kept[-1]
     bold = [b[1].strip(" .") for b in BOLD.finditer(sentence)]
     plain = re.split(r"[.;!]?\s*$|,\s+not\b", OPENER.sub("", unbold(sentence)).strip())[0]
+    if re.search(r"\bor\b", plain):
+        return []
     denied = re.search(r"\b(?:not|never|neither|nor|cannot)\b|n['’]t\b", plain)
     found = bold if len(bold) == 1 and not denied else []
     if only := _ONLY.match(plain):
@@ -155,6 +161,11 @@ def complements(text: str) -> list[str]:
         rest = re.split(r"[,;(]|\b(?:because|since|as|so|when|for)\b", plain[match.end() :])[0].strip()
         if rest and not re.search(r"\b(?:not|never|neither|nor|cannot)\b|n['’]t\b", match[0] + rest):
             found.append(rest)
+    names = {named[1] for rest in found if (named := _NAME.fullmatch(rest))}
+    if (equated := _EQUATED.match(plain)) and equated[1].lower() not in _OPENERS:
+        names.add(equated[1])
+    if len(names) > 1:  # Tuesday is Monday
+        return []
     if not denied and (subject := re.match(r"[A-ZÀ-Þ][\w'’-]*(?=\s+(?!and\b|or\b)[a-z]{2})", plain)):
         found.append(subject[0])
     return [phrase for phrase in found if len(phrase) <= MAX_PHRASE]

@@ -47,6 +47,23 @@ class SandboxConfig:
     languages: dict[str, Any] = field(default_factory=dict)  # name: {file, run, compile, reserves}
 
 
+class MathAnswer(str, enum.Enum):
+    """Where the reward `math` finds the answer of a response; see `rlcore.rewards.math.score`."""
+
+    boxed = "boxed"  # in \\boxed{}
+    tagged = "tagged"  # in <answer></answer>
+    hashes = "hashes"  # behind ####, on its line
+    whole = "whole"  # the response is the answer
+    free = "free"  # wherever the response states it, in prose too: for stored completions, not for training
+
+
+@dataclass
+class MathConfig:
+    """Options of every term `math`; a term's own options come first."""
+
+    answer: MathAnswer = MathAnswer.boxed
+
+
 @dataclass
 class RewardTermConfig:
     name: str = "math"  # a registered name, `reward_model` or `judge`; ignored when `fn` is given
@@ -66,6 +83,7 @@ class RewardConfig:
     fallback: Fallback = Fallback.none  # where no verifier applies: without reference, or one that cannot be read
     fallback_weight: float = 1.0
     model: str | None = None  # of the term `reward_model`: a Hugging Face sequence classification folder or hub id
+    math: MathConfig = field(default_factory=MathConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     max_failed_share: float = bounded(0.5, gt=0, le=1)  # of a step's samples; above it the run stops and shows some

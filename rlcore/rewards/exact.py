@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rlcore.rewards import units
-from rlcore.rewards.numerals import SCALES, spelt_number
+from rlcore.rewards.numerals import COUNTS, SCALES, spelt_number
 
 MAX_DIGITS = 1000  # of one number as written
 MAX_EXPONENT = 1000  # of ten
@@ -49,7 +49,12 @@ _NOT_UNITS = {
     "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
     "over", "plus", "minus", "times", "divided", "infinity", "infty", "hundred", "dozen", "not", "less", "more", "than",
     "pairs", "base", "squared", "cubed", "power", "root", "factorial", "half", "third", "thirds", "quarter", "quarters",
-    "halves",
+    "halves", "else", "versus",
+}  # fmt: skip
+_COUNTED = frozenset(COUNTS.split("|"))
+_HEDGES = {
+    "or", "not", "maybe", "perhaps", "possibly", "either", "otherwise", "alternatively", "unless", "except", "but",
+    "wrong", "false", "incorrect", "neither", "nor",
 }  # fmt: skip
 _NUM = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?: \d{3})+|\d+)?(?:\.\d*)?"
 _PLAIN = re.compile(rf"(?P<num>{_NUM})(?:[eE](?P<exp>[+-]?\d+))?")
@@ -204,11 +209,17 @@ def _together(large: Number | None, small: Number | None) -> Number | None:
 def _is_unit(words: list[str], spaced: bool) -> bool:
     if not words:
         return True
-    if len(words) > 4 or any(w.lower().strip(".") in _NOT_UNITS for w in words):
+    if len(words) > 4 or hedges(" ".join(words)) or any(w.lower().strip(".") in _NOT_UNITS for w in words):
         return False
     if words[0].strip(".") in _WORD_UNITS:
         return all(len(w) > 2 or w in _WORD_UNITS for w in words[1:])
     return spaced and len(words[0]) >= 3
+
+
+def hedges(text: str) -> bool:
+    """Whether what stands behind a number in place of a unit names another value: `5 \\text{ or 7}`."""
+    words = re.findall(r"[a-z]+", text.lower())
+    return bool(re.search(r"(?<![a-zA-Z^{])\d", text)) or any(w in _HEDGES or w in _COUNTED for w in words)
 
 
 def _sign(text: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ What stands inside `<think>` is never an answer. Regular expressions here are li
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from itertools import islice
 
 from rlcore.rewards import conclusion, exact, statement
@@ -55,7 +56,7 @@ def answer(response: str) -> str | None:
     """The text of the final answer, not yet cleaned; None when there is none."""
     if (plain := response.strip()).isascii() and plain.isdigit():
         return plain
-    text = _own_turn(visible(response))
+    text = own_turn(visible(response))
     if (placed := _last_box(text)) is not None:
         boxed, end = placed
         told = _TOLD.match(boxed)
@@ -123,7 +124,7 @@ def _unless_revised(found: str, later: str) -> str | None:
     return found
 
 
-def _own_turn(text: str) -> str:
+def own_turn(text: str) -> str:
     """Without the next question that a model goes on to ask itself once it has answered its own."""
     for turn in islice(_TURN.finditer(text), MAX_TURNS):
         before = text[: turn.start()]
@@ -131,6 +132,11 @@ def _own_turn(text: str) -> str:
         if before.strip() and answered:
             return before
     return text
+
+
+def without_code(text: str) -> str:
+    """Without fenced blocks."""
+    return _FENCED.sub("\n", text) if "```" in text else text
 
 
 def _without_program(block: re.Match[str]) -> str:
@@ -155,12 +161,12 @@ def _hashed(text: str) -> str | None:
 
 def stated(response: str) -> str | None:
     """What the last "the answer is" says, up to the end of its sentence: for answers in words."""
-    return statement.words(_own_turn(visible(response)))
+    return statement.words(own_turn(visible(response)))
 
 
 def phrases(response: str) -> list[str]:
     """What the response concludes in words where it states no answer: candidates for a reference in words."""
-    text = _own_turn(visible(response))
+    text = own_turn(visible(response))
     if box(text) is not None or "####" in text or statement.words(text) is not None:
         return []
     return conclusion.complements(text)
@@ -188,13 +194,20 @@ def box(text: str) -> str | None:
     return None if placed is None else placed[0]
 
 
-def _last_box(text: str) -> tuple[str, int] | None:
-    """The content of the last box, and where it ends."""
+@dataclass(frozen=True, slots=True)
+class Box:
+    start: int
+    end: int
+    content: str
+
+
+def boxes(text: str) -> list[Box]:
+    """All boxes that are closed; of boxes inside a box the outer one."""
     starts = list(_BOX.finditer(text))
     closing = _closing_braces(text) if starts else {}
-    found: list[tuple[int, int, str]] = []
+    found: list[Box] = []
     for match in starts:
-        if found and match.start() < found[-1][1]:
+        if found and match.start() < found[-1].end:
             continue  # a box inside a box
         if not match[1]:
             content = _token(text, match.end())
@@ -203,21 +216,39 @@ def _last_box(text: str) -> tuple[str, int] | None:
         else:
             content = None
         if content is not None:
-            found.append((match.start(), match.end() + len(content) + bool(match[1]), content.strip()))
+            end = match.end() + len(content) + bool(match[1])
+            found.append(Box(match.start(), end, _innermost(content.strip())))
+    return found
+
+
+def _innermost(inner: str) -> str:
+    for _ in range(3):
+        nested = _BOX.match(inner)
+        if not (
+            nested and nested[1] and inner.endswith("}") and _closing_braces(inner).get(nested.end()) == len(inner) - 1
+        ):
+            break
+        inner = inner[nested.end() : -1].strip()
+    return inner
+
+
+def _last_box(text: str) -> tuple[str, int] | None:
+    """The content of the last box, or of the run of boxes that ends with it, and where it ends."""
+    found = boxes(text)
     if not found:
         return None
+    return ", ".join(dict.fromkeys(box.content for box in last_run(text, found))), found[-1].end
+
+
+def last_run(text: str, found: list[Box]) -> list[Box]:
+    """The boxes that stand together at the end, as several values of one answer do."""
     run = [found[-1]]
     for before in reversed(found[:-1]):
-        between = text[before[1] : run[-1][0]]
+        between = text[before.end : run[-1].start]
         if len(between) > 40 or not _BETWEEN.fullmatch(between):
             break
         run.append(before)
-    contents = list(dict.fromkeys(content for _, _, content in reversed(run)))
-    inner = ", ".join(contents)
-    for _ in range(3):
-        nested = _BOX.match(inner)
-        inner = inner[nested.end() : -1].strip() if nested and nested[1] and inner.endswith("}") else inner
-    return inner, found[-1][1]
+    return run[::-1]
 
 
 def _closing_braces(text: str) -> dict[int, int]:

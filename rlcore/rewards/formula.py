@@ -120,7 +120,9 @@ class _Reader:
 
     def _joined(self, node: Node) -> Node:
         """`2x` is a product."""
-        right = self.power()
+        opening, right = self.peek(), self.power()
+        if opening == "[" and node[0] in ("num", "dec") and right[0] in ("num", "dec"):
+            raise Unreadable("a number in brackets after a number")
         if right[0] in ("num", "dec") and self.tokens[self.at - 1][0] == self.tokens[self.at - 2][0] == "num":
             raise Unreadable("two numbers side by side")
         return ("mul", node, right)

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rlcore.rewards import exact, extract, prose, spelling, structure, units, verdict
+from rlcore.rewards import exact, extract, marked, prose, spelling, structure, units, verdict
+from rlcore.rewards.commitment import readings
+from rlcore.rewards.config import MathAnswer
 from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
@@ -29,12 +31,12 @@ _ASSIGNED = re.compile(
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+)\}?")
 # what keeps sympy's C-level integers busy before any limit could act, and what is no formula at all
 _HOSTILE = re.compile(
-    r"\d{400}|[eE][+-]?\d{4,}|\^\s*\{?\s*\(?[+-]?\d{5,}|\d{5,}\s*!|!\s*!\s*!|"
+    r"#|\d{400}|[eE][+-]?\d{4,}|\^\s*\{?\s*\(?[+-]?\d{5,}|\d{5,}\s*!|!\s*!\s*!|"
     r"\^[^+]{1,12}\^[^+]{1,12}\^|__|\""
 )
 MAX_NESTING = 40
 _RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s*\}|rad(?:ian)?s?)")
-_APPROXIMATELY = re.compile(r"\\approx(?![a-zA-Z])|≈|\\simeq(?![a-zA-Z])")
+_PLACES = tuple(place.value for place in MathAnswer)
 _LEADING = re.compile(r"(?:\*\*)?(yes|no|true|false)(?:\*\*)?(?:[,.;:!]| –| —)(?=\s|$)", re.IGNORECASE)
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
@@ -52,38 +54,61 @@ class Reference:
 
 
 @reward("math")
-def _math(sample: RewardInput) -> RewardResult:
-    """1.0 when the final answer equals `sample.reference`, else 0.0."""
+def _math(sample: RewardInput, answer: str = "free") -> RewardResult:
+    """1.0 when the final answer equals `sample.reference`, else 0.0. Option `answer`: where the answer is."""
     if sample.reference is None:
         error = "the row has no reference answer (data.columns.reference), which the reward math needs"
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
-    return score(sample.response, sample.reference)
+    return score(sample.response, sample.reference, answer)
 
 
-def score(response: str, reference: str) -> RewardResult:
+def score(response: str, reference: str, answer: str = "free") -> RewardResult:
     r"""1.0 if the final answer of `response` equals `reference`, else 0.0; `info["extracted"]` is the answer found.
 
-    A wrong, missing or unreadable answer is `Status.OK` with 0.0. A reference that cannot be read is
+    Args:
+        answer: where the answer is. `boxed`, `tagged` (`<answer>`), `hashes` (`####`) and `whole` (the response is the
+            answer) take one committed answer from that place and nothing else: these are for training. `free`, for
+            stored completions, finds it in prose too.
+
+    A wrong, missing, hedged or unreadable answer is `Status.OK` with 0.0. A reference that cannot be read is
     `Status.UNPARSABLE`: an error of the data, the same whatever the response.
 
-    >>> score(r"So the result is \boxed{\frac{1}{2}}.", "0.5").score
-    1.0
+    Raises:
+        ValueError: an unknown value of `answer`.
+        TypeError: the response or the reference is no text.
+
+    >>> score(r"So the result is \boxed{\frac{1}{2}}.", "0.5").score, score("It is 0.5.", "0.5", "boxed").score
+    (1.0, 0.0)
     """
+    if answer not in _PLACES:
+        raise ValueError(f"answer is {answer!r}: it must be one of {', '.join(_PLACES)}")
+    for name, text in (("response", response), ("reference", reference)):
+        if not isinstance(text, str):
+            raise TypeError(f"the {name} is {text!r}, not text: a missing value in the data?")
     gold = _read(reference)
     if gold is None:
         error = f"the reference {reference[:200]!r} is no answer that can be read"
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
-    found = extract.answer(response)
+    where = MathAnswer(answer)
+    found = extract.answer(response) if where is MathAnswer.free else marked.read(response, where)
     shown = {"extracted": None if found is None else found[:200]}
-    if found is not None and any(_agrees(gold, part) for part in _readings(found)):
+    if where is MathAnswer.free and not marked.committed(response, found):
+        return RewardResult(0.0, info={**shown, "hedged": True})
+    if found is not None and (_agrees(gold, found, literally=True) or _any_agrees(gold, found)):
         return RewardResult(1.0, info=shown)
-    if found is None or gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None:
-        spoken = gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None
+    if where is not MathAnswer.free:
+        return RewardResult(0.0, info=shown)
+    spoken = gold.words is not None or gold.choice is not None or prose.letters(gold.text) is not None
+    if found is None or spoken:
         said = (text for text in _in_words(response) if spoken or not re.search(r"\d", text))
         other = next((text for text in said if _agrees(gold, text)), None)
         if other is not None:
             return RewardResult(1.0, info={"extracted": other})
     return RewardResult(0.0, info=shown)
+
+
+def _any_agrees(gold: Reference, found: str) -> bool:
+    return len(found) <= MAX_ANSWER and any(_agrees(gold, text) for text in readings(found))
 
 
 def _in_words(response: str) -> list[str]:
@@ -95,13 +120,9 @@ def _in_words(response: str) -> list[str]:
     if said is None and (leading := _LEADING.match(whole)) and "\n" not in whole:
         whole = leading[1]  # Yes, it always is.
     short = [text for text in (said, whole) if text and len(text) <= extract.MAX_BARE and "\n" not in text]
-    return short + extract.phrases(response)
-
-
-def _readings(found: str) -> list[str]:
-    r"""Of `2\sqrt{13} \approx 7.21` both sides: the exact value and its rounded form are one answer."""
-    sides = [part.strip() for part in _APPROXIMATELY.split(found)]
-    return [found, *sides] if len(sides) == 2 and all(sides) and sides[0][-1:].isascii() else [found]
+    candidates = short + extract.phrases(response)
+    first = _LEADING.match(extract.visible(response).strip())
+    return [] if prose.conflict([*candidates, *([first[1]] if first else [])]) else candidates
 
 
 @lru_cache(maxsize=4096)
@@ -127,12 +148,15 @@ def _read(reference: str) -> Reference | None:
     return gold
 
 
-def _agrees(gold: Reference, found: str) -> bool:
+def _agrees(gold: Reference, found: str, *, literally: bool = False) -> bool:
+    """`literally`: whether the answer is written as the reference is, spaces and styles aside."""
     if len(found) > MAX_ANSWER:
         return False
     given = _digits_of_base(exact.clean(found))
     if _squeezed(given) == _squeezed(gold.text) or _bare(given) == _bare(gold.text):
         return True
+    if literally:
+        return False
     if gold.choice is not None or gold.words is not None:
         return _same_prose(gold, given)
     if (several := prose.run_of_letters(gold.text)) is not None and (other := prose.letters(given)) is not None:

@@ -19,6 +19,11 @@ _LETTER = re.compile(
     r"(?:(?P<mark>[.:)])\s*(?P<rest>.*)|(?<=[)\]])\s*(?P<after>.+))?",
     re.DOTALL | re.IGNORECASE,
 )
+_ANOTHER = re.compile(  # (A) or (B); A. 5 B. 7
+    r"[(\[][A-J][)\]]|(?<![\w\\])[B-J][.):](?=\s|$)|"
+    r"(?:^|[\s,;])(?:or|unless|and|if not)\s+(?:option\s+)?[(\[]?[A-J][)\]]?(?![\w'])|"
+    r"\b(?i:the answer is|option)\s+[(\[]?[A-J]\b"
+)
 _LETTERS = re.compile(r"[(\[]?[A-J][)\]]?(?:(?:\s*(?:,|;|&|\band\b)\s*)+[(\[]?[A-J][)\]]?)+")
 _MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
 _SAME = (
@@ -68,13 +73,28 @@ def letter(text: str) -> tuple[str, str] | None:
     match = _LETTER.fullmatch(plain)
     if match is None or (match["mark"] == ")" and plain[:1] != "(" and "(" in plain[: match.end(1)]):
         return None
-    return match[1].lower(), (match["rest"] or match["after"] or "").strip()
+    rest = (match["rest"] or match["after"] or "").strip()
+    return None if _ANOTHER.search(rest) else (match[1].lower(), rest)
 
 
 def letters(text: str) -> frozenset[str] | None:
     """`A, C and D` as a set of letters; None when it is no such list."""
     plain = unstyled(text).strip(" .")
     return frozenset(re.findall(r"\b[A-J]\b", plain)) if _LETTERS.fullmatch(plain) else None
+
+
+def conflict(phrases: list[str]) -> bool:
+    """Whether phrases name two answers of one kind: yes and no, two options."""
+    kinds: tuple[set[str], ...] = (set(), set(), set())
+    for phrase in phrases:
+        plain = unstyled(phrase).strip(" .!,;:")
+        if plain.lower() in ("yes", "no"):
+            kinds[0].add(plain.lower())
+        elif plain.lower() in ("true", "false"):
+            kinds[1].add(plain.lower())
+        elif (one := letter(plain)) is not None:
+            kinds[2].add(one[0])
+    return any(len(kind) > 1 for kind in kinds)
 
 
 def run_of_letters(text: str) -> frozenset[str] | None:

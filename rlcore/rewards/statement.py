@@ -89,10 +89,11 @@ _REST_OF_SUM = re.compile(  # 14% of 50, which is 7
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A statement's words up to the end of its line, the value in them if there is one, and where it ends."""
+    """A statement's words up to the end of its line, the value in them if there is one, and where it stands."""
 
     words: str
     value: str | None
+    start: int
     end: int
     tentative: bool
 
@@ -103,6 +104,12 @@ def last(text: str) -> Said | None:
     with_value = [said for said in found if said.value is not None]
     best = with_value or found
     return best[-1] if best else None
+
+
+def every(text: str) -> list[Said]:
+    """The last statements that are no one else's, in order."""
+    found = [_read(text, hit) for hit in list(_CUE.finditer(text))[-MAX_READ:]]
+    return [said for said in found if not said.tentative]
 
 
 def words(text: str) -> str | None:
@@ -142,7 +149,7 @@ def _read(text: str, cue: re.Match[str]) -> Said:
     if value is None:
         value = main(_sentence(_tidy(line)))
     stop = _stop(line)
-    return Said(line, value, cue.end() + (stop.start() if stop else len(line)), tentative)
+    return Said(line, value, cue.start(), cue.end() + (stop.start() if stop else len(line)), tentative)
 
 
 def _tidy(line: str) -> str:

@@ -15,6 +15,7 @@ from itertools import pairwise, product
 from rlcore.rewards import agreement, exact, formula, numeric, spelling
 from rlcore.rewards.agreement import EVERYTHING, Piece, Region
 from rlcore.rewards.formula import Node, Unreadable
+from rlcore.rewards.tokens import CLOSING, OPENING, PIECE, split
 
 MAX_ITEMS = 60
 
@@ -72,9 +73,6 @@ class Span:
 
 Answer = Value | Index | Items | Matrix | Named | Relation | Span
 
-_PIECE = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
-_OPENING = {"(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil", r"\begin"}
-_CLOSING = {")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil", r"\end"}
 _UNIT = re.compile(
     r"\s*(?:/?\s*\\(?:text|mathrm|mbox|textrm|rm|operatorname)\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d)\s*)?)+$"
 )
@@ -117,18 +115,9 @@ def read(text: str) -> Answer | None:
         return None
 
 
-def _split(text: str, separators: str) -> list[str]:
-    """Parts between separators outside all brackets; every second one is the separator."""
-    depth, parts, held = 0, [], ""
-    for match in _PIECE.finditer(text):
-        piece = match[0]
-        depth += (piece in _OPENING) - (piece in _CLOSING)
-        if depth == 0 and piece in separators:
-            parts += [held.strip(), piece]
-            held = ""
-        else:
-            held += piece
-    return [*parts, held.strip()]
+def is_name(text: str) -> bool:
+    """Whether it is what a formula may be the value of: `x`, `f(x)`, `AB`."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _turned(match: re.Match[str]) -> str:
@@ -140,14 +129,14 @@ def _answer(text: str) -> Answer:
     if not text:
         raise Unreadable("nothing there")
     text = _TEXT.sub(r"\1", _OUTWARD.sub(_turned, text))
-    if (parts := _split(text, "∨"))[1:]:
+    if (parts := split(text, "∨"))[1:]:
         return _joined([_answer(part) for part in parts[::2] if part], "∨")
-    if (parts := _split(text, ",;∧"))[1:]:
+    if (parts := split(text, ",;∧"))[1:]:
         return _joined(_named_alike([_answer(part) for part in parts[::2] if part]), ",")
-    sides = _split(text, "≤≥<>≠=∈")
+    sides = split(text, "≤≥<>≠=∈")
     if len(sides) > 1:
         return _relation(sides[::2], sides[1::2])
-    if (parts := _split(text, "∪∩∖"))[1:]:
+    if (parts := split(text, "∪∩∖"))[1:]:
         return _set_operation(parts)
     if match := _TRANSPOSED.search(text):
         turned = _answer(text[: match.start()])
@@ -165,8 +154,8 @@ def _answer(text: str) -> Answer:
     if match := _CLOCK.fullmatch(text):
         hours, minutes, half = match[1] or match[4], match[2] or match[5], (match[3] or "").lower()
         return Items(tuple(Value(("num", Fraction(part))) for part in (hours, minutes)), f"{half}m")
-    text = _UNIT.sub("", text) if ":" in text else text
-    if len(parts := _split(text, ":")) in (3, 5) and all(parts[::2]):
+    text = _without_unit(text) if ":" in text else text
+    if len(parts := split(text, ":")) in (3, 5) and all(parts[::2]):
         values = tuple(Value(formula.parse(part)) for part in parts[::2])
         if len(values) == 2:
             return Value(("div", values[0].node, values[1].node))
@@ -174,10 +163,19 @@ def _answer(text: str) -> Answer:
     return _value(text)
 
 
+def _without_unit(text: str) -> str:
+    """Raises Unreadable where what looks like a unit names another value."""
+    if (match := _UNIT.search(text)) is None:
+        return text
+    if exact.hedges(re.sub(r"\\[a-z]+", " ", match[0])):
+        raise Unreadable("another value in the place of a unit")
+    return text[: match.start()]
+
+
 def _value(text: str) -> Answer:
     if (number := exact.number(text)) is not None:
         return Value(("dec" if (number.decimals or 0) > 0 else "num", number.value))
-    node = formula.parse(_PLAIN_UNIT.sub("", _UNIT.sub("", text)) or text)
+    node = formula.parse(_PLAIN_UNIT.sub("", _without_unit(text)) or text)
     signs = _count(node, "pm")
     if not signs:
         return Value(node)
@@ -235,11 +233,11 @@ def _relation(sides: list[str], ops: list[str]) -> Answer:
             inner = interval(inner) or inner
         return Span(inner.region, _plain_name(sides[0])) if isinstance(inner, Span) else inner
     if all(op == "=" for op in ops):
-        if _NAME.fullmatch(sides[0]):
+        if is_name(sides[0]):
             return Named(_plain_name(sides[0]), _answer(sides[-1]))
         if sides[0][:1] == "(" and isinstance(names := _answer(sides[0]), Items):
             return _tuple_of_names(names, _answer(sides[-1]))
-        if len(sides) == 2 and _NAME.fullmatch(sides[1]) and not formula.symbols(formula.parse(sides[0])):
+        if len(sides) == 2 and is_name(sides[1]) and not formula.symbols(formula.parse(sides[0])):
             return Named(_plain_name(sides[1]), _answer(sides[0]))
         if len(sides) > 2:
             return _answer(sides[-1])
@@ -285,24 +283,24 @@ def _tuple_of_names(names: Items, value: Answer) -> Answer:
 
 
 def _bracketed(text: str) -> Answer | None:
-    pieces = [m[0] for m in _PIECE.finditer(text)]
+    pieces = [m[0] for m in PIECE.finditer(text)]
     first, last = pieces[0], pieces[-1]
-    if len(pieces) < 2 or first not in _OPENING or last not in _CLOSING or first == r"\begin":
+    if len(pieces) < 2 or first not in OPENING or last not in CLOSING or first == r"\begin":
         return None
     depth = 0
     for i, piece in enumerate(pieces):
-        depth += (piece in _OPENING) - (piece in _CLOSING)
+        depth += (piece in OPENING) - (piece in CLOSING)
         if depth == 0 and i < len(pieces) - 1:
             return None
     inner = "".join(pieces[1:-1]).strip()
     kind = {r"\{\}": "{}", r"\langle\rangle": "<>"}.get(first + last, first + last)
     if kind == "{}" and first == r"\{":
         return _set(inner)
-    parts = [part for part in _split(inner, ",;")[::2] if part]
+    parts = [part for part in split(inner, ",;")[::2] if part]
     if len(parts) > 1 and first == "{" == kind[:1]:
         return _set(inner)
     if len(parts) < 2:
-        if first == "{" or (first == "(" and _split(inner, "≤≥<>≠=∈∪∨∧")[1:]):
+        if first == "{" or (first == "(" and split(inner, "≤≥<>≠=∈∪∨∧")[1:]):
             return _answer(inner)
         return None
     if kind not in ("()", "[]", "(]", "[)", "<>"):
@@ -316,9 +314,9 @@ def _set(inner: str) -> Answer:
     if not inner:
         return Items((), "{}")
     for bar in ("|", ":"):
-        if len(parts := _split(inner, bar)) == 3 and re.match(r"[a-zA-Z]\s*(?:∈|$)", parts[0]):
+        if len(parts := split(inner, bar)) == 3 and re.match(r"[a-zA-Z]\s*(?:∈|$)", parts[0]):
             return _answer(parts[2])
-    parts = [part for part in _split(inner, ",;")[::2] if part]
+    parts = [part for part in split(inner, ",;")[::2] if part]
     if len(parts) > MAX_ITEMS:
         raise Unreadable("too many items")
     flat: list[Answer] = []

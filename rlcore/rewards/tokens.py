@@ -45,6 +45,10 @@ ENDS = {
 }  # fmt: skip
 ENDS |= {*OPEN.values(), *BARS.values()}
 
+PIECE = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
+OPENING = {"(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil", r"\begin"}
+CLOSING = {")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil", r"\end"}
+
 
 class Unreadable(ValueError):
     """Not a formula of this grammar."""
@@ -77,3 +81,17 @@ def decimal(text: str) -> Node:
     whole, point, after = digits.partition(".")
     value = Fraction(int((whole + after) or "0"), 10 ** len(after)) * Fraction(10) ** int(power or 0)
     return ("dec" if point and after.strip("0") else "num", value)
+
+
+def split(text: str, separators: str) -> list[str]:
+    """Parts between separators outside all brackets; every second one is the separator."""
+    depth, parts, held = 0, [], ""
+    for match in PIECE.finditer(text):
+        piece = match[0]
+        depth += (piece in OPENING) - (piece in CLOSING)
+        if depth == 0 and piece in separators:
+            parts += [held.strip(), piece]
+            held = ""
+        else:
+            held += piece
+    return [*parts, held.strip()]

@@ -6,7 +6,7 @@ import pytest
 
 from actors.verifier import VerifierWorker, terms_of
 from rlcore.rewards.composition import Term
-from rlcore.rewards.config import RewardConfig, RewardTermConfig, Tier
+from rlcore.rewards.config import MathAnswer, MathConfig, RewardConfig, RewardTermConfig, Tier
 from rlcore.rewards.registry import RewardError
 from rlcore.types import Group, Prompt, RewardResult, Status, Trajectory
 
@@ -53,7 +53,8 @@ def worker():
 
 
 def config(*terms, **settings) -> RewardConfig:
-    return RewardConfig(**{"terms": list(terms) or [RewardTermConfig()], "timeout_s": 20.0, **settings})
+    math = MathConfig(MathAnswer.free)
+    return RewardConfig(**{"terms": list(terms) or [RewardTermConfig()], "timeout_s": 20.0, "math": math, **settings})
 
 
 def test_scores_groups_in_order(worker):

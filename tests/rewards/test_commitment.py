@@ -1,0 +1,146 @@
+"""One committed answer: hedged answers are not paid, committed ones are, wherever a recipe says the answer is."""
+
+import pytest
+
+from actors import validate
+from actors.verifier import VerifierWorker
+from rlcore.rewards import commitment, marked, options, registry
+from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
+from rlcore.rewards.math import score
+from rlcore.types import RewardInput, Status
+from tests.rewards.corpora import read
+
+STRICT = [place.value for place in MathAnswer if place is not MathAnswer.free]
+HEDGED = read("math_hedged.txt")
+COMMITTED = read("math_committed.txt")
+PAID_WHEN_FREE = {  # each commits to its last value by the rules of prose
+    "#### 2\nHmm, wait.\n#### 3": "3",
+    "Option C. Option D.": "D",
+}
+
+
+def paid(answer, references, place):
+    return [gold for gold in references if score(answer, gold, place).score > 0]
+
+
+def test_the_sets_are_large():
+    assert len(HEDGED) == 200
+    assert len({p.kind for p in HEDGED}) == 10
+    assert len(COMMITTED) >= 110
+
+
+@pytest.mark.parametrize("place", STRICT)
+def test_no_hedged_answer_is_paid_where_the_place_is_marked(place):
+    found = [(p.line, p.answer) for p in HEDGED if paid(p.answer, p.reference.split(" ;; "), place)]
+    assert found == []
+
+
+def test_two_hedged_answers_are_paid_in_prose():
+    found = {p.answer: paid(p.answer, p.reference.split(" ;; "), "free") for p in HEDGED}
+    assert {answer: golds for answer, golds in found.items() if golds} == {a: [g] for a, g in PAID_WHEN_FREE.items()}
+
+
+def test_committed_answers_are_paid():
+    found = [
+        (p.line, p.kind) for p in COMMITTED for place in (p.kind, "free") if not paid(p.answer, [p.reference], place)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("5", ["5"]), ("5 = 7", []), (r"5 \approx 7", []), (r"\frac{1}{3} \approx 0.33", ["\\frac{1}{3}", "0.33"]),
+        (r"13.6 \approx 14", ["14"]), ("x = 2 = 3", []), ("2 + 2 = 4", ["4"]), (r"9 \equiv 2 \pmod 7", None),
+        ("x = 1, y = 2", None), ("x = 1 = 2, y = 2", []), ("y = 2x", None), (r"x = \sqrt{2} = 1.41", ["x = 1.41"]),
+        ("1000 = 999", []), (r"1234567 \approx 1230000", ["1230000"]), (r"5 \approx 6", []), ("100 cm = 1 m", ["1 m"]),
+        ("1 kg = 1 m", []), (r"50\% = 0.5", ["0.5"]), ("(1, 2) = (1, 3)", []), (r"\pi = 4", []),
+        (r"0.33 = \frac{1}{3}", ["\\frac{1}{3}"]),
+    ],
+)  # fmt: skip
+def test_readings(answer, found):
+    texts = commitment.readings(answer)
+    if found == []:
+        assert texts == []
+    else:
+        assert texts[0] == answer
+        assert set(found or []) <= set(texts)
+
+
+def test_a_missing_mark_is_a_zero_and_no_failure():
+    for place in ("boxed", "tagged", "hashes"):
+        result = score("The answer is 42.", "42", place)
+        assert (result.score, result.status, result.info["extracted"]) == (0.0, Status.OK, None)
+
+
+def test_thoughts_and_code_hold_no_answer():
+    assert marked.read("<think>\\boxed{1}</think>\\boxed{2}", MathAnswer.boxed) == "2"
+    assert marked.read("<think>\\boxed{1}", MathAnswer.boxed) is None
+    assert marked.read("```\n\\boxed{1}\n```", MathAnswer.boxed) is None
+    assert marked.read("```\n\\boxed{1}\n```\n\\boxed{2}", MathAnswer.boxed) is None
+    assert marked.read("<think><answer>1</answer></think><answer>2</answer>", MathAnswer.tagged) == "2"
+    assert marked.read("<answer>1</answer><answer>", MathAnswer.tagged) is None
+    assert marked.read("<think>#### 1</think>\n#### 2", MathAnswer.hashes) == "2"
+
+
+def test_training_reads_boxes_unless_the_data_or_the_recipe_says_otherwise(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1+1", "reference": "2"}\n')
+    own = ["data=jsonl", f"data.train={rows}"]
+    places = {"": MathAnswer.whole, "data": MathAnswer.boxed, "own": MathAnswer.hashes}
+    given = {"": [], "data": own, "own": [*own, "reward.math.answer=hashes"]}
+    assert {name: validate.compose(overrides).reward.math.answer for name, overrides in given.items()} == places
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("reward.math.answer=boxd", "did you mean boxed"),
+        ("reward.terms=[{name: math, options: {answer: boxd}}]", "reward.terms.0.options.answer"),
+        ("reward.terms=[{name: math, options: {anwser: boxed}}]", "did you mean 'answer'"),
+        ("reward.terms=[{name: repetition, options: {m: 8}}]", "reward.terms.0.options.m"),
+        ("reward.terms=[{name: code, options: {whitspace: lines}}]", "did you mean 'whitespace'"),
+    ],
+)
+def test_typos_in_options_are_errors_at_launch(override, named):
+    with pytest.raises(validate.ConfigError) as caught:
+        validate.check(validate.compose([override]))
+    assert named in str(caught.value)
+
+
+def test_options_of_every_shipped_reward_are_known():
+    for name in registry.names():
+        assert list(options.wrong(name, {})) == []
+
+
+def test_the_place_reaches_the_verifier_processes(tmp_path):
+    response, worker = "The answer is 42.", VerifierWorker()
+    terms = [RewardTermConfig(), RewardTermConfig(name="cosine_length", options={"max_length": 9, "unit": "words"})]
+    config = RewardConfig(terms=terms)
+    try:
+        worker.start(config, str(tmp_path))
+        items = [worker._item(_prompt(rewards), RewardInput("p", response, "42")) for rewards in ((), ("math",))]
+        assert [r.parts["math"] for r in worker._started().submit(items).result(120)] == [0.0, 0.0]
+        assert worker._started().submit(items[:1]).result(60)[0].parts["cosine_length/base"] == 0.0
+        boxed = worker._item(_prompt(()), RewardInput("p", r"\boxed{42}", "42"))
+        assert worker._started().submit([boxed]).result(60)[0].parts["math"] == 1.0
+    finally:
+        worker.shutdown()
+
+
+def _prompt(rewards):
+    from rlcore.types import Prompt
+
+    return Prompt(uid="0", token_ids=(1,), text="p", reference="42", rewards=rewards)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, 42, b"42"])
+def test_what_is_no_text_is_an_error(value):
+    for response, reference in ((value, "42"), ("42", value)):
+        if reference is None:
+            continue
+        result = registry.call(registry.get("math"), RewardInput("p", response, reference))
+        assert result.status is Status.ERROR
+        assert "not text" in result.info["error"]
+    with pytest.raises(ValueError, match="boxed, tagged, hashes, whole, free"):
+        score("42", "42", "boxd")
