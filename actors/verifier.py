@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rlcore.rewards.composition import Item, Term
-from rlcore.rewards.config import RewardConfig
+from rlcore.rewards.config import OnFailure, RewardConfig
 from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.registry import RewardError
 from rlcore.types import Group, Prompt, RewardInput, RewardResult, Trajectory
@@ -26,6 +26,7 @@ class VerifierWorker:
         self._by_name: dict[str, Term] = {}
         self._sandbox: dict[str, Any] = {}
         self._math: dict[str, Any] = {}
+        self._none_counts = True
 
     def start(self, config: RewardConfig, cwd: str) -> None:
         """Starts the processes; relative reward paths start at `cwd`.
@@ -37,6 +38,7 @@ class VerifierWorker:
         self.shutdown()
         self._terms, self._by_name = terms_of(config)
         self._sandbox, self._math = asdict(config.sandbox), {"answer": config.math.answer.value}
+        self._none_counts = config.on_failure is OnFailure.fail
         self._pool = VerifierPool(
             num_processes=config.processes_per_worker,
             timeout_s=config.timeout_s,
@@ -55,11 +57,12 @@ class VerifierWorker:
         """Scores one row with its own reference as the response, before anything is trained.
 
         Raises:
-            RewardError: a reward cannot be found or loaded, raises, hangs, or returns no number.
+            RewardError: a reward cannot be found or loaded, raises, hangs, or returns no number; None is an error
+                under `on_failure: fail` alone.
         """
         response = prompt.reference or ""
         sample = RewardInput(prompt.text, response, prompt.reference, metadata=prompt.metadata)
-        return self._started().smoke([self._item(prompt, sample)])[0]
+        return self._started().smoke([self._item(prompt, sample)], self._none_counts)[0]
 
     def describe(self) -> dict[str, Any]:
         """`pid`, `host`, and `children`: the pids of the zygote and the verifier processes."""

@@ -14,6 +14,7 @@ fork, and it alone kills and reaps, so a process id is never reused under the ca
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import gc
 import importlib
@@ -25,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +94,7 @@ class Worker:
 
     def serve(self) -> None:
         registry.on_load = lambda name, finished: self._send({"loaded" if finished else "loading": name})
+        watch_imports()
         while (frame := read_frame(self.sock)) is not None:
             for item in unpack(frame):
                 begun = time.perf_counter()
@@ -137,6 +140,19 @@ class Worker:
             for path in self.imports:  # a user's file may register the name
                 registry.load_fn(path)
         return registry.get(term.name)
+
+
+def watch_imports() -> None:
+    """Reports the first import of each module by an `import` statement, as one inside a reward function may be."""
+    plain, main = builtins.__import__, threading.main_thread()
+
+    def watched(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        if level or name in sys.modules or threading.current_thread() is not main:
+            return plain(name, globals, locals, fromlist, level)
+        with registry.loading(name):
+            return plain(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = watched
 
 
 def encode(result: RewardResult) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any
 import rlcore
 from rlcore.rewards import child
 from rlcore.rewards.composition import Item, Term
-from rlcore.rewards.registry import RewardError, failure
+from rlcore.rewards.registry import NOTHING, RewardError, failure
 from rlcore.types import RewardResult, Status
 
 __all__ = ["Item", "Term", "VerifierPool"]
@@ -247,8 +247,12 @@ class VerifierPool:
                 self._chunks.put((job, start, min(start + size, len(items))))
         return future
 
-    def smoke(self, items: Sequence[Item]) -> list[RewardResult]:
+    def smoke(self, items: Sequence[Item], none_counts: bool = True) -> list[RewardResult]:
         """Scores the items and returns the results, to show before a run that the rewards work at all.
+
+        Args:
+            none_counts: whether a reward that returns None has failed the check. A response made up for the check may
+                be one that it does not score.
 
         Raises:
             RewardError: a reward cannot be loaded, raises, hangs, kills its process or returns no number. An
@@ -256,6 +260,8 @@ class VerifierPool:
         """
         results = self.submit(items).result()
         for item, result in zip(items, results, strict=True):
+            if not none_counts and _only_none(item, result):
+                continue
             if result.status in (Status.ERROR, Status.TIMEOUT):
                 named = ", ".join(term.fn or term.name for term in item.terms)
                 raise RewardError(f"the reward check before the start failed ({named}): {result.info.get('error')}")
@@ -380,3 +386,10 @@ class VerifierPool:
         if (worker := self._workers.pop(slot, None)) is not None:
             with contextlib.suppress(_Lost):
                 worker.reap(0.0)
+
+
+def _only_none(item: Item, result: RewardResult) -> bool:
+    """Whether the terms that failed all returned None."""
+    infos = [result.info] if len(item.terms) == 1 else [result.info.get(term.name, {}) for term in item.terms]
+    failed = [info for info in infos if "error" in info]
+    return bool(failed) and all(info.get("returned") == NOTHING for info in failed)

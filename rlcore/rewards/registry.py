@@ -22,10 +22,12 @@ from rlcore.types import RewardInput, RewardResult, Status
 
 RewardFn = Callable[..., Any]
 F = TypeVar("F", bound=RewardFn)
+NOTHING = "None"  # `info["returned"]` of a reward that returned None
 
 _registered: dict[str, RewardFn] = {}
 _runner: asyncio.Runner | None = None
-on_load: Callable[[str, bool], None] | None = None  # told (name, finished); stops a clock meanwhile
+on_load: Callable[[str, bool], None] | None = None  # called with (name, finished); stops a clock meanwhile
+_loads_under_way = 0
 
 
 class RewardError(RegistryError):
@@ -70,7 +72,7 @@ def get(name: str) -> RewardFn:
         hint = suggest(name, _registered)
         raise RewardError(
             f"no reward is named {name!r}{hint}; registered: {', '.join(names()) or 'none'}. "
-            "A function of your own is given by path: reward.fn=path/to/file.py:function"
+            "Give a custom function by path: reward.fn=path/to/file.py:function"
         ) from None
 
 
@@ -98,12 +100,23 @@ def load_fn(path: str) -> RewardFn:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Marks an import that takes long, so that it is not counted against the time limit of a sample."""
-    if on_load is not None:
-        on_load(name, False)
-    yield
-    if on_load is not None:
-        on_load(name, True)
+    """Marks an import that takes long, so that it is not counted against the time limit of a sample.
+
+    Of nested ones the outermost counts. `on_load` gets an empty name at the end of one that failed.
+    """
+    global _loads_under_way
+    report = on_load if _loads_under_way == 0 else None
+    _loads_under_way += 1
+    loaded = ""
+    try:
+        if report is not None:
+            report(name, False)
+        yield
+        loaded = name
+    finally:
+        _loads_under_way -= 1
+        if report is not None:
+            report(loaded, True)
 
 
 def call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None = None) -> RewardResult:
@@ -142,13 +155,17 @@ def _raised(fn: RewardFn, error: BaseException, options: Mapping[str, Any] | Non
     frames = traceback.extract_tb(error.__traceback__)[1:]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     message = f"{_origin(fn)} raised {describe(error)}{where}"
+    misused = isinstance(error, TypeError | AttributeError) and "RewardInput" in str(error)
+    if misused or (isinstance(error, TypeError) and not frames):
+        given = ", ".join(options or ()) or "none"
+        message = (
+            f"a reward takes one RewardInput (sample.response, sample.reference, ...), not columns of a batch, and its "
+            f"options as keyword arguments (options given: {given}): {message}"
+        )
     if isinstance(error, SystemExit):
         message += "; a reward must return, not exit"
     if isinstance(error, MemoryError):
         message += "; raise reward.memory_limit_mb or use less memory"
-    if isinstance(error, TypeError) and not frames:
-        given = ", ".join(options or ()) or "none"
-        message += f"; a reward takes one RewardInput and its options as keyword arguments (options given: {given})"
     return failure(message, exception=type(error).__name__)
 
 
@@ -157,7 +174,7 @@ def _coerce(fn: RewardFn, value: Any) -> RewardResult:
     if isinstance(value, RewardResult):
         return _checked(fn, value)
     if value is None:
-        return failure(f"{_origin(fn)} returned None: a path without a return statement? {cure}")
+        return failure(f"{_origin(fn)} returned None: a path without a return statement? {cure}", returned=NOTHING)
     if isinstance(value, str | bytes):
         return failure(f"{_origin(fn)} returned the {type(value).__name__} {value[:80]!r}: {cure}")
     if not isinstance(value, numbers.Real) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):

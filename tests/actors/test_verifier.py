@@ -6,7 +6,7 @@ import pytest
 
 from actors.verifier import VerifierWorker, terms_of
 from rlcore.rewards.composition import Term
-from rlcore.rewards.config import MathAnswer, MathConfig, RewardConfig, RewardTermConfig, Tier
+from rlcore.rewards.config import MathAnswer, MathConfig, OnFailure, RewardConfig, RewardTermConfig, Tier
 from rlcore.rewards.registry import RewardError
 from rlcore.types import Group, Prompt, RewardResult, Status, Trajectory
 
@@ -90,9 +90,11 @@ def test_the_example(worker):
 
 def test_smoke_refuses_a_broken_reward(worker, tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
-    worker.start(config(fn="mine.py:broken"), str(tmp_path))
+    worker.start(config(fn="mine.py:broken", on_failure=OnFailure.fail), str(tmp_path))
     with pytest.raises(RewardError, match=r"broken.*returned None"):
         worker.smoke(group([]).prompt)
+    worker.start(config(fn="mine.py:broken", on_failure=OnFailure.mask), str(tmp_path))
+    assert worker.smoke(group([]).prompt).status is Status.ERROR  # a warning: the run may start
     worker.start(config(fn="mine.py:borken"), str(tmp_path))
     with pytest.raises(RewardError, match="did you mean 'broken'"):
         worker.smoke(group([]).prompt)

@@ -252,6 +252,36 @@ def test_smoke_passes_scores_and_refuses_failures(pool):
         pool.smoke([Item((Term("mth"),), RewardInput("p", "r"))])
 
 
+def test_smoke_lets_none_pass_where_it_will_be_masked(pool):
+    for terms in (None, (Term("misbehave", f"{USER}:misbehave"), Term("length", f"{USER}:length"))):
+        [item] = act("none")
+        item = item if terms is None else Item(terms, item.input)
+        assert pool.smoke([item], none_counts=False)[0].status is Status.ERROR
+        with pytest.raises(RewardError, match="returned None"):
+            pool.smoke([item])
+    with pytest.raises(RewardError, match="no such column"):
+        pool.smoke(act("raise"), none_counts=False)
+
+
+def test_an_import_inside_a_reward_takes_its_time(tmp_path):
+    """Longer than the limit of a sample, and once more by another name, nested, and one that fails."""
+    (tmp_path / "heavy_inner.py").write_text("import time\ntime.sleep(1.5)\n")
+    (tmp_path / "heavy.py").write_text("import time, heavy_inner\ntime.sleep(1.5)\n")
+    (tmp_path / "broken.py").write_text("import time\ntime.sleep(1.5)\nraise ImportError('an extra is missing')\n")
+    (tmp_path / "lazy.py").write_text(
+        "import time\n"
+        "def f(sample):\n    import heavy\n    return 1.0\n"
+        "def g(sample):\n    try:\n        import broken\n    except ImportError:\n        return 0.5\n"
+        "def h(sample):\n    try:\n        import broken\n    except ImportError:\n        time.sleep(60)\n"
+    )
+    with VerifierPool(timeout_s=1.0, cwd=str(tmp_path)) as own:
+        for name, score in (("f", 1.0), ("g", 0.5)):
+            [result] = own.submit([Item((Term(name, f"lazy.py:{name}"),), RewardInput("p", "r"))]).result(60)
+            assert (result.status, result.score) == (Status.OK, score)
+        [late] = own.submit([Item((Term("h", "lazy.py:h"),), RewardInput("p", "r"))]).result(30)
+        assert late.status is Status.TIMEOUT
+
+
 def test_close_leaves_no_process_and_fails_what_waits():
     own = VerifierPool(num_processes=2, timeout_s=60.0)
     own.submit(act("fine")).result(60)

@@ -191,3 +191,27 @@ def test_async():
 def test_status_and_info_of_a_result_pass():
     result = RewardResult(0.0, Status.UNPARSABLE, info={"error": "bad row"})
     assert call(lambda s: result, SAMPLE) == result
+
+
+def trl_reward(completions, **kwargs):
+    return [len(c) for c in completions]
+
+
+def trl_prompts(prompts, completions):
+    return [0.0 for _ in completions]
+
+
+def as_text(sample):
+    return sample.lower()
+
+
+def first_of(samples):
+    return samples[0]
+
+
+@pytest.mark.parametrize("fn", [trl_reward, trl_prompts, as_text, first_of])
+def test_a_reward_of_another_signature_is_told_ours_first(fn):
+    result = call(fn, RewardInput("p", "r"))
+    assert result.status is Status.ERROR
+    assert result.info["error"].startswith("a reward takes one RewardInput (sample.response")
+    assert fn.__name__ in result.info["error"]
