@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from actors.config import Config, Device, RolesConfig, WeightSyncBackend
 from actors.critic import CriticWorker
 from actors.gpu_sharing import GpuSharing
-from actors.group import ActorGroup, Pending
+from actors.group import ActorGroup, Pending, WorkerError
 from actors.handles import RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
@@ -44,8 +45,9 @@ from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.endpoint import EndpointCompleter
 from rlcore.rewards.judge.prompts import Completer
 from rlcore.rewards.pool import LOAD_TIMEOUT_S, MIN_CHUNK
+from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
-from rlcore.types import Group, TrainBatch
+from rlcore.types import Group, Status, TrainBatch
 
 VERIFIER_RESTARTS = 3  # of one host, see `RestartPolicy`
 REWARD_SLACK_S = 60.0  # beside the verdicts' own time-outs: start of a verifier process, a queue
@@ -176,7 +178,9 @@ class Builder:
         reference = None
         if groups.reference:
             of_reference = self.scoring("reference", groups.reference, sharing)
-            reference = ReferenceHandle(of_reference, config.rollout.temperature, self.deadlines.checkpoint_s)
+            renewed = partial(weights.renewed, groups.reference)
+            limit = self.deadlines.checkpoint_s
+            reference = ReferenceHandle(of_reference, config.rollout.temperature, limit, renewed)
         reward_model = None
         if groups.reward:
             reward_model = RewardModelHandle(self.scoring("reward", groups.reward, sharing), self.deadlines)
@@ -186,7 +190,9 @@ class Builder:
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
             rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, restarts),
             rewards=rewards,
-            policy=PolicyHandle(groups.policy, scorer, self.objectives, self.deadlines),
+            policy=PolicyHandle(
+                groups.policy, scorer, self.objectives, self.deadlines, partial(weights.renewed, groups.policy)
+            ),
             weights=weights,
             checkpoints=Checkpoints(run_dir / "checkpoints", config.trainer.checkpoint.keep),
             tracker=tracker,
@@ -219,7 +225,15 @@ class Builder:
         limit = self.reward_deadline(1)
         seen = Terms.of(self.config.reward).split(self.inputs.data.train[0]).verified
         if seen is not None:
-            verifier.one(0, VerifierWorker.smoke, seen, timeout_s=limit, phase="reward check")
+            try:
+                result = verifier.one(0, VerifierWorker.smoke, seen, timeout_s=limit, phase="reward check")
+            except WorkerError as error:
+                if isinstance(error.__cause__, RewardError):  # says it all, without the worker's traceback
+                    raise error.__cause__ from None
+                raise
+            if result.status is Status.ERROR:
+                policy = self.config.reward.on_failure.value
+                message(f"reward check: {result.info['error']} (reward.on_failure={policy})")
         return rewards
 
     def load_reward_model(self, model: RewardModelHandle) -> None:

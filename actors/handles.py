@@ -68,6 +68,16 @@ class WeightHandle:
                 self.connect(group)
                 self._joined = group
 
+    def renewed(self, group: ActorGroup[Any]) -> None:
+        """The ranks of a group have another engine: where engines hear several groups it joins at once, else when it
+        sends next."""
+        if group not in (self.policy, self.reference):
+            return
+        if not self.exclusive:
+            self.connect(group)
+        elif self._joined is group:
+            self._joined = None
+
     def publish(self, after: int = -1) -> M.Metrics:
         self._from_reference, self.version = False, max(self.version, after) + 1
         return self._everywhere()

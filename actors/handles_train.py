@@ -92,10 +92,12 @@ class ReferenceHandle(LogprobHandle):
     """`ReferenceModel` over the reference group."""
 
     timeout_s: float  # of `initialize`
+    renewed: Callable[[], None] = lambda: None  # called when the workers have another engine, connected to nothing
 
     def initialize(self, directory: Path) -> None:
         group, phase = self.scoring.group, "reference initialize"
         group.broadcast(ReferenceWorker.initialize, str(directory), timeout_s=self.timeout_s, phase=phase)
+        self.renewed()
 
 
 def update(
@@ -117,6 +119,7 @@ class PolicyHandle:
     scorer: LogprobHandle
     objectives: dict[str, Objective]
     deadlines: DeadlinesConfig
+    renewed: Callable[[], None] = lambda: None  # as that of the reference
 
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         return self.scorer.logprobs(batch, temperature)
@@ -127,6 +130,7 @@ class PolicyHandle:
 
     def initialize(self, directory: Path) -> None:
         self._everywhere(PolicyWorker.initialize, str(directory))
+        self.renewed()
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
         args = (self.objectives[objective].denominator(batch), learning_rate, objective)

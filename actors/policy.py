@@ -81,11 +81,14 @@ class PolicyWorker(LanguageModelWorker):
     def initialize(self, directory: str) -> None:
         """Takes the weights of another folder of the same architecture, with a new optimizer, in the same process.
 
+        A connection to the rollout engines ends: `connect` again.
+
         Raises:
             ValueError: the folder's model has another number of parameters.
         """
         assert self._spec is not None
         count, spec = self.engine.num_parameters, self._spec
+        self.disconnect()
         self._engine = None
         gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
         self._engine = TrainEngine(directory, spec.model, spec.engine, spec.device)
@@ -94,7 +97,6 @@ class PolicyWorker(LanguageModelWorker):
                 f"{directory} holds a model of another architecture: {self._engine.num_parameters} parameters, the "
                 f"policy has {count}"
             )
-        self.reconnect()
 
     def reset_optimizer(self) -> None:
         """Forgets Adam's moments and step count."""

@@ -1,4 +1,4 @@
-"""What the workers of every model share: threads, seeds, random states, address, memory."""
+"""The process of a model worker: threads, seeds, random states, address, memory."""
 
 from __future__ import annotations
 

@@ -24,11 +24,14 @@ class ReferenceWorker(LanguageModelWorker):
         return self.describe()
 
     def initialize(self, directory: str) -> None:
-        """Takes the weights of another folder of the same architecture, such as the policy's after a warm-up."""
+        """Takes the weights of another folder of the same architecture, such as the policy's after a warm-up.
+
+        A connection to the rollout engines ends: `connect` again.
+        """
+        self.disconnect()
         self._engine = None
         gc.collect()  # DeepSpeed's engine under ZeRO-3 is full of cycles; two of them need not fit
         self._build(directory)
-        self.reconnect()
 
     def _build(self, path: str) -> None:
         assert self._spec is not None

@@ -1,4 +1,4 @@
-"""What the workers of the policy, the reference and the critic share: life, checkpoints, steps, weights to engines."""
+"""Base classes of all model workers: start and shutdown, checkpoints, optimizer steps, weights to rollout engines."""
 
 from __future__ import annotations
 
@@ -84,7 +84,6 @@ class LanguageModelWorker(ModelWorker):
     def __init__(self) -> None:
         super().__init__()
         self._sender: WeightSender | None = None
-        self._link: tuple[Any, ...] | None = None  # what `connect` was called with
 
     def logprobs(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float) -> Float32:
         """[b, T] float32; see `TrainEngine.logprobs`."""
@@ -99,7 +98,7 @@ class LanguageModelWorker(ModelWorker):
         deadline_s: float,
         tensor_parallel_size: int = 1,
     ) -> None:
-        """Joins this group to the rollout engines. Call again after one was replaced.
+        """Joins this group to the rollout engines. Call again after one was replaced, or this group's own engine.
 
         Args:
             backend: "host", "nccl" or "ipc", as `choose_backend` says.
@@ -109,7 +108,6 @@ class LanguageModelWorker(ModelWorker):
             deadline_s: of a whole `send_weights`.
             tensor_parallel_size: GPUs of one rollout engine.
         """
-        self._link = (backend, engines, dtype, bucket_bytes, deadline_s, tensor_parallel_size)
         self._sender = make_sender(
             backend,
             self.engine,
@@ -121,10 +119,9 @@ class LanguageModelWorker(ModelWorker):
         )
         self._sender.connect(engines)
 
-    def reconnect(self) -> None:
-        """`connect` again, after the engine was replaced; nothing where there was no connection."""
-        if self._link is not None:
-            self.connect(*self._link)
+    def disconnect(self) -> None:
+        """Before the engine is replaced: the sender holds it, and the new one has to be connected anew."""
+        self._sender = None
 
     def send_weights(self, version: int, only: Sequence[int] | None = None) -> dict[str, float]:
         """Sends the weights as `version` to all connected engines, or to those at the positions `only`.

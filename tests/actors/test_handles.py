@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,9 @@ class Sender:
         for engine in engines:
             engine.joined = self.name
 
+    def initialize(self, directory: str) -> None:
+        self.engines = []
+
     def send_weights(self, version: int, only: list[int] | None) -> dict[str, float]:
         assert self.engines, "send before connect"
         if self.exclusive:
@@ -322,6 +326,33 @@ def test_policy_and_reference_take_turns_on_the_engines(exclusive: bool) -> None
     assert rig.holds == [("policy", 2)] * 2
     turns = ["policy", "reference"]
     assert rig.connected == (turns * 2 + ["policy"] if exclusive else turns)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("holder", ["policy", "reference"])
+@pytest.mark.parametrize("renewed", ["policy", "reference"])
+def test_a_model_that_begins_elsewhere_joins_the_engines_again(
+    exclusive: bool, holder: str, renewed: str, tmp_path: Path
+) -> None:
+    """Whoever holds the engines at that time: with NCCL, a group joined behind the handle's back would make the other
+    one send to nobody until its deadline."""
+    rig = Rig(exclusive)
+    rig.weights.publish()
+    if holder == "reference":
+        rig.weights.publish_reference()
+    group: Any = rig.weights.policy if renewed == "policy" else rig.weights.reference
+    scorer = LogprobHandle(Scoring(group, 12, 1.0), 1.0)
+    handle = (
+        PolicyHandle(group, scorer, {}, DeadlinesConfig(), partial(rig.weights.renewed, group))
+        if renewed == "policy"
+        else ReferenceHandle(scorer.scoring, 1.0, 1.0, partial(rig.weights.renewed, group))
+    )
+    handle.initialize(tmp_path)
+    for version in (1, 2):
+        rig.weights.publish()
+        assert rig.holds == [("policy", version)] * 2
+        rig.weights.publish_reference()
+        assert rig.holds == [("reference", version)] * 2
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
