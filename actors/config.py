@@ -12,7 +12,7 @@ from rlcore.data.sources.config import DataConfig
 from rlcore.loops.config import Resume, TrainerConfig
 from rlcore.problems import bounded
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.config import RoundsConfig
+from rlcore.rounds.plan.config import RoundsConfig
 from rlcore.tracking_config import TrackingConfig
 
 

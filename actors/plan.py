@@ -17,7 +17,7 @@ from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
 from rlcore.problems import Problem
-from rlcore.rounds.graph import Node as Stage
+from rlcore.rounds.plan.graph import Node as Stage
 
 GIB = 2**30
 GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a made-up GPU node

@@ -31,11 +31,19 @@ from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
-from rlcore.rounds.config import FilterStageConfig, GenerateConfig, Made, RewriteConfig, RlConfig, ScoreBy, SftConfig
-from rlcore.rounds.graph import Node
-from rlcore.rounds.job import Live
+from rlcore.rounds.context import Live
+from rlcore.rounds.plan.config import (
+    FilterStageConfig,
+    GenerateConfig,
+    Made,
+    RewriteConfig,
+    RlConfig,
+    ScoreBy,
+    SftConfig,
+)
+from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.status import render
-from rlcore.rounds.store import Artefact, ArtefactStore
+from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.tracking import JsonlTracker, Trackers, build_tracker, strip_secrets
 from rlcore.types import Prompt, Sample
 

@@ -21,8 +21,8 @@ from rlcore.ops.preference_losses import KINDS
 from rlcore.problems import Problem, UserError, nearest
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.scorers import REWARD_MODEL, Terms
-from rlcore.rounds import settings
-from rlcore.rounds.config import (
+from rlcore.rounds.plan import settings
+from rlcore.rounds.plan.config import (
     BUILT_IN,
     STAGES,
     EvaluateConfig,
@@ -41,7 +41,7 @@ from rlcore.rounds.config import (
     StageConfig,
     StageKind,
 )  # fmt: skip
-from rlcore.rounds.graph import Node, resolve
+from rlcore.rounds.plan.graph import Node, resolve
 
 ALLOWED_IN_RL = ("algorithm", "trainer")  # what a stage `rl` may override: the actors are shared by all stages
 

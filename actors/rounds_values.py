@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlcore.problems import Problem
-from rlcore.rounds.config import GenerateConfig, StageConfig
+from rlcore.rounds.plan.config import GenerateConfig, StageConfig
 
 INF = math.inf
 # Option, wherever a stage has it -> lowest, highest, whether the lowest itself will do. None always will.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rlcore.rounds.artefact import Artefact
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.store.artefact import Artefact
+from rlcore.rounds.store.store import ArtefactStore
 
 
 def row(run_dir: Path) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.loops.offline import NothingToTrainOn
-from rlcore.rounds.config import StageKind
-from rlcore.rounds.graph import Node
-from rlcore.rounds.job import Job, Live
+from rlcore.rounds.context import Job, Live
+from rlcore.rounds.plan.config import StageKind
+from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.stages import average, evaluate, filter, generate, reward, rewrite, rl, score, select, train
 from rlcore.rounds.status import why_empty
-from rlcore.rounds.store import Artefact, ArtefactStore, key_of
+from rlcore.rounds.store.store import Artefact, ArtefactStore, key_of
 
 STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
     StageKind.generate: generate.run,

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from rlcore.rounds.artefact import Artefact
-from rlcore.rounds.config import RECORDS, Made, StageKind
-from rlcore.rounds.graph import Node
-from rlcore.rounds.store import ArtefactStore, HalfDone
+from rlcore.rounds.plan.config import RECORDS, Made, StageKind
+from rlcore.rounds.plan.graph import Node
+from rlcore.rounds.store.artefact import Artefact
+from rlcore.rounds.store.store import ArtefactStore, HalfDone
 
 HEADLINES = ("accuracy", "win_rate", "mean_reward")  # of an evaluation's report, where it has them
 DROPPED = "dropped_"  # counts of a report that begin so name a reason

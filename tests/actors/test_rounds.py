@@ -29,8 +29,8 @@ from rlcore.data import tables
 from rlcore.data.sources.readers import DataError
 from rlcore.interfaces import World
 from rlcore.loops.stop import StopSignal
-from rlcore.rounds.config import Made
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.store.store import ArtefactStore
 from tests.fakes import FakeCritic, FakePolicy, FakeTokenizer, prompts
 from tests.integration.rounds_run import shown
 

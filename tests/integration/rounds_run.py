@@ -82,7 +82,7 @@ HELD = """
 import os, sys, time
 from pathlib import Path
 from actors import cli
-from rlcore.rounds.draft import Draft
+from rlcore.rounds.store.partial_artefact import Draft
 
 def held(name):
     real = getattr(Draft, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcore.rounds.config import StageKind
+from rlcore.rounds.plan.config import StageKind
 from tests.integration.rounds_run import ENV, REWARD, STAGES, draft, hashes, mark, overrides, records, stamps, start
 
 RUNS = 2 * len(STAGES) - 1  # `base` runs once

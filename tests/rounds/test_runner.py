@@ -12,7 +12,7 @@ import pytest
 from rlcore.loops.offline import NothingToTrainOn
 from rlcore.loops.stop import Interrupted
 from rlcore.rounds import runner
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     AverageConfig,
     EvaluateConfig,
     FilterStageConfig,
@@ -20,7 +20,7 @@ from rlcore.rounds.config import (
     RejectionSampleConfig,
     SftConfig,
 )
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.store.store import ArtefactStore
 from tests.rounds.world import Killed, Stand, failing, recipe, train
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, apply
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     BUILT_IN,
     EvaluateConfig,
     GenerateConfig,
@@ -13,9 +13,9 @@ from rlcore.rounds.config import (
     SftConfig,
     StageKind,
 )
-from rlcore.rounds.graph import plan
+from rlcore.rounds.plan.graph import plan
 from rlcore.rounds.status import DONE, HALF, OUTDATED, TODO, Measured, dropped, gains, render, survey
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.store.store import ArtefactStore
 from rlcore.types import Prompt, Sample
 
 STAGES = {

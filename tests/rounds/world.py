@@ -25,7 +25,8 @@ from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds import runner
-from rlcore.rounds.config import (
+from rlcore.rounds.context import Live
+from rlcore.rounds.plan.config import (
     BUILT_IN,
     STAGES,
     AverageConfig,
@@ -43,9 +44,8 @@ from rlcore.rounds.config import (
     SftConfig,
     StageConfig,
 )
-from rlcore.rounds.graph import Node, plan
-from rlcore.rounds.job import Live
-from rlcore.rounds.store import Artefact, ArtefactStore
+from rlcore.rounds.plan.graph import Node, plan
+from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.types import Group, Prompt, RewardResult, Sample
 from tests.fakes import (
     EOS,

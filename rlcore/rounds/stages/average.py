@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-from rlcore.rounds.config import AverageConfig
-from rlcore.rounds.job import Job
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.context import Job
+from rlcore.rounds.plan.config import AverageConfig
+from rlcore.rounds.store.store import Artefact
 from rlcore.weights import average
 
 

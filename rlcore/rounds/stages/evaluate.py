@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
 from rlcore.loops.evaluate import evaluate
-from rlcore.rounds.config import EvaluateConfig
-from rlcore.rounds.job import Job
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.context import Job
+from rlcore.rounds.plan.config import EvaluateConfig
+from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group
 
 

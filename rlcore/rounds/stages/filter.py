@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 from rlcore.data.filters import FilterContext, apply
-from rlcore.rounds.config import FilterStageConfig
-from rlcore.rounds.job import Job, joined
+from rlcore.rounds.context import Job, joined
+from rlcore.rounds.plan.config import FilterStageConfig
 from rlcore.rounds.stages.select import finish
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.store.store import Artefact
 
 
 def run(job: Job) -> Artefact:

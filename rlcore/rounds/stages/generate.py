@@ -17,9 +17,9 @@ from rlcore.data.batching.records import samples_of
 from rlcore.data.selection.best_of_n import AdaptivePlan, Tally
 from rlcore.interfaces import Sampling
 from rlcore.loops.sampling import sample_and_score
-from rlcore.rounds.config import GenerateConfig
-from rlcore.rounds.job import Job, whole_of
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.context import Job, whole_of
+from rlcore.rounds.plan.config import GenerateConfig
+from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, Prompt, Sample
 
 ORDER = 0x0DDE  # of the stream of prompts

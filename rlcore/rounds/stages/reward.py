@@ -22,10 +22,10 @@ from rlcore.loops.offline import OfflineRun, Units
 from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
-from rlcore.rounds.config import Made, RewardModelStageConfig
-from rlcore.rounds.job import Job, joined
+from rlcore.rounds.context import Job, joined
+from rlcore.rounds.plan.config import Made, RewardModelStageConfig
 from rlcore.rounds.stages.train import stage_checkpoints
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.store.store import Artefact
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows

@@ -14,11 +14,11 @@ from rlcore.data.batching.records import groups_of
 from rlcore.data.rewriting.constitution import critique_requests, revised, revision_requests
 from rlcore.data.rewriting.evolution import evolutions, evolved
 from rlcore.data.tokenizer import encode
-from rlcore.rounds.config import Made, RewriteConfig
-from rlcore.rounds.job import Job, whole_of
+from rlcore.rounds.context import Job, whole_of
+from rlcore.rounds.plan.config import Made, RewriteConfig
 from rlcore.rounds.stages.generate import sampled, score_report
 from rlcore.rounds.stages.score import by_scorer
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.store.store import Artefact
 from rlcore.templates import AnswerConfig
 from rlcore.types import Prompt, Sample, Trajectory
 

@@ -10,9 +10,9 @@ from rlcore.loops import online
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.registry import RewardError
-from rlcore.rounds.config import RlConfig, ScoreBy
-from rlcore.rounds.job import Job
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.context import Job
+from rlcore.rounds.plan.config import RlConfig, ScoreBy
+from rlcore.rounds.store.store import Artefact
 
 
 def run(job: Job) -> Artefact:

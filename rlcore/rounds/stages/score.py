@@ -18,10 +18,10 @@ from rlcore.interfaces import RewardScorer
 from rlcore.loops.sampling import apply_failure_policy
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
-from rlcore.rounds.config import ScoreBy, ScoreConfig
-from rlcore.rounds.job import Job, joined, prompts_together, whole_of
+from rlcore.rounds.context import Job, joined, prompts_together, whole_of
+from rlcore.rounds.plan.config import ScoreBy, ScoreConfig
 from rlcore.rounds.stages.generate import score_report
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
 
 

@@ -9,9 +9,9 @@ from rlcore.data import tables
 from rlcore.data.selection.best_of_n import SelectionConfig, select
 from rlcore.data.selection.pairing import PairingConfig, make_pairs
 from rlcore.data.tokenizer import encode
-from rlcore.rounds.config import PairsConfig, RejectionSampleConfig
-from rlcore.rounds.job import Job, joined, prompts_together
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.context import Job, joined, prompts_together
+from rlcore.rounds.plan.config import PairsConfig, RejectionSampleConfig
+from rlcore.rounds.store.store import Artefact
 
 PARTS = 65_536  # rows of one part of the artefact
 

@@ -24,11 +24,11 @@ from rlcore.loops import offline
 from rlcore.loops.evaluate import evaluate
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.ops.preference_losses import kto_reference_point
-from rlcore.rounds.config import PreferenceStageConfig, SftConfig
-from rlcore.rounds.job import Job, joined
+from rlcore.rounds.context import Job, joined
+from rlcore.rounds.plan.config import PreferenceStageConfig, SftConfig
 from rlcore.rounds.stages import reference
 from rlcore.rounds.stages.evaluate import mean_part
-from rlcore.rounds.store import Artefact
+from rlcore.rounds.store.store import Artefact
 from rlcore.types import TrainBatch
 
 KTO = "kto"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlcore.data.rewriting.question import QuestionConfig
-from rlcore.rounds.config import ScoreBy, ScoreConfig
+from rlcore.rounds.plan.config import ScoreBy, ScoreConfig
 from rlcore.rounds.stages.score import scored
 from rlcore.types import Prompt, Sample
 from tests.fakes import FakePolicy, FakeRewardModel, FakeTokenizer

@@ -10,7 +10,7 @@ from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig, RewardTermConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import RewardModelScorer
-from rlcore.rounds.config import RlConfig, ScoreBy
+from rlcore.rounds.plan.config import RlConfig, ScoreBy
 from rlcore.rounds.stages.rl import _report, rewards_of
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
 from tests.rounds.world import Stand

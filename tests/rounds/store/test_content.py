@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcore.data import tables
-from rlcore.rounds.content import (
+from rlcore.rounds.store.content import (
     TableHasher,
     canonical,
     file_sums,

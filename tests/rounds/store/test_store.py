@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from rlcore.data import tables
-from rlcore.rounds import artefact as records
-from rlcore.rounds.artefact import ArtefactError, DamagedError
-from rlcore.rounds.config import Made, OfflineTrainConfig, SftConfig, StageKind
-from rlcore.rounds.content import plain, table_hash
-from rlcore.rounds.store import ArtefactStore, key_of
+from rlcore.rounds.plan.config import Made, OfflineTrainConfig, SftConfig, StageKind
+from rlcore.rounds.store import artefact as records
+from rlcore.rounds.store.artefact import ArtefactError, DamagedError
+from rlcore.rounds.store.content import plain, table_hash
+from rlcore.rounds.store.store import ArtefactStore, key_of
 from rlcore.types import Prompt, RewardResult, Sample
 
 ROOT = Path(__file__).parent.parent.parent
@@ -185,12 +185,12 @@ def test_an_outer_folder_is_read_once(tmp_path, monkeypatch):
         first = store.adopt_folder("start", model, Made.model)
         assert first.path == model
         assert first.external
-        monkeypatch.setattr("rlcore.rounds.store.file_sums", lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr("rlcore.rounds.store.store.file_sums", lambda *_: pytest.fail("read again"))
         assert store.adopt_folder("start", model, Made.model) == first
         monkeypatch.undo()
         os.utime(model / "model.bin", ns=(1, 1))  # touched, not changed
         assert store.adopt_folder("start", model, Made.model).hash == first.hash
-        monkeypatch.setattr("rlcore.rounds.store.file_sums", lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr("rlcore.rounds.store.store.file_sums", lambda *_: pytest.fail("read again"))
         assert store.adopt_folder("start", model, Made.model).hash == first.hash
         monkeypatch.undo()
         (model / "model.bin").write_text("others!")
@@ -413,7 +413,7 @@ def test_another_schema_is_refused_not_set_aside(tmp_path):
 
 def test_a_second_process_is_kept_out(tmp_path):
     code = f"""
-        from rlcore.rounds.store import ArtefactStore, ArtefactError
+        from rlcore.rounds.store.store import ArtefactStore, ArtefactError
         try:
             ArtefactStore({str(tmp_path)!r})
         except ArtefactError as error:
@@ -600,7 +600,7 @@ SLOW_STAGE = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.store.store import ArtefactStore
 from test_store import begin, samples
 with ArtefactStore(Path({directory!r})) as store:
     draft = begin(store)

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlcore.data import tables
-from rlcore.rounds import artefact as records
-from rlcore.rounds.artefact import MODEL, PARTS, Artefact, ArtefactError, DamagedError, Parent, fsync
-from rlcore.rounds.config import RECORDS, Made
-from rlcore.rounds.content import TableHasher, file_sums, folder_hash, report_hash
+from rlcore.rounds.plan.config import RECORDS, Made
+from rlcore.rounds.store import artefact as records
+from rlcore.rounds.store.artefact import MODEL, PARTS, Artefact, ArtefactError, DamagedError, Parent, fsync
+from rlcore.rounds.store.content import TableHasher, file_sums, folder_hash, report_hash
 
 DRAFT, DRAFT_RECORD, WORK = ".draft", "draft.json", "work"
 _PART, _STEP = re.compile(r"part-(\d{5,})\.parquet"), re.compile(r"step-(\d{6,})")

@@ -17,7 +17,7 @@ from rlcore.data.sources.readers import DataError
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     EvaluateConfig,
     GenerateConfig,
     Made,
@@ -28,7 +28,7 @@ from rlcore.rounds.config import (
     SftConfig,
     StageKind,
 )
-from rlcore.rounds.graph import Node
+from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.stages.generate import chosen
 from rlcore.templates import AnswerConfig
 from rlcore.types import RewardResult, Status

@@ -6,10 +6,10 @@ import os
 import pytest
 
 from rlcore.rounds import draft as module
-from rlcore.rounds.artefact import ArtefactError
-from rlcore.rounds.config import Made
-from rlcore.rounds.draft import enough_room, free_name, last_written, part_indexes, steps_done
-from rlcore.rounds.store import ArtefactStore
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.store.artefact import ArtefactError
+from rlcore.rounds.store.partial_artefact import enough_room, free_name, last_written, part_indexes, steps_done
+from rlcore.rounds.store.store import ArtefactStore
 
 
 def test_what_a_draft_shows_from_outside(tmp_path):

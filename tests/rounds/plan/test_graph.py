@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     BUILT_IN,
     AverageConfig,
     EvaluateConfig,
@@ -20,7 +20,7 @@ from rlcore.rounds.config import (
     SftConfig,
     StageKind,
 )  # fmt: skip
-from rlcore.rounds.graph import GraphError, plan, resolve
+from rlcore.rounds.plan.graph import GraphError, plan, resolve
 
 K = StageKind
 KINDS = {

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlcore.problems import nearest
-from rlcore.rounds.config import MAKES, Made, PreferenceStageConfig, StageConfig, StageKind
-from rlcore.rounds.references import Alternative, Reference, ReferenceFault, When, parse
-from rlcore.rounds.settings import STAGES_KEY, GraphError, GraphProblem
+from rlcore.rounds.plan.config import MAKES, Made, PreferenceStageConfig, StageConfig, StageKind
+from rlcore.rounds.plan.references import Alternative, Reference, ReferenceFault, When, parse
+from rlcore.rounds.plan.settings import STAGES_KEY, GraphError, GraphProblem
 
 __all__ = ["GraphError", "GraphProblem", "Node", "Source", "plan", "resolve"]
 MAY_BE_EMPTY = ("against",)  # lists of references that need none

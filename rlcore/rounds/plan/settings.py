@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcore.problems import UserError, nearest
-from rlcore.rounds.config import BUILT_IN, RoundsConfig, StageKind
-from rlcore.rounds.references import name_fault
+from rlcore.rounds.plan.config import BUILT_IN, RoundsConfig, StageKind
+from rlcore.rounds.plan.references import name_fault
 
 STAGES_KEY, OVERRIDES_KEY = "rounds.stages", "rounds.overrides"
 FIXED = ("kind", "rounds")  # options of a stage that say what and when it is; they cannot differ by round

@@ -10,7 +10,7 @@ import pytest
 from rlcore.data.rewriting.evolution import RewritingConfig
 from rlcore.data.selection.best_of_n import SelectionConfig, SelectionMethod, Unscored
 from rlcore.data.selection.pairing import PairingConfig, PairingMethod
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     FilterStageConfig,
     GenerateConfig,
     PairsConfig,

@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from rlcore.data import tables
 from rlcore.redact import strip_secrets
-from rlcore.rounds import artefact as records
-from rlcore.rounds.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, fsync
-from rlcore.rounds.config import RECORDS, STAGES, Made, StageKind
-from rlcore.rounds.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
-from rlcore.rounds.draft import (
+from rlcore.rounds.plan.config import RECORDS, STAGES, Made, StageKind
+from rlcore.rounds.store import artefact as records
+from rlcore.rounds.store.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, fsync
+from rlcore.rounds.store.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
+from rlcore.rounds.store.partial_artefact import (
     DRAFT,
     DRAFT_RECORD,
     WORK,

@@ -22,9 +22,9 @@ from rlcore.loops.config import ParityConfig
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.config import Made
-from rlcore.rounds.graph import Node
-from rlcore.rounds.store import Artefact, Draft
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.plan.graph import Node
+from rlcore.rounds.store.store import Artefact, Draft
 from rlcore.types import Group
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlcore.rounds.config import RoundsConfig, StageKind
-from rlcore.rounds.settings import GraphError, check, deep_merge, kind_of, merged
+from rlcore.rounds.plan.config import RoundsConfig, StageKind
+from rlcore.rounds.plan.settings import GraphError, check, deep_merge, kind_of, merged
 
 SFT = {"kind": "sft", "data": ["answers"], "train": {"steps": 10, "epochs": 1.0}}
 

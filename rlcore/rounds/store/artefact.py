@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlcore.problems import UserError
-from rlcore.rounds.config import RECORDS, Made
-from rlcore.rounds.content import file_sums, json_hash, plain, restored
+from rlcore.rounds.plan.config import RECORDS, Made
+from rlcore.rounds.store.content import file_sums, json_hash, plain, restored
 
 SCHEMA = 1
 RECORD, MODEL, PARTS = "artefact.json", "model", "parts"

@@ -7,7 +7,8 @@ import os
 import pyarrow as pa
 import pytest
 
-from rlcore.rounds.artefact import (
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.store.artefact import (
     Artefact,
     ArtefactError,
     DamagedError,
@@ -20,8 +21,7 @@ from rlcore.rounds.artefact import (
     write_json,
     write_table,
 )
-from rlcore.rounds.config import Made
-from rlcore.rounds.content import file_sums
+from rlcore.rounds.store.content import file_sums
 
 
 def artefact(folder, **changes):

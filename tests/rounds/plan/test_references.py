@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlcore.rounds.references import MAX_NAME, Alternative, Reference, ReferenceFault, When, name_fault, parse
+from rlcore.rounds.plan.references import MAX_NAME, Alternative, Reference, ReferenceFault, When, name_fault, parse
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}(-[a-z0-9]{1,5})?", fullmatch=True)
 ALTERNATIVES = st.one_of(

@@ -16,7 +16,7 @@ from rlcore.data import tables
 from rlcore.data.selection.pairing import PairingConfig
 from rlcore.loops.config import OfflineTrainConfig, Schedule
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.config import (
+from rlcore.rounds.plan.config import (
     AverageConfig,
     EvaluateConfig,
     GenerateConfig,

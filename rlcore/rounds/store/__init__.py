@@ -1,0 +1,1 @@
+"""What stages made: content-hashed, found by key, resumable."""
