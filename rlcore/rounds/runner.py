@@ -100,8 +100,7 @@ def run(desk: Desk, live: Live) -> dict[tuple[int, str], Artefact]:
             try:
                 artefact, verb = one_stage(desk, live, node, inputs, key), "done"
             except NothingToTrainOn as error:
-                known = {one.hash: one for one in made.values()}
-                raise NothingToTrainOn(node.stage, why_empty(inputs.get("data", ()), known)) from error
+                raise NothingToTrainOn(node.stage, why_empty(inputs.get("data", ()), made)) from error
             tracker.log(index, numbers(node, artefact))
         made[node.key] = artefact
         tracker.message(line(node, artefact, index, len(desk.plan), verb))

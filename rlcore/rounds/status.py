@@ -91,8 +91,8 @@ def dropped(report: Mapping[str, Any]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def why_empty(artefacts: Iterable[Artefact], known: Mapping[str, Artefact]) -> str:
-    """Which stage dropped the rows that the artefacts lack; "" where none did. `known`: by content hash."""
+def why_empty(artefacts: Iterable[Artefact], known: Mapping[tuple[int, str], Artefact]) -> str:
+    """Which stage dropped the rows that the artefacts lack; "" where none did. `known`: by round and stage."""
     for one in artefacts:
         if one.num_rows:
             continue
@@ -104,7 +104,7 @@ def why_empty(artefacts: Iterable[Artefact], known: Mapping[str, Artefact]) -> s
                 for reason, count in counts.items()
             )
             return f"stage {one.stage} of round {one.round} dropped all of its rows: {', '.join(shown)}"
-        parents = (known[parent.hash] for parent in one.parents if parent.hash in known)
+        parents = (known[p.round, p.stage] for p in one.parents if (p.round, p.stage) in known)
         if text := why_empty(parents, known):
             return text
     return ""

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from rlcore.rounds import draft as module
 from rlcore.rounds.plan.config import Made
+from rlcore.rounds.store import partial_artefact as module
 from rlcore.rounds.store.artefact import ArtefactError
 from rlcore.rounds.store.partial_artefact import enough_room, free_name, last_written, part_indexes, steps_done
 from rlcore.rounds.store.store import ArtefactStore

@@ -23,7 +23,7 @@ from rlcore.rounds.store.content import plain, table_hash
 from rlcore.rounds.store.store import ArtefactStore, key_of
 from rlcore.types import Prompt, RewardResult, Sample
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def samples(n, first=0):
