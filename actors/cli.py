@@ -130,7 +130,7 @@ def _hydra(name: str, arguments: list[str], action: Callable[..., int]) -> int:
             raise SystemExit(code)  # passes through Hydra, which would start the next job of a sweep
 
     sys.argv = [name, *arguments]
-    hydra.main(version_base=None, config_path="pkg://conf", config_name="config")(job)()
+    hydra.main(version_base=None, config_path=validate.CONF, config_name="config")(job)()
     return max(outcome, default=0)
 
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_module
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +25,7 @@ from actors.rules import problems
 from rlcore.problems import Problem, UserError, nearest
 
 LOG = logging.getLogger("rlcore")
+CONF = str(Path(__file__).resolve().parent.parent / "conf")  # by place: a project may have a package `conf` of its own
 REQUIRED = "<required>"  # in YAML, for what has no default; OmegaConf's ??? is lost when it meets a dataclass default
 SCHEMA = "schema"  # first entry of the defaults list in conf/config.yaml
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
@@ -102,7 +104,7 @@ def to_config(raw: DictConfig) -> Config:
 def _raw(overrides: Sequence[str]) -> DictConfig:
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base=None):
+    with initialize_config_dir(CONF, version_base=None):
         raw: DictConfig = hydra_compose("config", list(overrides))
     return raw
 
