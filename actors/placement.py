@@ -1,7 +1,8 @@
-"""Where the workers of each role live: Ray placement groups, checked against the cluster before anything is created.
+"""Placement of the workers of each role: Ray placement groups, checked against the cluster before any is created.
 
-A *unit* is a role, or the roles joined by `colocate_with`; it gets one placement group of strategy PACK. Worker i of
-every role in a unit lives in bundle i, so colocated workers of equal rank share a bundle and its GPU.
+A *unit* is a role, or the roles joined by `colocate_with`; it gets one placement group. Worker i of every role in a
+unit lives in bundle i, so colocated workers of equal rank share a bundle and its GPU. The strategy is PACK, except for
+the verifiers: they share nothing and use the CPUs of their host, so SPREAD gives each a node of its own if possible.
 
 GPU shares inside a unit: roles whose `gpus_per_worker` add up to at most 1 get what they ask for. When they add up to
 more (the usual case: every role says 1), the bundle is one whole GPU and the shares are scaled in proportion, so that
@@ -71,6 +72,10 @@ class Unit:
     bundles: tuple[Bundle, ...]
 
     @property
+    def strategy(self) -> str:
+        return "SPREAD" if self.roles == ("verifier",) else "PACK"
+
+    @property
     def label(self) -> str:
         return " + ".join(self.roles)
 
@@ -129,13 +134,19 @@ def _unit(members: dict[str, RoleConfig], host: str) -> Unit:
 
 
 def fit(wanted: Sequence[Unit], nodes: Sequence[Node]) -> list[list[Node | None]]:
-    """A node for each bundle of each unit, or None where nothing is left: first fit, biggest bundles first."""
+    """A node for each bundle of each unit, or None where nothing is left: first fit, biggest bundles first.
+
+    A unit that is spread takes the node with the fewest of its bundles.
+    """
     free = {node.node_id: [node.gpus, node.cpus] for node in nodes}
     homes: list[list[Node | None]] = [[] for _ in wanted]
     size = {i: max((b.gpus, b.cpus) for b in unit.bundles) for i, unit in enumerate(wanted)}
     for i in sorted(size, key=size.__getitem__, reverse=True):
         for bundle in wanted[i].bundles:
-            home = next((n for n in nodes if _holds(free[n.node_id], bundle)), None)
+            able = [n for n in nodes if _holds(free[n.node_id], bundle)]
+            if wanted[i].strategy == "SPREAD":
+                able.sort(key=homes[i].count)
+            home = able[0] if able else None
             homes[i].append(home)
             if home:
                 free[home.node_id][0] -= bundle.gpus
@@ -224,7 +235,7 @@ class Placement:
         check_fit(wanted, cluster_nodes())
         # Biggest first: a small group must not take the room that only a large one needs.
         order = sorted(wanted, key=lambda unit: max((b.gpus, b.cpus) for b in unit.bundles), reverse=True)
-        groups = {u.roles: placement_group([b.resources() for b in u.bundles], strategy="PACK") for u in order}
+        groups = {u.roles: placement_group([b.resources() for b in u.bundles], strategy=u.strategy) for u in order}
         try:
             homes = _await_groups(order, groups, cluster.deadlines.placement_s)
         except BaseException:

@@ -88,6 +88,13 @@ def test_big_bundles_are_placed_first():
     assert [[n.name if n else None for n in homes] for homes in fit(wanted, NODES)] == [["two", "two"], ["one"]]
 
 
+def test_verifiers_are_spread_and_others_packed():
+    wanted = units(roles(policy=gpu(2, 0), verifier=RoleConfig(num_workers=3, cpus_per_worker=1)))
+    policy, verifier = fit(wanted, NODES)
+    assert [n.name for n in policy] == ["one", "one"]
+    assert [n.name for n in verifier] == ["one", "two", "one"]
+
+
 def test_ten_tenths_fit_one_gpu():
     wanted = units(roles(policy=gpu(10, 0.1, cpus_per_worker=0.1)))
     assert all(fit(wanted, [Node("a", "one", 1, 1)])[0])

@@ -127,6 +127,13 @@ def test_a_role_without_gpus_and_cpus_is_placed_too(place):
     assert len(report(placement, "verifier")) == 2
 
 
+def test_verifiers_are_spread_over_the_nodes(place):
+    placement = place(layout(verifier=RoleConfig(num_workers=2, cpus_per_worker=2)))
+    slots = placement.slots["verifier"]
+    assert len(set(slots.node_ids)) == 2
+    assert [node for node, _, _ in report(placement, "verifier")] == list(slots.node_ids)
+
+
 def test_too_many_workers_fail_at_once_and_name_what_is_missing(cluster):
     roles = {"policy": 4, "rollout": 6}
     config = layout(**{role: RoleConfig(num_workers=n, gpus_per_worker=1) for role, n in roles.items()})
