@@ -13,7 +13,7 @@ from rlcore.loops.config import Resume, TrainerConfig
 from rlcore.problems import bounded
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.plan.config import RoundsConfig
-from rlcore.tracking_config import TrackingConfig
+from rlcore.tracking.config import TrackingConfig
 
 
 class Device(str, enum.Enum):

@@ -29,6 +29,7 @@ from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem
+from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
 from rlcore.rounds.context import Live
@@ -44,7 +45,8 @@ from rlcore.rounds.plan.config import (
 from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.status import render
 from rlcore.rounds.store.store import Artefact, ArtefactStore
-from rlcore.tracking import JsonlTracker, Trackers, build_tracker, strip_secrets
+from rlcore.tracking.files import JsonlTracker
+from rlcore.tracking.trackers import Trackers, build_tracker
 from rlcore.types import Prompt, Sample
 
 # In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what

@@ -21,8 +21,9 @@ from rlcore.loops.evaluate import evaluate as measure
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem
+from rlcore.redact import strip_secrets
 from rlcore.report import render, write_report
-from rlcore.tracking import Trackers, build_tracker, strip_secrets
+from rlcore.tracking.trackers import Trackers, build_tracker
 
 
 def train(config: Config) -> int:

@@ -34,7 +34,7 @@ def test_no_utils():
     assert not [p for p in SOURCES if re.search(r"util|helper|misc|common", p.stem)]
 
 
-LIGHT = ["rlcore", "rlcore.loops.online", "rlcore.rewards", "rlcore.tracking", "rlcore.report"]
+LIGHT = ["rlcore", "rlcore.loops.online", "rlcore.rewards", "rlcore.tracking.trackers", "rlcore.report"]
 
 
 @pytest.mark.parametrize("module", LIGHT)
