@@ -1,4 +1,4 @@
-"""A causal language model under DeepSpeed: forward, backward, step, save, export, gather. The one file that imports it.
+"""A causal language model under DeepSpeed: forward, backward, step, save, export, gather.
 
 Two habits of DeepSpeed are undone here, and nowhere else:
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from actors import checkpoint_format, lora
 from actors.config import DType, EngineConfig, ModelConfig
+from actors.masters import restore_masters, write_masters
 from actors.model_folder import check_export, load_model, save_model
 from actors.process import random_states, set_random_states
 from actors.scorer import CausalScorer, Scorer
@@ -152,6 +153,8 @@ class TrainEngine:
             self._initialize(config, engine)
         else:
             self.scorer.requires_grad_(False).to(self.device)
+        if self._has_masters:
+            restore_masters(self.module, model_path, model)
         if isinstance(self.scorer, Scorer):
             self.scorer.check(self._packing, self.device)
         if trainable and self.rank == 0:
@@ -308,10 +311,14 @@ class TrainEngine:
 
         return deepspeed.zero.GatheredParameters(list(parameters))
 
-    def export(self, directory: str | Path) -> None:
+    def export(self, directory: str | Path, masters: bool = False) -> None:
         """Writes a Hugging Face folder (safetensors, config, tokenizer, generation config) in the model's dtype.
 
         Rank 0 writes and holds one copy of the model in host memory; every rank must call.
+
+        Args:
+            masters: in bfloat16, write the float32 master weights too (`masters.NAME`; a second copy in host memory),
+                so that a training that starts from the folder goes on from exactly these.
         """
         target, state = Path(directory), {}
         tied = set(self.tied_names())
@@ -321,7 +328,14 @@ class TrainEngine:
         if self.rank == 0:
             target.mkdir(parents=True, exist_ok=True)
             save_model(self.module, self._path, target, state)
+        if masters and self._has_masters:
+            write_masters(self.module, target, self.rank)
         dist.barrier()
+
+    @property
+    def _has_masters(self) -> bool:
+        """Whether there are float32 weights that the model's own do not hold. Adapters end with the merge."""
+        return self.trainable and self.dtype is DType.bfloat16 and not self._has_adapters
 
     def tied_names(self) -> list[str]:
         """Names under which a weight comes a second time; a folder does not store these."""

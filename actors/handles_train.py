@@ -148,8 +148,8 @@ class PolicyHandle:
     def load(self, directory: Path) -> None:
         self._everywhere(ModelWorker.load, str(directory))
 
-    def export(self, directory: Path) -> None:
-        self._everywhere(PolicyWorker.export, str(directory))
+    def export(self, directory: Path, masters: bool = False) -> None:
+        self._everywhere(PolicyWorker.export, str(directory), masters)
 
 
 @dataclass

@@ -102,9 +102,9 @@ class PolicyWorker(LanguageModelWorker):
         """Forgets Adam's moments and step count."""
         self.engine.reset_optimizer()
 
-    def export(self, directory: str) -> None:
+    def export(self, directory: str, masters: bool = False) -> None:
         """See `TrainEngine.export`."""
-        self.engine.export(directory)
+        self.engine.export(directory, masters)
 
 
 def first_column(batch: TrainBatch) -> int:

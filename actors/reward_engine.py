@@ -191,6 +191,11 @@ class RewardEngine(TrainEngine):
     def _wrap(self, module: nn.Module) -> nn.Module:
         return RewardScorer(module)
 
+    @property
+    def _has_masters(self) -> bool:
+        """A reward model starts from a causal language model, or from what was trained to its end."""
+        return False
+
     def forward_scores(self, shard: TrainBatch) -> Tensor:
         """[b, K] float32, with gradient unless torch.no_grad() is on."""
         arrays = (shard.tokens, shard.lengths)

@@ -94,6 +94,11 @@ class ValueEngine(TrainEngine):
     def _wrap(self, module: nn.Module) -> nn.Module:
         return ValueScorer(module, self._width, self._head)
 
+    @property
+    def _has_masters(self) -> bool:
+        """No folder holds those of a critic: its body has other names, its head is new."""
+        return False
+
     def forward_values(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """See `ValueScorer.score`; with gradient unless torch.no_grad() is on."""
         values: Tensor = self.run(tokens, lengths, self._packing)

@@ -108,8 +108,13 @@ class PolicyModel(LogprobModel, Protocol):
     def reset_optimizer(self) -> None: ...
     def save(self, directory: Path) -> None: ...
     def load(self, directory: Path) -> None: ...
-    def export(self, directory: Path) -> None:
-        """A plain Hugging Face folder: model, tokenizer, generation config."""
+    def export(self, directory: Path, masters: bool = False) -> None:
+        """A plain Hugging Face folder: model, tokenizer, generation config.
+
+        Args:
+            masters: also what a training that starts from the folder needs to lose nothing: in bfloat16 the float32
+                master weights.
+        """
         ...
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # not copied: weights in any format, for they would be those of one model, and what says how the first one was made
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
-NOT_COPIED = (*_WEIGHT_FILES, "rlcore_origin.json")
+NOT_COPIED = (*_WEIGHT_FILES, "*.float32", "rlcore_origin.json")
 # of config.json, what two models of one architecture may differ in
 BOOKKEEPING = ("transformers_version", "torch_dtype", "dtype", "use_cache")
 DTYPES = {

@@ -105,7 +105,7 @@ class FakePolicy:
         self._new_optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, masters: bool = False) -> None:
         write_model(self.table, directory)
 
 

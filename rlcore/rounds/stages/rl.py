@@ -43,7 +43,7 @@ def run(job: Job) -> Artefact:
         tracker.close()
     live.sent = ""
     exported = job.draft.directory / "model"
-    live.world.policy.export(exported)
+    live.world.policy.export(exported, masters=True)
     made = job.draft.finish_folder(exported, _report(state, config.by, live.reward) | dropped)
     live.trained(made, sent=True)
     return made

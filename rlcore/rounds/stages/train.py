@@ -238,7 +238,7 @@ def stage_checkpoints(job: Job) -> Checkpoints:
 
 def _finish(job: Job, report: dict[str, Any]) -> Artefact:
     folder = job.draft.directory / "model"
-    job.live.world.policy.export(folder)
+    job.live.world.policy.export(folder, masters=True)
     made = job.draft.finish_folder(Path(folder), report)
     job.live.trained(made)
     return made
