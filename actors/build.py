@@ -18,7 +18,7 @@ from actors.handles import RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
-from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model
+from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model, rope_problem
 from actors.placement import Placement
 from actors.policy import PolicyWorker
 from actors.ray_connection import check_address, connected
@@ -67,9 +67,13 @@ def prepare(config: Config, run_dir: Path) -> Inputs:
     check_address(config.cluster)
     model_path = prepare_model(config.model, run_dir, config.seed)
     tokenizer = load_tokenizer(model_path, config.model.trust_remote_code)
+    r, trust = config.rollout, config.model.trust_remote_code
+    longest = r.max_model_len or config.data.max_prompt_tokens + r.max_new_tokens
+    if text := rope_problem(model_path, longest, trust):
+        raise ModelError(text)
     data = load_data(config.data, tokenizer, config.seed)
     prompts = [*data.train, *data.eval]
-    if text := embedding_problem(model_path, tokenizer, prompts, config.model.trust_remote_code):
+    if text := embedding_problem(model_path, tokenizer, prompts, trust):
         raise ModelError(text)
     return Inputs(model_path, tokenizer, data)
 

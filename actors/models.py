@@ -122,6 +122,35 @@ def embedding_problem(path: Path | str, tokenizer: Any, prompts: Iterable[Prompt
     return ""
 
 
+def rope_problem(path: Path | str, longest: int, trust: bool = False) -> str:
+    """Why trainer and sampler would place tokens differently, and the cure; "" where they do not.
+
+    transformers scales a dynamic RoPE by the longest row of a batch, so that log-probs of a row depend on its
+    neighbours; vLLM by the longest sequence it could hold.
+
+    Args:
+        longest: tokens of a prompt and its response together, at most.
+        trust: `model.trust_remote_code`.
+    """
+    config = transformers.AutoConfig.from_pretrained(str(path), trust_remote_code=trust).get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = one.get("rope_type")
+        original = one.get("original_max_position_embeddings") or config.max_position_embeddings
+        if kind == "dynamic" and one.get("factor", 1.0) != 1.0:
+            return (
+                f"{path} has rope_type=dynamic: trainer and sampler would scale its positions differently. Without "
+                f'the scaling it is good for {original} tokens: give its config.json "rope_type": "default", or "yarn"'
+            )
+        if kind == "longrope" and longest > original:
+            return (
+                f"{path} has rope_type=longrope, which changes its factors beyond {original} tokens, in the trainer by "
+                f"the longest row of a micro-batch: prompt and response may have {original} tokens together, not "
+                f"{longest}. Lower data.max_prompt_tokens, rollout.max_new_tokens or rollout.max_model_len"
+            )
+    return ""
+
+
 def count_parameters(source: ModelConfig | Path | str) -> int:
     """Parameters of the model, tied ones once; from its config alone, no weight is read or allocated."""
     if isinstance(source, ModelConfig):

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.table import Table
 
@@ -171,7 +172,8 @@ def model_shape(model: ModelConfig) -> Shape:
     from transformers import AutoConfig
 
     extra = {"gguf_file": model.gguf_file} if model.gguf_file else {}
-    hf = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code, **extra).get_text_config()
+    path = str(Path(model.path).expanduser()) if Path(model.path).expanduser().is_dir() else model.path
+    hf = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code, **extra).get_text_config()
     heads = hf.num_attention_heads
     kv_heads = getattr(hf, "num_key_value_heads", None) or heads
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads

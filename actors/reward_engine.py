@@ -106,7 +106,7 @@ class RewardFolder:
         end = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
         if text.pad_token_id is None:
             text.pad_token_id = next((i for i in (self._tokenizer_padding(), end) if i is not None), 0)
-        if not self.has_head and text.pad_token_id == end:
+        if text.pad_token_id == end:
             log.warning(
                 "%s pads with its end token %s: the reward is read one token earlier, and a response that was cut off "
                 "looks like one that ended. Give its config.json a pad_token_id of its own",

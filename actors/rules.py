@@ -110,6 +110,10 @@ def _model(c: Config) -> Iterator[Problem]:
         yield Problem("model.path", m.path, "no such folder", "a Hugging Face folder, or a hub id such as org/name")
     elif m.gguf_file and folder.is_dir() and not (folder / m.gguf_file).is_file():
         yield Problem("model.gguf_file", m.gguf_file, f"not in {m.path}", "name a file of that folder")
+    if m.lora.rank and m.dtype is DType.bfloat16:
+        text = "the engines get the merged weights, and bfloat16 rounds most of the first tens of small steps away"
+        cure = "model.dtype=float32, or a learning rate as large as adapters take (1e-4)"
+        yield Problem("model.lora.rank", m.lora.rank, text, cure, True)
 
 
 def _data(c: Config) -> Iterator[Problem]:

@@ -142,7 +142,8 @@ def _explain(override: str, error: Exception) -> Problem:
     if first.startswith("Ambiguous value"):
         return Problem(key, value, "several values for one key", "a list is written [a,b]; a sweep needs --multirun")
     if first.startswith(("Error parsing", "mismatched", "no viable", "missing EQUAL", "extraneous", "token recog")):
-        return Problem(key, value, f"does not parse ({first})", QUOTING)
+        home = f"quote it: '{key}=\"{value}\"'"  # what Hydra's grammar has another use for
+        return Problem(key, value, f"does not parse ({first})", home if value.startswith("~") else QUOTING)
     if not key:
         return Problem(override, "", f"does not parse ({first})", QUOTING)
     choices = re.findall(r"\w+", first.partition("expected one of")[2])

@@ -313,3 +313,26 @@ def test_the_run_is_refused_before_it_starts(wide, tmp_path):
     config = compose([f"model.path={wide}", f"run_dir={tmp_path / 'run'}", *overrides])
     with pytest.raises(ModelError, match=r"token 258 \('<think>'\), in prompt"):
         prepare(config, tmp_path / "run")
+
+
+LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest", "text"),
+    [
+        ({"rope_type": "default"}, 5000, ""),
+        ({"rope_type": "yarn", "factor": 4.0}, 5000, ""),
+        ({"rope_type": "dynamic", "factor": 1.0}, 5000, ""),
+        ({"rope_type": "dynamic", "factor": 2.0}, 5, 'give its config.json "rope_type": "default"'),
+        (LONG_ROPE, 64, ""),
+        (LONG_ROPE, 65, "64 tokens together, not"),
+    ],
+)
+def test_positions_that_trainer_and_sampler_would_scale_differently(copy, rope, longest, text):
+    config = json.loads((copy / "config.json").read_text())
+    rope = rope | {"rope_theta": 1e4, "original_max_position_embeddings": 64}
+    (copy / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    found = models.rope_problem(copy, longest)
+    assert text in found
+    assert bool(text) == bool(found)

@@ -168,6 +168,11 @@ def test_padding_with_the_end_token_is_warned_about(tmp_path: Path, caplog: Any)
         model = scorer_of(path)
     assert "pads with its end token 2" in caplog.text
     assert model.hf.config.pad_token_id == 2
+    model.hf.save_pretrained(tmp_path / "given")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="actors.reward_engine"):
+        scorer_of(str(tmp_path / "given"))  # with a head of its own
+    assert "given pads with its end token 2" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="actors.reward_engine"):
         scorer_of(causal(tmp_path / "apart", "llama", eos_token_id=2))

@@ -1,0 +1,63 @@
+"""A real training of two steps for tiny random models of many architectures, the engines' log-probs checked at each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from tests.integration.families import DENSE, EXPERT, add_to, build
+from tests.integration.test_end_to_end import rows, train
+
+USUAL = ("gemma2", "mixtral")  # no output head of its own in vLLM; experts
+LEFT_OUT = {  # why
+    "dbrx": "its config has sizes of its own",
+    "jamba": "vLLM's CPU kernels have no Mamba of its kind",
+    "qwen3-next": "vLLM has no CPU kernel for its linear attention in float32",
+    "phimoe": "transformers 5.19 fails in its forward pass without longrope",
+    "minimax-m2": "vLLM has a CPU kernel for its attention in bfloat16 alone",
+    "deepseek-v2": "multi-head latent attention has no float32 kernel on the CPU",
+    "deepseek-v3": "as deepseek-v2",
+    "hunyuan-moe": "not tried on the CPU",
+    "flex-olmo": "not tried on the CPU",
+    "ernie4_5-moe": "vLLM and transformers differ by 1.9 from one folder",
+}
+EAGER = ("gpt-oss",)
+SHORT = [
+    "trainer.steps=2", "trainer.warmup.steps=0", "trainer.eval.every=0", "trainer.checkpoint.every=0",
+    "trainer.prompts_per_step=4", "rollout.max_new_tokens=8", "trainer.learning_rate.peak=0.001",
+]  # fmt: skip
+FAMILIES = sorted((DENSE.keys() | EXPERT.keys()) - LEFT_OUT.keys())
+
+
+def two_steps(tmp_path: Path, folder: Path, *overrides: str) -> dict[int, dict[str, Any]]:
+    reward = tmp_path / "spread.py"  # arithmetic pays an untrained model nothing: no weight would change
+    reward.write_text("def spread(sample):\n    return sum(map(ord, sample.response)) % 7 / 6\n")
+    train(tmp_path / "run", f"model.path={folder}", f"reward.fn={reward}:spread", *SHORT, *overrides)
+    return rows(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in FAMILIES])
+def test_family(tmp_path: Path, name: str) -> None:
+    build(name, tmp_path / "model")
+    # what a published folder may hold: several end tokens, sampling defaults that transformers would not write
+    add_to(tmp_path / "model" / "generation_config.json", eos_token_id=[1, 3], temperature=0.6, top_p=0.9)
+    attention = ["model.attention=eager"] if name in EAGER else []
+    found = two_steps(tmp_path, tmp_path / "model", *attention)
+    differences = [found[step]["rollout/logprob_diff_max"] for step in (1, 2)]
+    print(f"{name}: {differences}")
+    assert max(differences) < 1e-4, differences
+    assert min(found[step]["actor/grad_norm"] for step in (1, 2)) > 0
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert exported.generation_config.eos_token_id == [1, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_experts_in_small_buckets(tmp_path: Path, zero: int) -> None:
+    """A bucket holds 1 MiB, the stacked experts of a layer 3 MiB."""
+    build("qwen3-moe", tmp_path / "model", num_experts=32)
+    found = two_steps(tmp_path, tmp_path / "model", f"engine.zero_stage={zero}", "rollout.sync_bucket_mb=1")
+    assert max(found[step]["rollout/logprob_diff_max"] for step in (1, 2)) < 1e-4
