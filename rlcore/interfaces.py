@@ -54,6 +54,12 @@ class RewardScorer(Protocol):
         ...
 
 
+class Judge(RewardScorer, Protocol):
+    def metrics(self) -> Metrics:
+        """Position bias and the like, of what was judged since the last call."""
+        ...
+
+
 class LogprobModel(Protocol):
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         """[B, T] float32 log-probs without gradient; index 0 and padding are 0. `temperature` None: as sampled."""
@@ -177,7 +183,7 @@ class World:
     critic: ValueModel | None = None
     reference_weights: ReferencePublisher | None = None
     reward_model: RewardModel | None = None
-    judge: RewardScorer | None = None
+    judge: Judge | None = None
 
 
 class RewardModel(Protocol):

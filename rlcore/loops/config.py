@@ -58,8 +58,8 @@ class CheckpointConfig:
 class ParityConfig:
     """Rollout against trainer log-probs on freshly sampled sequences."""
 
-    every: int = bounded(10, ge=0)  # steps; 0: only after the first sync
-    num_sequences: int = bounded(16, ge=1)
+    every: int = bounded(10, ge=0)  # steps between checks that may stop the run; 0: only after the first sync
+    num_sequences: int = bounded(16, ge=1)  # of a check, where the step needs no old log-probs; else all of those
     # Of the largest difference per token, in nats. In float32 1e-6 is seen on a fresh model and 5e-5 on a trained one
     # (rounding: both sides are that far from float64); a weight that a sync misses shows over 0.1.
     tolerance: float = bounded(1e-3, gt=0, le=math.inf)

@@ -54,6 +54,8 @@ def with_models(
 
     Args:
         steps: rows of each optimizer step to come.
+        check_parity: whether the run stops when rollout and trainer log-probs disagree. The differences are reported
+            for every row whose log-probs are needed anyway, else for `parity.num_sequences` rows when checking.
         own: rows that the policy's weights sampled: those whose log-probs must agree with the rollout engines'.
     """
     metrics: M.Metrics = {}
@@ -70,7 +72,8 @@ def with_models(
                 part = batch.select(rows)
                 old[rows, : part.tokens.shape[1]] = world.policy.logprobs(part)
                 batch = batch.with_arrays(old_logprobs=old)
-            metrics = parity.compare(batch.select(np.intersect1d(rows, own)), trainer.parity)
+            wanted = trainer.parity if check_parity else replace(trainer.parity, stop=False)
+            metrics = parity.compare(batch.select(np.intersect1d(rows, own)), wanted)
         if ref is not None:
             with world.tracker.phase("ref"):
                 batch = batch.with_arrays(ref_logprobs=ref.result())

@@ -147,6 +147,8 @@ def one_step(run: OnlineRun, state: LoopState, check_parity: bool) -> dict[str, 
     with run.stop.abandonable():
         found = collect(world, algorithm, run.reward, run.sampling, trainer.prompts_per_step, run.seed, state.step)
     parts = [found.metrics()]
+    if world.judge is not None:
+        parts.append(world.judge.metrics())
     rate = learning_rate(trainer.learning_rate, state.step, trainer.steps)
     batch = found.batch()
     if batch is None:

@@ -198,7 +198,7 @@ class JudgeScorer:
         return self._rate(groups) if self.config.mode is JudgeMode.pointwise else self._compare(groups)
 
     def metrics(self) -> Metrics:
-        """`pairwise.position_bias` of what was compared since the last call; empty where nothing was."""
+        """`pairwise.position_bias` of what was compared since the last call; empty where nothing was compared."""
         with self._lock:
             seen, self._seen = self._seen, {}
         return seen

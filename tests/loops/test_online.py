@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from rlcore.checkpoint import Checkpoints
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
 from rlcore.loops import online
-from rlcore.loops.config import CheckpointConfig, EvalConfig, LearningRateConfig, TrainerConfig
+from rlcore.loops.config import CheckpointConfig, EvalConfig, LearningRateConfig, ParityConfig, TrainerConfig
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.parity import ParityError
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.metrics import Mean
 from rlcore.rewards.config import OnFailure, RewardConfig
 from rlcore.types import Group, RewardResult, Status, Trajectory
 from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, FakeTracker, FakeWeights, prompts
@@ -145,8 +147,25 @@ def test_a_signal_during_an_update_ends_after_the_step(tmp_path):
 
 
 def test_a_sync_that_does_nothing_is_noticed(tmp_path):
+    run = make_run(tmp_path, steps=8, broken_sync=True, trainer={"parity": ParityConfig(every=3)})
     with pytest.raises(ParityError, match=r"disagree on log-probs.*tied embeddings"):
-        online.train(make_run(tmp_path, broken_sync=True))
+        online.train(run)
+    rows = run.world.tracker.rows
+    assert max(rows) == 6  # the seventh step is the first check after the weights moved
+    assert rows[1]["rollout/logprob_diff_max"] < 1e-5
+    assert rows[6]["rollout/logprob_diff_max"] > 1e-3  # shown, between two checks
+
+
+def test_parity_stops_a_run_only_when_it_is_due(tmp_path):
+    run = make_run(tmp_path, broken_sync=True, trainer={"parity": ParityConfig(every=0)})
+    assert online.train(run).step == 6
+
+
+def test_what_a_judge_measured_of_itself_is_logged(tmp_path):
+    run = make_run(tmp_path, steps=2)
+    run.world.judge = SimpleNamespace(metrics=lambda: {"judge/first_share": Mean(3.0, 4.0)})
+    online.train(run)
+    assert [run.world.tracker.rows[step]["judge/first_share"] for step in (1, 2)] == [0.75, 0.75]
 
 
 def fail_some(status: Status, share: float):
