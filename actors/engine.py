@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from actors import checkpoint_format, lora
+from actors import checkpoint_format, lora, reshard
 from actors.config import DType, EngineConfig, ModelConfig
 from actors.masters import restore_masters, write_masters
 from actors.model_folder import check_export, load_model, save_model
@@ -360,22 +360,27 @@ class TrainEngine:
         dist.barrier()
 
     def load(self, directory: str | Path) -> None:
-        """Goes on exactly where `save` was called.
+        """Continues exactly where `save` was called; with another number of ranks or ZeRO stage, up to rounding.
 
         Raises:
             FileNotFoundError: no checkpoint of an engine in `directory`.
-            ValueError: saved with another number of ranks, ZeRO stage, dtype or model size.
+            ValueError: saved with another dtype or model size.
         """
         source = Path(directory)
         saved, own = json.loads((source / "engine.json").read_text()), self._identity()
-        wrong = [f"{key} {saved.get(key)} (here {value})" for key, value in own.items() if saved.get(key) != value]
-        if wrong:
-            raise ValueError(f"the checkpoint in {source} was saved with {', '.join(wrong)}")
-        options = {"load_lr_scheduler_states": False, "load_module_strict": not self._has_adapters}
-        path, _ = self._engine.load_checkpoint(str(source), tag="engine", **options)
-        if path is None:
-            raise FileNotFoundError(f"DeepSpeed found nothing to load in {source}")
-        set_random_states(torch.load(source / f"random-{self.rank}.pt", weights_only=False))
+        wrong = {key for key, value in own.items() if saved.get(key) != value}
+        if fixed := sorted(wrong & {"dtype", "parameters"}):
+            shown = ", ".join(f"{key} {saved.get(key)} (here {own[key]})" for key in fixed)
+            raise ValueError(f"the checkpoint in {source} was saved with {shown}")
+        if wrong and (wrong != {"world_size"} or self.stage):  # below ZeRO-1 the files are of no rank
+            assert self._adam is not None
+            reshard.restore(source / "engine", self.scorer, self._engine.optimizer, self._adam, self.stage)
+        else:
+            options = {"load_lr_scheduler_states": False, "load_module_strict": not self._has_adapters}
+            if self._engine.load_checkpoint(str(source), tag="engine", **options)[0] is None:
+                raise FileNotFoundError(f"DeepSpeed found nothing to load in {source}")
+        if (states := source / f"random-{self.rank}.pt").exists():  # a rank that is new keeps its own
+            set_random_states(torch.load(states, weights_only=False))
         dist.barrier()
 
     # ---- the rest

@@ -22,7 +22,8 @@ from rlcore.redact import strip_secrets
 # A resumed run may be longer, logged, placed or saved otherwise; anything else would be another experiment.
 FREE_KEYS = (
     "resume", "run_dir", "name", "tracking", "cluster", "trainer.steps", "trainer.eval", "trainer.checkpoint",
-    "trainer.parity", "trainer.max_tokens_per_micro_batch", "reward.processes_per_worker", "rollout.max_restarts",
+    "trainer.parity", "trainer.max_tokens_per_micro_batch", "engine.zero_stage",
+    "reward.processes_per_worker", "rollout.max_restarts",
 )  # fmt: skip
 
 
