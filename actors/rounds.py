@@ -32,7 +32,7 @@ from rlcore.problems import Problem
 from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
-from rlcore.rounds.context import Live
+from rlcore.rounds.context import RunContext
 from rlcore.rounds.plan.config import (
     FilterStageConfig,
     GenerateConfig,
@@ -51,7 +51,7 @@ from rlcore.types import Prompt, Sample
 
 # In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what
 # memory they take.
-NO_PART = (
+KEYS_WITHOUT_EFFECT = (
     "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
     "rollout.sync_bucket_mb", "rollout.weight_sync", "rollout.sleep_level", "rollout.gpu_memory_utilization",
     "rollout.cpu_kv_cache_gib",
@@ -61,19 +61,19 @@ NO_PART = (
 def rounds(config: Config, overrides: Sequence[str]) -> int:
     """Runs every stage that is not done. `overrides`: the command line, of which a stage `rl` composes its own config.
 
-    Raises: UserError; Interrupted, after which the same command goes on.
+    Raises: UserError; Interrupted, after which the same command resumes.
     """
     nodes = checked(config, overrides)
     with locked(Path(config.run_dir)):
         run_dir = claim(config)
         inputs = prepared(config, run_dir, nodes)
         with ArtefactStore(runner.folder_of(run_dir)) as store:
-            desk = make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
-            store.remember_roots(desk.roots)
-            _, made = desk.known()
+            index = stage_index(config, nodes, store, roots_in(config, nodes, store, inputs))
+            store.remember_roots(index.roots)
+            _, made = index.known()
             if len(made) < len(nodes):
-                _run(config, overrides, run_dir, inputs, desk)
-            keys, _ = desk.known()
+                _run(config, overrides, run_dir, inputs, index)
+            keys, _ = index.known()
             print(render(nodes, keys, store))
             print(f"curves and samples of each stage  {run_dir / runner.STAGES}")
     return 0
@@ -84,7 +84,7 @@ def status(config: Config) -> int:
     writes nothing and starts nothing."""
     nodes = checked(config)
     store = ArtefactStore(runner.folder_of(Path(config.run_dir).absolute()), read_only=True)
-    keys, _ = make_desk(config, nodes, store, store.roots()).known()
+    keys, _ = stage_index(config, nodes, store, store.roots()).known()
     print(render(nodes, keys, store))
     return 0
 
@@ -167,18 +167,18 @@ def prepared(config: Config, run_dir: Path, nodes: Sequence[Node] = ()) -> Input
     return inputs
 
 
-def make_desk(
+def stage_index(
     config: Config, nodes: Sequence[Node], store: ArtefactStore, roots: Mapping[str, Artefact]
-) -> runner.Desk:
+) -> runner.StageIndex:
     flat = binding(plain(config))
     code = {(node.round, node.stage): code_of(node, config) for node in nodes}
     reads = lambda node: reads_of(node, flat, config)  # noqa: E731
-    return runner.Desk(nodes, store, roots, reads, config.seed, lambda node: code[node.round, node.stage])
+    return runner.StageIndex(nodes, store, roots, reads, config.seed, lambda node: code[node.round, node.stage])
 
 
 def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
     """What is there from the start and read by some stage, as artefacts."""
-    asked = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
+    used = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
     makers: dict[str, Callable[[], Artefact]] = {
         "start": lambda: store.adopt_folder("start", inputs.model_path, Made.model),
         "train": lambda: store.adopt_table("train", tables.from_prompts(inputs.data.train), Made.prompts),
@@ -189,7 +189,7 @@ def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs
         makers[name] = lambda name=name, path=path: store.adopt_folder(name, Path(path).expanduser(), Made.model)  # type: ignore[misc]
     for name, raw in config.rounds.sources.items():
         makers[name] = lambda name=name, raw=raw: _source(name, raw, store, inputs)  # type: ignore[misc]
-    return {name: makers[name]() for name in makers if name in asked}
+    return {name: makers[name]() for name in makers if name in used}
 
 
 def answers(inputs: Inputs) -> pa.Table:
@@ -207,8 +207,8 @@ def answers(inputs: Inputs) -> pa.Table:
 def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefact:
     """Raises DataError, which names the broken rows."""
     loaded = load_examples(source_config(raw), inputs.tokenizer, f"rounds.sources.{name}")
-    for told in told_of(loaded):
-        LOG.warning("rounds.sources.%s: %s", name, told)
+    for note in source_notes(loaded):
+        LOG.warning("rounds.sources.%s: %s", name, note)
     made = MADE_OF[source_config(raw).kind]
     makers: dict[Made, Callable[[], pa.Table]] = {
         Made.prompts: lambda: tables.from_prompts(loaded.prompts),
@@ -218,12 +218,12 @@ def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefa
     return store.adopt_table(name, makers[made](), made)
 
 
-def told_of(loaded: Loaded) -> list[str]:
+def source_notes(loaded: Loaded) -> list[str]:
     """What a user must know of a source that was read: rows that are left out, and what its template asks for."""
     skipped = {k: n for k, n in loaded.counts.items() if k.startswith("skipped_") and k != "skipped_by_limit" and n}
     rows = f"of {loaded.counts['rows']:,} rows left out"
-    told = [f"{n:,} {rows}: {k.removeprefix('skipped_').replace('_', ' ')}" for k, n in skipped.items()]
-    return told + [f"  {reason}" for reason in loaded.broken] + loaded.notes
+    notes = [f"{n:,} {rows}: {k.removeprefix('skipped_').replace('_', ' ')}" for k, n in skipped.items()]
+    return notes + [f"  {reason}" for reason in loaded.broken] + loaded.notes
 
 
 def _under(key: str, groups: Sequence[str]) -> bool:
@@ -232,7 +232,7 @@ def _under(key: str, groups: Sequence[str]) -> bool:
 
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The keys of the run's config that change what a stage makes."""
-    found = {k: v for k, v in flat.items() if _under(k, _groups(node)) and not _under(k, NO_PART)}
+    found = {k: v for k, v in flat.items() if _under(k, _groups(node)) and not _under(k, KEYS_WITHOUT_EFFECT)}
     if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
         found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
     return found
@@ -261,17 +261,17 @@ def code_of(node: Node, config: Config) -> dict[str, str]:
     return {target: code_digest(target) for target in targets}
 
 
-def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, desk: runner.Desk) -> None:
+def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, index: runner.StageIndex) -> None:
     shown = strip_secrets(plain(config))
-    tracker = build_tracker(config.tracking, run_dir, shown, len(desk.plan), len(desk.plan))
+    tracker = build_tracker(config.tracking, run_dir, shown, len(index.plan), len(index.plan))
     failed = True
     try:
         count = config.rounds.count
-        runs = f"{count} round{'s' * (count > 1)}, {len(desk.plan)} stage{'s' * (len(desk.plan) > 1)} to run"
+        runs = f"{count} round{'s' * (count > 1)}, {len(index.plan)} stage{'s' * (len(index.plan) > 1)} to run"
         tracker.message(f"{runs}, run folder {run_dir}")
         stop = StopSignal(tracker.message)
         with open_world(config, run_dir, inputs, tracker) as built, stop.installed():
-            runner.run(desk, live(config, overrides, run_dir, built, stop, desk.roots["start"]))
+            runner.run(index, live(config, overrides, run_dir, built, stop, index.roots["start"]))
         (run_dir / "error.txt").unlink(missing_ok=True)
         failed = False
     except Interrupted:
@@ -285,7 +285,7 @@ def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs
 
 def live(
     config: Config, overrides: Sequence[str], run_dir: Path, built: Built, stop: StopSignal, start: Artefact
-) -> Live:
+) -> RunContext:
     rollout = config.rollout
     sampling = Sampling(
         num_samples=1, max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature, top_p=rollout.top_p,
@@ -314,7 +314,7 @@ def live(
     def ask_prompt(text: str) -> tuple[str, tuple[int, ...]]:
         return rendered(text, config, built.inputs.tokenizer, config.data.system_prompt)
 
-    return Live(
+    return RunContext(
         world=built.world,
         tokenizer=built.inputs.tokenizer,
         sampling=sampling,
@@ -329,7 +329,7 @@ def live(
         max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
         - rollout.max_new_tokens,
         parity=config.trainer.parity,
-        held=start.hash,
+        policy_holds=start.hash,
     )
 
 

@@ -1,9 +1,8 @@
-"""What a stage is given: the live actors and whose weights they hold, its inputs, and the draft of what it makes."""
+"""Context passed to a stage: the run's actors, the stage's inputs, and the artefact that it writes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.plan.config import Made
 from rlcore.rounds.plan.graph import Node
-from rlcore.rounds.store.store import Artefact, Draft
+from rlcore.rounds.store.store import Artefact, PartialArtefact
 from rlcore.types import Group
 
 
 @dataclass
-class Live:
+class RunContext:
     """The actors that stay alive between stages, and the content hash of what each holds."""
 
     world: World
@@ -42,22 +41,22 @@ class Live:
     open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
     # overrides, prompts, world, folder, seed of the prompts' order and of all draws
     online_run: Callable[[Sequence[str], pa.Table, World, Path, int], OnlineRun]
-    render: Callable[[str], tuple[str, Sequence[int]]]  # a text as the model is asked it, and its token ids
+    render: Callable[[str], tuple[str, Sequence[int]]]  # a text rendered as a user message, and its token ids
     render_prompt: Callable[[str], tuple[str, Sequence[int]]]  # a new prompt, with the system prompt
     max_prompt_tokens: int  # that the engines take
-    held: str  # by the policy
+    policy_holds: str  # by the policy
     parity: ParityConfig = field(default_factory=ParityConfig)
     fresh: bool = True  # its optimizer has taken no step
     sent: str = ""  # to the engines
-    held_reward: str = ""  # by the reward model
+    reward_model_holds: str = ""  # by the reward model
     unchecked: bool = False  # engines and policy have not been compared since the last sync
     loads: int = 0  # of weights from a folder into a running actor
 
     def hold(self, model: Artefact, to_train: bool = False) -> None:
         """The policy holds these weights; `to_train`: with an optimizer that has taken no step."""
-        if self.held != model.hash or (to_train and not self.fresh and not self.exact):
+        if self.policy_holds != model.hash or (to_train and not self.fresh and not self.exact):
             self.world.policy.initialize(model.path)
-            self.held, self.fresh = model.hash, True
+            self.policy_holds, self.fresh = model.hash, True
             self.loads += 1
         elif to_train and not self.fresh:
             self.world.policy.reset_optimizer()
@@ -76,7 +75,7 @@ class Live:
         Raises:
             ParityError: they do not.
         """
-        if not self.unchecked or sampling.temperature <= 0 or self.held != self.sent:
+        if not self.unchecked or sampling.temperature <= 0 or self.policy_holds != self.sent:
             return
         drawn = [t for group in groups for t in group.trajectories if t.num_response_tokens]
         if drawn:
@@ -86,33 +85,33 @@ class Live:
             self.unchecked = False
 
     def training(self) -> None:
-        """The policy's weights are about to change: until `trained` nobody knows what they are."""
-        self.held, self.fresh = "", False
+        """The policy's weights are about to change: until `trained` their content is unknown."""
+        self.policy_holds, self.fresh = "", False
 
     def trained(self, model: Artefact, sent: bool = False) -> None:
         """The policy ended with these weights; `sent`: so did the engines."""
-        self.held = model.hash
+        self.policy_holds = model.hash
         self.sent = model.hash if sent else self.sent
 
     def hold_reward(self, model: Artefact) -> None:
         if self.world.reward_model is None:
-            raise RuntimeError("a reward model is asked for, and none is started: cluster.roles.reward.num_workers=1")
-        if self.held_reward != model.hash:
+            raise RuntimeError("no reward model is running; set cluster.roles.reward.num_workers=1")
+        if self.reward_model_holds != model.hash:
             self.world.reward_model.initialize(model.path)
-            self.held_reward = model.hash
+            self.reward_model_holds = model.hash
             self.loads += 1
 
 
 @dataclass
-class Job:
+class StageContext:
     """One run of one stage."""
 
-    live: Live
+    live: RunContext
     node: Node
     inputs: Mapping[str, Sequence[Artefact]]  # by the field that refers to them
-    draft: Draft
+    draft: PartialArtefact
     seed: int  # of the run
-    folder: Path  # for what is kept beside the artefact: curves, samples to look at
+    folder: Path  # for what is kept next to the artefact: curves, samples to look at
     results: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -184,20 +183,14 @@ def _unique(names: Sequence[str], taken: set[str], suffix: str) -> list[str]:
 
 
 def prompts_together(table: pa.Table) -> pa.Table:
-    """Rows of one prompt beside each other, however many artefacts or models they came from; prompts as they came
+    """Rows of one prompt next to each other, however many artefacts or models they came from; prompts as they came
     first, and so are the rows of each."""
     uids = table["uid"].combine_chunks()
     return table.take(pc.sort_indices(pc.index_in(uids, pc.unique(uids))))
 
 
-def whole_of(job: Job, parts: int) -> pa.Table:
+def whole_of(context: StageContext, parts: int) -> pa.Table:
     """The parts that a stage has written; of none there is an empty one."""
     if not parts:
-        job.draft.write_part(0, tables.SCHEMAS[job.draft.made.value].empty_table())
-    return tables.concat([job.draft.read_part(i) for i in range(max(1, parts))])
-
-
-def beside(*calls: Callable[[], Any]) -> list[Any]:
-    """Runs them at the same time, each on actors of its own."""
-    with ThreadPoolExecutor(len(calls), "stage") as pool:
-        return [future.result() for future in [pool.submit(call) for call in calls]]
+        context.draft.write_part(0, tables.SCHEMAS[context.draft.made.value].empty_table())
+    return tables.concat([context.draft.read_part(i) for i in range(max(1, parts))])

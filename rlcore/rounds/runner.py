@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rlcore.loops.offline import NothingToTrainOn
-from rlcore.rounds.context import Job, Live
+from rlcore.rounds.context import RunContext, StageContext
 from rlcore.rounds.plan.config import StageKind
 from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.stages import average, evaluate, filter, generate, reward, rewrite, rl, score, select, train
 from rlcore.rounds.status import why_empty
 from rlcore.rounds.store.store import Artefact, ArtefactStore, key_of
 
-STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
+STAGE_FUNCTIONS: dict[StageKind, Callable[[StageContext], Artefact]] = {
     StageKind.generate: generate.run,
     StageKind.score: score.run,
     StageKind.filter: filter.run,
@@ -31,11 +31,11 @@ STAGE_FUNCTIONS: dict[StageKind, Callable[[Job], Artefact]] = {
 }
 SEEDED = frozenset(set(StageKind) - {StageKind.average, StageKind.score, StageKind.filter, StageKind.evaluate})
 CODE = "code"  # in an artefact's record of its config
-STAGES = "stages"  # in the run folder: curves and samples of each run of a stage, beside the artefacts
+STAGES = "stages"  # in the run folder: curves and samples of each run of a stage, next to the artefacts
 
 
 @dataclasses.dataclass(frozen=True)
-class Desk:
+class StageIndex:
     """What decides which stages are done: the plan, the artefacts, and the settings that enter their keys."""
 
     plan: Sequence[Node]
@@ -66,7 +66,7 @@ class Desk:
         return key_of(node.kind, dataclasses.asdict(node.config), reads, parents, seed)
 
     def known(self) -> tuple[dict[tuple[int, str], str], dict[tuple[int, str], Artefact]]:
-        """Keys as far as they can be told, and the finished artefacts among them; starts nothing."""
+        """Keys as far as they are known, and the finished artefacts among them; starts nothing."""
         keys: dict[tuple[int, str], str] = {}
         made: dict[tuple[int, str], Artefact] = {}
         for node in self.plan:
@@ -82,49 +82,49 @@ def hash_seed(seed: int, round_: int) -> int:
     return seed * 1_000_003 + round_
 
 
-def run(desk: Desk, live: Live) -> dict[tuple[int, str], Artefact]:
-    """Every node in turn; finished ones are skipped, half-done ones go on. Returns all artefacts.
+def run(index: StageIndex, live: RunContext) -> dict[tuple[int, str], Artefact]:
+    """Every node in turn; finished ones are skipped, partial ones resume. Returns all artefacts.
 
     Raises:
-        Interrupted: between two stages, or in one, which then goes on from its last part or checkpoint.
+        Interrupted: between two stages, or in one, which then resumes from its last part or checkpoint.
     """
     made: dict[tuple[int, str], Artefact] = {}
     tracker = live.world.tracker
-    for index, node in enumerate(desk.plan, 1):
+    for number, node in enumerate(index.plan, 1):
         live.stop.check()
-        inputs = desk.inputs(node, made)
+        inputs = index.inputs(node, made)
         assert inputs is not None  # the plan is in an order in which each finds what it reads
-        key = desk.key(node, inputs)
-        artefact, verb = desk.store.find(key), "done before"
+        key = index.key(node, inputs)
+        artefact, verb = index.store.find(key), "done before"
         if artefact is None:
             try:
-                artefact, verb = one_stage(desk, live, node, inputs, key), "done"
+                artefact, verb = one_stage(index, live, node, inputs, key), "done"
             except NothingToTrainOn as error:
                 raise NothingToTrainOn(node.stage, why_empty(inputs.get("data", ()), made)) from error
-            tracker.log(index, numbers(node, artefact))
+            tracker.log(number, numbers(node, artefact))
         made[node.key] = artefact
-        tracker.message(line(node, artefact, index, len(desk.plan), verb))
-        if told := outdated(artefact, desk.code(node)):
-            tracker.message(told)
+        tracker.message(line(node, artefact, number, len(index.plan), verb))
+        if warning := outdated(artefact, index.code(node)):
+            tracker.message(warning)
     return made
 
 
 def one_stage(
-    desk: Desk, live: Live, node: Node, inputs: Mapping[str, Sequence[Artefact]], key: str
+    index: StageIndex, live: RunContext, node: Node, inputs: Mapping[str, Sequence[Artefact]], key: str
 ) -> Artefact:  # fmt: skip
-    draft = desk.store.begin(
+    draft = index.store.begin(
         key, stage=node.stage, round=node.round, kind=node.kind.value, made=node.made,
-        config={**dataclasses.asdict(node.config), CODE: dict(desk.code(node))}, parents=inputs,
+        config={**dataclasses.asdict(node.config), CODE: dict(index.code(node))}, parents=inputs,
     )  # fmt: skip
     if draft.reopened:
-        live.world.tracker.message(f"round {node.round}, {node.stage}: goes on where it was left")
+        live.world.tracker.message(f"round {node.round}, {node.stage}: resuming")
     folder = live.run_dir / STAGES / f"r{node.round:02d}-{node.stage}-{key[:8]}"
-    return STAGE_FUNCTIONS[node.kind](Job(live, node, inputs, draft, desk.seed, folder))
+    return STAGE_FUNCTIONS[node.kind](StageContext(live, node, inputs, draft, index.seed, folder))
 
 
 def outdated(artefact: Artefact, code: Mapping[str, str]) -> str:
     """What to say where the user's Python has changed since; "" where it has not. The artefact stays in use: a reward
-    that is mended in round 4 must not cost rounds 1 to 3."""
+    that is fixed in round 4 must not cost rounds 1 to 3."""
     before = artefact.config.get(CODE) or {}
     changed = [path for path, digest in code.items() if before.get(path, digest) != digest]
     if not changed:
@@ -155,11 +155,11 @@ def flat(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def line(node: Node, artefact: Artefact, index: int, total: int, verb: str) -> str:
+def line(node: Node, artefact: Artefact, number: int, total: int, verb: str) -> str:
     hidden = ("eval/", "counts/dropped_", "sources_")
     shown = {k: v for k, v in flat(artefact.report).items() if not k.startswith(hidden)}
     figures = ", ".join(f"{name} {value:.4g}" for name, value in list(shown.items())[:6])
-    head = f"[{index}/{total}] round {node.round} {node.stage}: {verb} in {artefact.seconds:.1f} s"
+    head = f"[{number}/{total}] round {node.round} {node.stage}: {verb} in {artefact.seconds:.1f} s"
     return f"{head}; {figures}" if figures else head
 
 

@@ -144,7 +144,7 @@ def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
 
     Args:
         plan: as `graph.plan` has it.
-        keys: (round, stage) -> key, of the nodes whose parents are all done: others' keys nobody can know yet.
+        keys: (round, stage) -> key, of the nodes whose parents are all done: the others have no key yet.
         store: may be read-only.
         width: characters of a line.
     """
@@ -158,8 +158,8 @@ def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
         console.print()
         console.print(table)
     current = {line.artefact.folder for line in lines if line.artefact and line.state == DONE}
-    beside = [one for one in store.artefacts() if one.round > 0 and one.folder not in current]
-    for text in [f"Artefacts of other settings: {len(beside)}."] * bool(beside) + store.warnings:
+    others = [one for one in store.artefacts() if one.round > 0 and one.folder not in current]
+    for text in [f"Artefacts of other settings: {len(others)}."] * bool(others) + store.warnings:
         console.print(Text(text))
     model = final_model(lines)
     return out.getvalue() + (f"\nmodel  {model.path}\n" if model is not None else "")

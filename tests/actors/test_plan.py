@@ -213,7 +213,7 @@ def test_stages_of_rounds_are_shown_with_what_they_read():
 def test_stages_that_cannot_be_planned_are_shown_as_such():
     text = plan(compose(["+experiment=llama3", "rounds.stages.sft.start=nosuch"]))
     assert "Checks: 1 to mend" in text
-    assert "nobody makes `nosuch`" in text
+    assert "no stage makes `nosuch`" in text
 
 
 def test_rounds_are_not_trained_as_one_run(tmp_path):

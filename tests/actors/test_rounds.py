@@ -15,11 +15,11 @@ from actors.rounds import (
     checked,
     code_of,
     live,
-    make_desk,
     prepared,
     reads_of,
     rendered,
     roots_in,
+    stage_index,
     status,
     status_config,
 )
@@ -67,7 +67,7 @@ def at(stage):
     ("stages", "key", "text"),
     [
         ({"sft": {**SFT, "data": ["bset"]}, "best": {"kind": "rejection_sample", "samples": ["answers"]}},
-         "sft.data", "nobody makes `bset`; did you mean best?"),
+         "sft.data", "no stage makes `bset`; did you mean best?"),
         ({"a": {**SFT, "start": "b"}, "b": {**SFT, "start": "a"}}, "a.start", "a cycle: a -> b -> a"),
         ({"a": {"kind": "stf"}}, "a.kind", "there is no such kind of stage; did you mean sft?"),
         ({"sft": {"data": ["answers"]}}, "sft.kind", "a stage has a kind; write kind: sft"),
@@ -260,8 +260,8 @@ def test_a_member_that_is_not_there(model, tmp_path, kept, text):
     assert text in committee(tmp_path, other, model)
 
 
-def desk_of(tmp_path, rows, *more):
-    """The desk of a run that trains a preference on a file of these rows."""
+def index_of(tmp_path, rows, *more):
+    """The index of a run that trains a preference on a file of these rows."""
     path = tmp_path / "prefs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     stages = line({"dpo": {"kind": "preference", "data": ["prefs"]}}, *more)
@@ -269,23 +269,23 @@ def desk_of(tmp_path, rows, *more):
     config = compose([*stages, source, *TINY, f"run_dir={tmp_path / 'run'}"])
     nodes, inputs = checked(config), prepared(config, tmp_path)
     with ArtefactStore(tmp_path / "artefacts") as store:
-        return make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
+        return stage_index(config, nodes, store, roots_in(config, nodes, store, inputs))
 
 
 GOOD = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
 
 
 def test_preferences_from_a_file(tmp_path):
-    desk = desk_of(tmp_path, [GOOD, {**GOOD, "prompt": "2+1=", "chosen": "3", "rejected": "4"}])
-    assert sorted(desk.roots) == ["prefs", "start"]
-    assert desk.roots["prefs"].num_rows == 2
+    index = index_of(tmp_path, [GOOD, {**GOOD, "prompt": "2+1=", "chosen": "3", "rejected": "4"}])
+    assert sorted(index.roots) == ["prefs", "start"]
+    assert index.roots["prefs"].num_rows == 2
 
 
 def test_rows_that_are_left_out_are_told(tmp_path, caplog):
     same = {**GOOD, "rejected": "2"}
     with caplog.at_level("WARNING", logger="rlcore"):
-        desk = desk_of(tmp_path, [GOOD, same, same], "+rounds.sources.prefs.broken_rows=skip")
-    assert desk.roots["prefs"].num_rows == 1
+        index = index_of(tmp_path, [GOOD, same, same], "+rounds.sources.prefs.broken_rows=skip")
+    assert index.roots["prefs"].num_rows == 1
     told = [r.getMessage() for r in caplog.records if "rounds.sources.prefs" in r.getMessage()]
     assert told[0] == "rounds.sources.prefs: 2 of 3 rows left out: broken"
     assert len(told) == 3
@@ -293,7 +293,7 @@ def test_rows_that_are_left_out_are_told(tmp_path, caplog):
 
 def test_a_preference_whose_chosen_equals_its_rejected(tmp_path):
     with pytest.raises(DataError) as caught:
-        desk_of(tmp_path, [GOOD, {**GOOD, "rejected": "2"}])
+        index_of(tmp_path, [GOOD, {**GOOD, "rejected": "2"}])
     text = str(caught.value)
     assert "prefs.jsonl" in text
     assert "2" in text.partition("prefs.jsonl")[2][:8]  # the line
@@ -304,7 +304,7 @@ def test_a_preference_whose_chosen_equals_its_rejected(tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "prefs.jsonl"
     with pytest.raises(DataError, match=path.name):
-        desk_of(tmp_path, [GOOD, {"prompt": "1+1="}])
+        index_of(tmp_path, [GOOD, {"prompt": "1+1="}])
 
 
 # ---- what a stage's key sees
@@ -377,7 +377,7 @@ def test_a_model_that_moved_is_the_same(model, tmp_path):
         config = compose([*line({"sft": SFT}), *TINY, f"model.path={folder}", f"run_dir={tmp_path / 'run'}"])
         nodes, inputs = checked(config), prepared(config, tmp_path)
         with ArtefactStore(tmp_path / "artefacts") as store:
-            keys.append(make_desk(config, nodes, store, roots_in(config, nodes, store, inputs)).known()[0])
+            keys.append(stage_index(config, nodes, store, roots_in(config, nodes, store, inputs)).known()[0])
     assert keys[0] == keys[1]
     assert list(keys[0]) == [(1, "sft")]
 
@@ -391,7 +391,7 @@ def test_status_of_a_run_folder_reads_the_store_alone(model, tmp_path, monkeypat
     assert status(status_config([str(run_dir)])) == 0  # before the first start
     assert "0 of 2 stages done" in capsys.readouterr().out
     with ArtefactStore(run_dir / "artefacts") as store:
-        index = make_desk(config, nodes, store, roots_in(config, nodes, store, inputs))
+        index = stage_index(config, nodes, store, roots_in(config, nodes, store, inputs))
         store.remember_roots(index.roots)
         (key,) = index.known()[0].values()
         draft = store.begin(

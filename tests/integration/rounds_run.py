@@ -82,10 +82,10 @@ HELD = """
 import os, sys, time
 from pathlib import Path
 from actors import cli
-from rlcore.rounds.store.partial_artefact import Draft
+from rlcore.rounds.store.partial_artefact import PartialArtefact
 
 def held(name):
-    real = getattr(Draft, name)
+    real = getattr(PartialArtefact, name)
     def call(self, *args):
         before = name != "write_part"
         result = None if before else real(self, *args)
@@ -93,7 +93,7 @@ def held(name):
             Path(os.environ["HOLD_MARK"]).touch()
             time.sleep(600)
         return real(self, *args) if before else result
-    setattr(Draft, name, call)
+    setattr(PartialArtefact, name, call)
 
 for name in ("write_part", "finish_records", "finish_folder", "finish_report"):
     held(name)

@@ -115,7 +115,7 @@ def killed_in(stages, run_dir, reward):
         one.end()
     log = one.log.read_text()
     for stage in stages:
-        assert log.count(f"round 1, {stage}: goes on where it was left") == 1
+        assert log.count(f"round 1, {stage}: resuming") == 1
     return finished
 
 

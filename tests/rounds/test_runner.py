@@ -163,7 +163,7 @@ def test_an_error_in_the_middle_of_a_stage(tmp_path, finished, place, number):
     stand.run()
     assert before < len(stand.log)
     assert stand.artefacts() == wanted.artefacts()
-    assert any("goes on where it was left" in m for m in stand.live.world.tracker.messages)
+    assert any("resuming" in m for m in stand.live.world.tracker.messages)
 
 
 def simple():
@@ -273,11 +273,11 @@ def test_rounds_draw_other_samples_of_equal_inputs(tmp_path):
 def test_what_can_be_told_before_anything_runs(tmp_path):
     stand = Stand(tmp_path, simple())
     with ArtefactStore(runner.folder_of(tmp_path)) as store:
-        desk = runner.Desk(stand.nodes(), store, stand.roots(store), lambda node: {}, 3)
-        keys, made = desk.known()
+        index = runner.StageIndex(stand.nodes(), store, stand.roots(store), lambda node: {}, 3)
+        keys, made = index.known()
         assert sorted(keys) == [(1, "sample"), (1, "warm")]  # the others' inputs are not there
         assert not made
-        assert desk.inputs(next(n for n in stand.nodes() if n.stage == "sft"), {}) is None
+        assert index.inputs(next(n for n in stand.nodes() if n.stage == "sft"), {}) is None
 
 
 @pytest.mark.parametrize("weights", [[1.0, 3.0], []])
@@ -288,9 +288,9 @@ def test_weights_belong_to_entries(tmp_path, weights):
         sft = SftConfig(rounds=[2], data=data, weights=weights)
         stand = Stand(tmp_path, {"a": GenerateConfig(), "b": GenerateConfig(num_samples=3), "sft": sft}, count=2)
         with ArtefactStore(runner.folder_of(tmp_path)) as store:
-            desk = runner.Desk(stand.nodes(), store, {}, lambda node: {}, 3)
+            index = runner.StageIndex(stand.nodes(), store, {}, lambda node: {}, 3)
             answers = stand.roots(store)["answers"]
-            keys.append(desk.key(desk.plan[-1], {"data": [answers] * 3}))
+            keys.append(index.key(index.plan[-1], {"data": [answers] * 3}))
     assert (keys[0] == keys[1]) is not bool(weights)
 
 

@@ -25,7 +25,7 @@ from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds import runner
-from rlcore.rounds.context import Live
+from rlcore.rounds.context import RunContext
 from rlcore.rounds.plan.config import (
     BUILT_IN,
     STAGES,
@@ -122,7 +122,7 @@ class Stand:
     reward: RewardConfig = field(default_factory=RewardConfig)
     max_prompt_tokens: int = 10_000
     log: list[Event] = field(default_factory=list)
-    live: Live | None = None
+    live: RunContext | None = None
 
     def nodes(self) -> list[Node]:
         listed = {name: (KIND_OF[type(config)], [config] * self.count) for name, config in self.stages.items()}
@@ -149,9 +149,9 @@ class Stand:
         """One start of the command, on actors of its own."""
         with ArtefactStore(runner.folder_of(self.run_dir)) as store:
             reads, code = lambda node: self.reads, lambda node: self.code
-            desk = runner.Desk(self.nodes(), store, self.roots(store), reads, self.seed, code)
-            self.live = self.actors(desk.roots["start"])
-            return runner.run(desk, self.live)
+            index = runner.StageIndex(self.nodes(), store, self.roots(store), reads, self.seed, code)
+            self.live = self.actors(index.roots["start"])
+            return runner.run(index, self.live)
 
     def artefacts(self) -> dict[str, str]:
         """Folder name, which begins with round, stage and key, -> content hash, of all finished ones."""
@@ -163,7 +163,7 @@ class Stand:
         (found,) = (content for name, content in self.artefacts().items() if name.startswith(f"r01-{stage}-"))
         return found
 
-    def actors(self, start: Artefact) -> Live:
+    def actors(self, start: Artefact) -> RunContext:
         policy = FakePolicy({"sft": SupervisedObjective()})
         policy.initialize(start.path)
         policy.loaded.clear()
@@ -193,12 +193,12 @@ class Stand:
             tracker=FakeTracker(), reward_model=reward_model, judge=self.scorer,
         )  # fmt: skip
         stop = StopSignal(notify=lambda text: None)
-        return Live(
+        return RunContext(
             world=world, tokenizer=FakeTokenizer(), sampling=Sampling(1, 4), reward=self.reward, stop=stop,
             run_dir=self.run_dir, exact=self.exact, open_tracker=lambda folder, steps: FakeTracker(),
             online_run=self._online, render=lambda text: (text, FakeTokenizer()([text])["input_ids"][0] or [10]),
             render_prompt=lambda text: (f"P{text}", FakeTokenizer()([text])["input_ids"][0] or [10]),
-            max_prompt_tokens=self.max_prompt_tokens, held=start.hash,
+            max_prompt_tokens=self.max_prompt_tokens, policy_holds=start.hash,
         )  # fmt: skip
 
     def stop(self) -> None:

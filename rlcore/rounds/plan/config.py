@@ -101,7 +101,7 @@ class ScoreConfig(StageConfig):
     samples: list[str] = field(default_factory=list)
     by: ScoreBy = ScoreBy.reward
     reward_model: str | None = None
-    model: str | None = None  # that is asked, by: model
+    model: str | None = None  # that answers the question, with by: model
     question: QuestionConfig = field(default_factory=QuestionConfig)
     samples_per_chunk: int = 4096
 
@@ -171,7 +171,7 @@ class PreferenceStageConfig(StageConfig):
 @dataclass
 class RewardModelStageConfig(StageConfig):
     data: list[str] = field(default_factory=list)  # pairs, or for regression samples with attributes
-    start: str = "start"  # a model, or a reward model to go on with
+    start: str = "start"  # a model, or a reward model to train further
     held_out: float = 0.1  # share of the prompts that is measured on, not trained on
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
     schedule: Schedule = Schedule.constant  # of training.learning_rate; linear and cosine end at a tenth of it

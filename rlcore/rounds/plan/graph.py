@@ -18,7 +18,7 @@ from rlcore.rounds.plan.settings import STAGES_KEY, GraphError, GraphProblem
 
 __all__ = ["GraphError", "GraphProblem", "Node", "Source", "plan", "resolve"]
 MAY_BE_EMPTY = ("against",)  # lists of references that need none
-WEIGHTED = ("data", "models")  # lists whose entries a field `weights` beside them weighs
+WEIGHTED = ("data", "models")  # lists whose entries a field `weights` weighs
 
 Stages = Mapping[str, tuple[StageKind, Sequence[StageConfig]]]
 
@@ -73,7 +73,7 @@ def plan(stages: Stages, count: int, builtins: Mapping[str, Made]) -> list[Node]
 def resolve(
     stages: Stages, count: int, builtins: Mapping[str, Made], unread: Collection[str] = ()
 ) -> tuple[list[Node], list[GraphProblem]]:
-    """As `plan`, with the problems beside the nodes; the nodes are of use only where there is none.
+    """As `plan`, and the problems; the nodes are of use only where there is none.
 
     Args:
         unread: names of stages whose options are wrong in themselves; that they are missing is not reported again.
@@ -109,7 +109,7 @@ class _Planner:
     problems: dict[tuple[str, str, str], GraphProblem] = field(default_factory=dict)
 
     def add(self, about: str, key: str, value: Any, text: str, cure: str) -> None:
-        """Rounds repeat their stages: a problem is told once, for the first round that has it."""
+        """Rounds repeat their stages: a problem is reported once, for the first round that has it."""
         self.problems.setdefault((about, key, str(value)), GraphProblem(key, value, text, cure))
 
     def config(self, name: str, number: int) -> StageConfig:
@@ -185,7 +185,7 @@ class _Planner:
                 known = [*self.stages, *self.builtins]
                 guess = nearest(name, known)
                 cure = f"did you mean {guess}?" if guess else f"there are {', '.join(known)}"
-                self.add("unknown", key, text, f"nobody makes `{name}`", cure)
+                self.add("unknown", key, text, f"no stage makes `{name}`", cure)
         return good
 
     # ---- what it leads to

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 
-from rlcore.rounds.context import Job
+from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import AverageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.weights import average
 
 
-def run(job: Job) -> Artefact:
-    config: AverageConfig = job.config
-    models = job.inputs["models"]
+def run(context: StageContext) -> Artefact:
+    config: AverageConfig = context.config
+    models = context.inputs["models"]
     shares = {entry: config.weights[entry] for entry in range(len(config.weights))}
-    sources = job.node.inputs["models"]
+    sources = context.node.inputs["models"]
     counts = {entry: sum(s.entry == entry for s in sources) for entry in shares}
     weights = [shares[s.entry] / counts[s.entry] for s in sources] if shares else None
-    folder = job.draft.directory / "model"
+    folder = context.draft.directory / "model"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier start
     average([model.path for model in models], folder, weights)
-    return job.draft.finish_folder(folder, {"models": [model.hash for model in models]})
+    return context.draft.finish_folder(folder, {"models": [model.hash for model in models]})

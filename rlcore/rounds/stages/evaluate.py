@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
 from rlcore.loops.evaluate import evaluate
-from rlcore.rounds.context import Job
+from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import EvaluateConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group
 
 
-def run(job: Job) -> Artefact:
+def run(context: StageContext) -> Artefact:
     """`accuracy` is the mean score, or the mean of `part`; `mean_reward` that of the reward model named."""
-    config: EvaluateConfig = job.config
-    live, world = job.live, job.live.world
-    table, dropped = job.prompts("prompts")
+    config: EvaluateConfig = context.config
+    live, world = context.live, context.live.world
+    table, dropped = context.prompts("prompts")
     prompts = tables.to_prompts(table)[: config.max_prompts]
-    if (reward_model := job.maybe("reward_model")) is not None:
+    if (reward_model := context.maybe("reward_model")) is not None:
         live.hold_reward(reward_model)
-    live.publish(job.one("model"))
-    sampling = job.sampling(config.num_samples, job.seed, temperature=config.temperature)
+    live.publish(context.one("model"))
+    sampling = context.sampling(config.num_samples, context.seed, temperature=config.temperature)
     with live.stop.abandonable():
         metrics, groups = evaluate(world, prompts, sampling, live.reward)
-    world.tracker.log_samples(job.node.round, groups)
+    world.tracker.log_samples(context.node.round, groups)
     accuracy = metrics[f"eval/heldout/mean@{config.num_samples}"]
     report = {"accuracy": accuracy, "prompts": len(prompts), **dropped, **metrics}
     if config.part:
@@ -33,7 +33,7 @@ def run(job: Job) -> Artefact:
     if reward_model is not None and world.reward_model is not None:
         rows = collate([t for group in groups for t in group.trajectories])
         report["mean_reward"] = float(world.reward_model.rewards(rows).mean())
-    return job.draft.finish_report(report)
+    return context.draft.finish_report(report)
 
 
 def mean_part(groups: Sequence[Group], part: str) -> float:

@@ -17,7 +17,7 @@ from rlcore.data.batching.records import samples_of
 from rlcore.data.selection.best_of_n import AdaptivePlan, Tally
 from rlcore.interfaces import Sampling
 from rlcore.loops.sampling import sample_and_score
-from rlcore.rounds.context import Job, whole_of
+from rlcore.rounds.context import StageContext, whole_of
 from rlcore.rounds.plan.config import GenerateConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, Prompt, Sample
@@ -25,34 +25,34 @@ from rlcore.types import Group, Prompt, Sample
 ORDER = 0x0DDE  # of the stream of prompts
 
 
-def run(job: Job) -> Artefact:
+def run(context: StageContext) -> Artefact:
     """Chunk by chunk: a restart generates at most one chunk again. A committee's members follow each other, so that
     the engines take each member's weights once.
 
     Raises:
         RewardFailure: see `rlcore.loops.sampling.sample_and_score`.
     """
-    config: GenerateConfig = job.config
-    fitting, dropped = job.prompts("prompts")
-    prompts = chosen(fitting, config.num_prompts, job.seed, job.node.round)
+    config: GenerateConfig = context.config
+    fitting, dropped = context.prompts("prompts")
+    prompts = chosen(fitting, config.num_prompts, context.seed, context.node.round)
     starts = range(0, prompts.num_rows, config.prompts_per_chunk)
-    members = job.inputs["models"]
-    if (reward_model := job.maybe("reward_model")) is not None:
-        job.live.hold_reward(reward_model)
-    with job.live.world.tracker.phase(job.node.stage, total=len(members) * prompts.num_rows) as advance:
+    members = context.inputs["models"]
+    if (reward_model := context.maybe("reward_model")) is not None:
+        context.live.hold_reward(reward_model)
+    with context.live.world.tracker.phase(context.node.stage, total=len(members) * prompts.num_rows) as advance:
         for m, model in enumerate(members):
             for c, start in enumerate(starts):
                 part = m * len(starts) + c
                 chunk = tables.to_prompts(prompts.slice(start, config.prompts_per_chunk))
-                if not job.draft.has_part(part):
-                    job.live.publish(model)
-                    with job.live.stop.abandonable():
-                        samples = Sampler(job, model.hash, m, c).draw(chunk)
-                    job.draft.write_part(part, tables.from_samples(samples))
+                if not context.draft.has_part(part):
+                    context.live.publish(model)
+                    with context.live.stop.abandonable():
+                        samples = Sampler(context, model.hash, m, c).draw(chunk)
+                    context.draft.write_part(part, tables.from_samples(samples))
                 advance(len(chunk))
-    table = whole_of(job, len(members) * len(starts))
+    table = whole_of(context, len(members) * len(starts))
     report = {"prompts": prompts.num_rows, "members": len(members), **score_report(table), **dropped}
-    return job.draft.finish_records(report)
+    return context.draft.finish_records(report)
 
 
 def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.Table:
@@ -79,9 +79,9 @@ def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.T
 class Sampler:
     """Draws and scores the samples of a chunk of prompts."""
 
-    def __init__(self, job: Job, model: str, member: int, chunk: int) -> None:
-        self.job, self.model, self.member, self.chunk = job, model, member, chunk
-        self.config: GenerateConfig = job.config
+    def __init__(self, context: StageContext, model: str, member: int, chunk: int) -> None:
+        self.context, self.model, self.member, self.chunk = context, model, member, chunk
+        self.config: GenerateConfig = context.config
 
     def draw(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """In the order of the prompts, and of one prompt in the order they were drawn."""
@@ -100,13 +100,13 @@ class Sampler:
 
     def _round(self, prompts: Sequence[Prompt], count: int, turn: int, drawn: dict[str, list[Sample]]) -> None:
         config = self.config
-        sampling = self.job.sampling(
+        sampling = self.context.sampling(
             count,
-            self.job.seeds(self.member, self.chunk, turn),
+            self.context.seeds(self.member, self.chunk, turn),
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
         )
-        for group in sampled(self.job, prompts, sampling, config.score):
+        for group in sampled(self.context, prompts, sampling, config.score):
             first = len(drawn[group.prompt.uid])
             drawn[group.prompt.uid] += samples_of(group, self.model, first, self.member)
 
@@ -115,15 +115,15 @@ class Sampler:
         return Tally(len(samples), good)
 
 
-def sampled(job: Job, prompts: Sequence[Prompt], sampling: Sampling, score: bool) -> list[Group]:
+def sampled(context: StageContext, prompts: Sequence[Prompt], sampling: Sampling, score: bool) -> list[Group]:
     """Groups in the order of the prompts, scored by the config's reward when asked."""
-    world = job.live.world
+    world = context.live.world
     if score:
-        groups = sample_and_score(world, prompts, sampling, job.live.reward, phase="stage_gen")
+        groups = sample_and_score(world, prompts, sampling, context.live.reward, phase="stage_gen")
     else:
         found = {group.prompt.uid: group for group in world.rollout.generate(prompts, sampling)}
         groups = [found[prompt.uid] for prompt in prompts]
-    job.live.compare(groups, sampling)
+    context.live.compare(groups, sampling)
     return groups
 
 

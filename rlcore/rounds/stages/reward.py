@@ -22,55 +22,55 @@ from rlcore.loops.offline import OfflineRun, Units
 from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
-from rlcore.rounds.context import Job, joined
+from rlcore.rounds.context import StageContext, joined
 from rlcore.rounds.plan.config import Made, RewardModelStageConfig
 from rlcore.rounds.stages.train import stage_checkpoints
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows
-LABELS = "labels.npy"  # beside the model in a checkpoint
+LABELS = "labels.npy"  # next to the model in a checkpoint
 Float64 = NDArray[np.float64]
 
 
-def run(job: Job) -> Artefact:
+def run(context: StageContext) -> Artefact:
     """Rewards are normalised to mean 0 and deviation 1 over the training responses.
 
     Raises:
         ValueError: nothing is left to train on, or nothing has a label.
     """
-    config: RewardModelStageConfig = job.config
-    training, live = config.training, job.live
-    model, start = live.world.reward_model, job.one("start")
+    config: RewardModelStageConfig = context.config
+    training, live = config.training, context.live
+    model, start = live.world.reward_model, context.one("start")
     if model is None:
-        raise RuntimeError("a reward model is to be trained, and none is started: cluster.roles.reward.num_workers=1")
-    table = joined(job.inputs["data"])
+        raise RuntimeError("no reward model is running; set cluster.roles.reward.num_workers=1")
+    table = joined(context.inputs["data"])
     records: Sequence[Pair | Sample] = (
         tables.to_pairs(table) if tables.kind_of(table) == "pairs" else tables.to_samples(table)
     )
     fitting = [r for r in records if num_tokens(r) <= training.max_tokens]
-    told = [r for r in fitting if has_label(r, training.outputs)]
-    if fitting and not told:
+    labelled = [r for r in fitting if has_label(r, training.outputs)]
+    if fitting and not labelled:
         raise ValueError(
-            f"stage {job.node.stage}: none of {len(fitting):,} samples has a label of {', '.join(training.outputs)}; "
-            "labels are the parts of a sample's score, by name"
+            f"stage {context.node.stage}: none of {len(fitting):,} samples has a label of "
+            f"{', '.join(training.outputs)}; labels are the parts of a sample's score, by name"
         )
-    held = [r for r in told if is_held_out(r.prompt.uid, config.held_out)]
-    course = Course(model, training, [r for r in told if not is_held_out(r.prompt.uid, config.held_out)])
-    live.held_reward = ""
+    measured = [r for r in labelled if is_held_out(r.prompt.uid, config.held_out)]
+    plan = RewardTrainingPlan(model, training, [r for r in labelled if not is_held_out(r.prompt.uid, config.held_out)])
+    live.reward_model_holds = ""
     names = None if start.made is Made.reward_model else training.outputs
     model.initialize(start.path, names)
     model.begin(RewardObjective(training))
-    report: dict[str, Any] = {"too_long": len(records) - len(fitting), "unlabelled": len(fitting) - len(told)}
-    report["trained_on"] = len(course.records)
-    report |= _fit(job, course)
-    model.normalize(*normalisation(course.rewards(course.records)))
-    if held:
-        report["held_out"] = {"records": len(held), **course.measure(held)}
-    folder = job.draft.directory / "model"
+    report: dict[str, Any] = {"too_long": len(records) - len(fitting), "unlabelled": len(fitting) - len(labelled)}
+    report["trained_on"] = len(plan.records)
+    report |= _fit(context, plan)
+    model.normalize(*normalisation(plan.rewards(plan.records)))
+    if measured:
+        report["held_out"] = {"records": len(measured), **plan.measure(measured)}
+    folder = context.draft.directory / "model"
     model.export(folder)
-    made = job.draft.finish_folder(folder, report)
-    live.held_reward = made.hash
+    made = context.draft.finish_folder(folder, report)
+    live.reward_model_holds = made.hash
     return made
 
 
@@ -85,7 +85,7 @@ def is_held_out(uid: str, share: float) -> bool:
 
 
 @dataclass
-class Course:
+class RewardTrainingPlan:
     """The records as units, and the labels that iterative data smoothing changes between epochs."""
 
     model: RewardModel
@@ -158,24 +158,24 @@ class Course:
             targets = np.array([targets_of(r, self.model.attributes) for r in records])
             return attribute_metrics(self._all(records, self.model.scores), targets, self.model.attributes)
         chosen, rejected = self.raw(records).reshape(-1, 2).T
-        told = [np.nan if r.strength is None else r.strength for r in records]
-        return pair_metrics(chosen, rejected, None if np.isnan(told).all() else told)
+        strengths = [np.nan if r.strength is None else r.strength for r in records]
+        return pair_metrics(chosen, rejected, None if np.isnan(strengths).all() else strengths)
 
 
-def _fit(job: Job, course: Course) -> dict[str, float]:
-    training, live = course.config, job.live
-    per_unit = len(course.records) / max(1, len(course.groups))
+def _fit(context: StageContext, plan: RewardTrainingPlan) -> dict[str, float]:
+    training, live = plan.config, context.live
+    per_unit = len(plan.records) / max(1, len(plan.groups))
     config = OfflineTrainConfig(
         epochs=training.epochs,
         per_step=max(1, round(training.pairs_per_step / max(1.0, per_unit))),
-        learning_rate=LearningRateConfig(training.learning_rate, job.config.schedule, training.warmup_steps),
-        checkpoint_every=job.config.checkpoint_every,
+        learning_rate=LearningRateConfig(training.learning_rate, context.config.schedule, training.warmup_steps),
+        checkpoint_every=context.config.checkpoint_every,
     )
-    tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, len(course.groups))))
+    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, len(plan.groups))))
     run = OfflineRun(
-        name=job.node.stage, num_units=len(course.groups), update=course.update,
-        config=config, write=course.write, read=course.read, checkpoints=stage_checkpoints(job), tracker=tracker,
-        progress=live.world.tracker, stop=live.stop, seed=job.seeds(), after_epoch=course.after_epoch,
+        name=context.node.stage, num_units=len(plan.groups), update=plan.update,
+        config=config, write=plan.write, read=plan.read, checkpoints=stage_checkpoints(context), tracker=tracker,
+        progress=live.world.tracker, stop=live.stop, seed=context.seeds(), after_epoch=plan.after_epoch,
     )  # fmt: skip
     try:
         return offline.train(run)

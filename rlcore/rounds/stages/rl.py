@@ -10,29 +10,29 @@ from rlcore.loops import online
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.registry import RewardError
-from rlcore.rounds.context import Job
+from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import RlConfig, ScoreBy
 from rlcore.rounds.store.store import Artefact
 
 
-def run(job: Job) -> Artefact:
-    """Reference and critic begin where the policy does. A restart goes on from the loop's own checkpoint."""
-    config: RlConfig = job.config
-    live, start = job.live, job.one("start")
-    if (reward_model := job.maybe("reward_model")) is not None:
+def run(context: StageContext) -> Artefact:
+    """Reference and critic begin where the policy does. A restart resumes from the loop's own checkpoint."""
+    config: RlConfig = context.config
+    live, start = context.live, context.one("start")
+    if (reward_model := context.maybe("reward_model")) is not None:
         live.hold_reward(reward_model)
     live.hold(start, to_train=True)
     for model in (live.world.reference, live.world.critic):
         if model is not None:
             model.initialize(start.path)
-    folder = job.draft.directory / "run"
+    folder = context.draft.directory / "run"
     folder.mkdir(exist_ok=True)
-    prompts, dropped = job.prompts("prompts")
-    planned = live.online_run(config.overrides, prompts, live.world, folder, job.seeds())
-    tracker = live.open_tracker(job.folder, planned.trainer.steps)
+    prompts, dropped = context.prompts("prompts")
+    planned = live.online_run(config.overrides, prompts, live.world, folder, context.seeds())
+    tracker = live.open_tracker(context.folder, planned.trainer.steps)
     world = replace(
         planned.world,
-        rewards=rewards_of(job),
+        rewards=rewards_of(context),
         tracker=tracker,
         checkpoints=Checkpoints(folder / "checkpoints", planned.trainer.checkpoint.keep),
     )
@@ -42,25 +42,25 @@ def run(job: Job) -> Artefact:
     finally:
         tracker.close()
     live.sent = ""
-    exported = job.draft.directory / "model"
+    exported = context.draft.directory / "model"
     live.world.policy.export(exported, masters=True)
-    made = job.draft.finish_folder(exported, _report(state, config.by, live.reward) | dropped)
+    made = context.draft.finish_folder(exported, _report(state, config.by, live.reward) | dropped)
     live.trained(made, sent=True)
     return made
 
 
-def rewards_of(job: Job) -> RewardScorer:
+def rewards_of(context: StageContext) -> RewardScorer:
     """The config's reward, or the reward model or the judge alone.
 
     Raises:
         RewardError: one that is not there.
     """
-    scorer = job.live.world.rewards
-    if job.config.by is ScoreBy.reward:
+    scorer = context.live.world.rewards
+    if context.config.by is ScoreBy.reward:
         return scorer
     if not isinstance(scorer, ComposedScorer):
-        raise RewardError(f"by: {job.config.by.value}, but the run has verifiers alone")
-    return scorer.alone(job.config.by.value)
+        raise RewardError(f"by: {context.config.by.value}, but the run has verifiers alone")
+    return scorer.alone(context.config.by.value)
 
 
 def _report(state: online.LoopState, by: ScoreBy, reward: RewardConfig) -> dict[str, object]:

@@ -18,33 +18,33 @@ from rlcore.interfaces import RewardScorer
 from rlcore.loops.sampling import apply_failure_policy
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
-from rlcore.rounds.context import Job, joined, prompts_together, whole_of
+from rlcore.rounds.context import StageContext, joined, prompts_together, whole_of
 from rlcore.rounds.plan.config import ScoreBy, ScoreConfig
 from rlcore.rounds.stages.generate import score_report
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
 
 
-def run(job: Job) -> Artefact:
+def run(context: StageContext) -> Artefact:
     """In chunks that hold all samples of a prompt, whichever model or round they are of: a judge may compare them.
 
     Raises:
         RewardFailure: too many samples could not be scored.
     """
-    config: ScoreConfig = job.config
-    table = prompts_together(joined(job.inputs["samples"]))
+    config: ScoreConfig = context.config
+    table = prompts_together(joined(context.inputs["samples"]))
     chunks = cuts(table, config.samples_per_chunk)
-    if (reward_model := job.maybe("reward_model")) is not None:
-        job.live.hold_reward(reward_model)
-    with job.live.world.tracker.phase(job.node.stage, total=table.num_rows) as advance:
+    if (reward_model := context.maybe("reward_model")) is not None:
+        context.live.hold_reward(reward_model)
+    with context.live.world.tracker.phase(context.node.stage, total=table.num_rows) as advance:
         for part, (start, size) in enumerate(chunks):
-            if not job.draft.has_part(part):
-                with job.live.stop.abandonable():
-                    samples = scored(job, tables.to_samples(table.slice(start, size)))
-                job.draft.write_part(part, tables.from_samples(samples))
+            if not context.draft.has_part(part):
+                with context.live.stop.abandonable():
+                    samples = scored(context, tables.to_samples(table.slice(start, size)))
+                context.draft.write_part(part, tables.from_samples(samples))
             advance(size)
-    made = whole_of(job, len(chunks))
-    return job.draft.finish_records(score_report(made))
+    made = whole_of(context, len(chunks))
+    return context.draft.finish_records(score_report(made))
 
 
 def cuts(table: pa.Table, size: int) -> list[tuple[int, int]]:
@@ -62,20 +62,22 @@ def cuts(table: pa.Table, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def scored(job: Job, samples: Sequence[Sample]) -> list[Sample]:
-    by, world = job.config.by, job.live.world
+def scored(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
+    by, world = context.config.by, context.live.world
     if by is ScoreBy.reward_model:
-        return _by_model(job, samples)
+        return _by_model(context, samples)
     if by is ScoreBy.model:
-        return _by_question(job, samples)
+        return _by_question(context, samples)
     scorer: RewardScorer | None = world.judge if by is ScoreBy.judge else world.rewards
     if scorer is None:
-        raise RuntimeError("a judge is asked for, and none is started: reward.judge")
+        raise RuntimeError("no judge is running; set reward.judge.kind")
     groups = groups_of(samples)
-    return by_scorer(job, samples, groups, scorer)
+    return by_scorer(context, samples, groups, scorer)
 
 
-def by_scorer(job: Job, samples: Sequence[Sample], groups: Sequence[Group], scorer: RewardScorer) -> list[Sample]:
+def by_scorer(
+    context: StageContext, samples: Sequence[Sample], groups: Sequence[Group], scorer: RewardScorer
+) -> list[Sample]:
     waiting = [scorer.submit(group) for group in groups]
     results: list[RewardResult] = []
     for group, future in zip(groups, waiting, strict=True):
@@ -83,14 +85,14 @@ def by_scorer(job: Job, samples: Sequence[Sample], groups: Sequence[Group], scor
         for trajectory, result in zip(group.trajectories, found, strict=True):
             trajectory.reward = result
         results += found
-    apply_failure_policy(groups, job.live.reward)
+    apply_failure_policy(groups, context.live.reward)
     kept = [t.reward for group in groups for t in group.trajectories]  # the policy may have turned failures into zeros
     return [replace(sample, reward=reward) for sample, reward in zip(samples, kept, strict=True)]
 
 
-def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
+def _by_model(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
     """The weighted, normalised reward as score, every attribute as a part."""
-    model = job.live.world.reward_model
+    model = context.live.world.reward_model
     assert model is not None  # `hold_reward` has seen to it
     batch = collate([t for group in groups_of(samples) for t in group.trajectories])
     scores = model.scores(batch)
@@ -100,20 +102,20 @@ def _by_model(job: Job, samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _by_question(job: Job, samples: Sequence[Sample]) -> list[Sample]:
+def _by_question(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
     """The expected worth of the model's answer, the chance of each answer as a part.
 
     See `rlcore.data.rewriting.question`.
     """
-    live, config = job.live, job.config.question
-    live.hold(job.one("model"))
+    live, config = context.live, context.config.question
+    live.hold(context.one("model"))
 
     def tokens(text: str) -> tuple[int, ...]:
         return encode(live.tokenizer, [text], special=False)[0]
 
     batch = samples_batch(tables.from_samples(questions(samples, config, live.render, tokens)))
-    told = live.world.policy.logprobs(batch, 1.0)
-    logprobs = np.where(batch.loss_mask, told, 0.0).sum(axis=1, dtype=np.float64).reshape(len(samples), -1)
+    scored_tokens = live.world.policy.logprobs(batch, 1.0)
+    logprobs = np.where(batch.loss_mask, scored_tokens, 0.0).sum(axis=1, dtype=np.float64).reshape(len(samples), -1)
     made = []
     for sample, row in zip(samples, logprobs.tolist(), strict=True):
         read = read_choice(Reply(logprobs=tuple(row)), tuple(config.answers.values()))

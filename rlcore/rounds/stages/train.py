@@ -24,7 +24,7 @@ from rlcore.loops import offline
 from rlcore.loops.evaluate import evaluate
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.ops.preference_losses import kto_reference_point
-from rlcore.rounds.context import Job, joined
+from rlcore.rounds.context import StageContext, joined
 from rlcore.rounds.plan.config import PreferenceStageConfig, SftConfig
 from rlcore.rounds.stages import reference
 from rlcore.rounds.stages.evaluate import mean_part
@@ -35,27 +35,27 @@ KTO = "kto"
 MIX = 0x3147  # of the rows drawn by weight
 
 
-def sft(job: Job) -> Artefact:
+def sft(context: StageContext) -> Artefact:
     """Negative log-likelihood of the responses, a mean over the tokens of a step."""
-    config: SftConfig = job.config
-    table = mixed([a.table() for a in job.inputs["data"]], weights_of(job), job.seeds(MIX))
-    ignored = token_ids(job.live.tokenizer, config.train.ignore_tokens)
+    config: SftConfig = context.config
+    table = mixed([a.table() for a in context.inputs["data"]], weights_of(context), context.seeds(MIX))
+    ignored = token_ids(context.live.tokenizer, config.train.ignore_tokens)
 
     def batch(units: Units) -> TrainBatch:
         return samples_batch(table.take(units), ignored)
 
-    job.live.hold(job.one("start"), to_train=True)
-    policy = job.live.world.policy
-    enough = reached(job) if config.stop_at_accuracy is not None else None
-    last = _train(job, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
-    return _finish(job, {"sequences": table.num_rows, **last})
+    context.live.hold(context.one("start"), to_train=True)
+    policy = context.live.world.policy
+    enough = reached(context) if config.stop_at_accuracy is not None else None
+    last = _train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
+    return _finish(context, {"sequences": table.num_rows, **last})
 
 
-def reached(job: Job) -> Callable[[int], bool]:
+def reached(context: StageContext) -> Callable[[int], bool]:
     """Whether the policy as it is reaches the accuracy at which the stage stops. Measured every `check_every` steps."""
-    config, live = job.config, job.live
-    prompts = tables.to_prompts(job.prompts("measured_on")[0])
-    sampling = job.sampling(1, job.seed, temperature=0.0)
+    config, live = context.config, context.live
+    prompts = tables.to_prompts(context.prompts("measured_on")[0])
+    sampling = context.sampling(1, context.seed, temperature=0.0)
 
     def enough(step: int) -> bool:
         if step % config.check_every:
@@ -70,9 +70,9 @@ def reached(job: Job) -> Callable[[int], bool]:
     return enough
 
 
-def weights_of(job: Job) -> list[float]:
+def weights_of(context: StageContext) -> list[float]:
     """One per artefact of `data`: an entry's weight is shared by all the artefacts that it leads to."""
-    sources, weights = job.node.inputs["data"], job.config.weights
+    sources, weights = context.node.inputs["data"], context.config.weights
     counts = [sum(s.entry == entry for s in sources) for entry in range(len(weights))]
     return [weights[s.entry] / counts[s.entry] for s in sources] if weights else []
 
@@ -97,27 +97,27 @@ def mixed(parts: Sequence[pa.Table], weights: Sequence[float], seed: int) -> pa.
     return tables.concat(drawn)
 
 
-def preference(job: Job) -> Artefact:
+def preference(context: StageContext) -> Artefact:
     """One of the losses of `rlcore.ops.preference_losses` on pairs, or `kto` on scored samples."""
-    config: PreferenceStageConfig = job.config
+    config: PreferenceStageConfig = context.config
     if config.loss == KTO:
-        return _kto(job, *labelled(job))
-    table = joined(job.inputs["data"])
-    ignored = token_ids(job.live.tokenizer, config.train.ignore_tokens)
+        return _kto(context, *labelled(context))
+    table = joined(context.inputs["data"])
+    ignored = token_ids(context.live.tokenizer, config.train.ignore_tokens)
 
     def plain(units: Units) -> TrainBatch:
         return pairs_batch(table.take(units), ignored)
 
     batch: Callable[[Units], TrainBatch] = plain
-    objective = objective_of(config, job.live.sampling.max_new_tokens)
+    objective = objective_of(config, context.live.sampling.max_new_tokens)
     if objective.config.preference.loss is not PreferenceKind.simpo:
-        known = _reference(job, "reference", table.num_rows, plain)
+        known = _reference(context, "reference", table.num_rows, plain)
         batch = lambda units: known.put(plain(units), units)  # noqa: E731
-    job.live.hold(job.one("start"), to_train=True)
-    policy = job.live.world.policy
+    context.live.hold(context.one("start"), to_train=True)
+    policy = context.live.world.policy
     policy.set_objective(config.loss, objective)
-    last = _train(job, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
-    return _finish(job, {"pairs": table.num_rows, **last})
+    last = _train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
+    return _finish(context, {"pairs": table.num_rows, **last})
 
 
 def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> PreferenceObjective:
@@ -126,11 +126,11 @@ def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> Preferen
     return PreferenceObjective(AlgorithmConfig(config.loss, Family.preference, preference=chosen), 1.0, max_new_tokens)
 
 
-def labelled(job: Job) -> tuple[pa.Table, int]:
+def labelled(context: StageContext) -> tuple[pa.Table, int]:
     """Scored samples as they are; pairs as two samples each, the chosen one with score 1, the rejected with 0. And how
     many samples have no score, or one that failed: they are left out."""
     found, dropped = [], 0
-    for artefact in job.inputs["data"]:
+    for artefact in context.inputs["data"]:
         table = artefact.table()
         if tables.kind_of(table) == "samples":
             found.append(table.filter(pc.equal(table["status"], "ok")))
@@ -144,10 +144,10 @@ def labelled(job: Job) -> tuple[pa.Table, int]:
     return tables.concat(found), dropped
 
 
-def _kto(job: Job, table: pa.Table, dropped: int) -> Artefact:
+def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
     """The reference point is taken from each step's own prompts, each with a response to another one."""
-    config: PreferenceStageConfig = job.config
-    policy, ignored = job.live.world.policy, token_ids(job.live.tokenizer, config.train.ignore_tokens)
+    config: PreferenceStageConfig = context.config
+    policy, ignored = context.live.world.policy, token_ids(context.live.tokenizer, config.train.ignore_tokens)
     others = table.take(strangers(table["uid"].to_pylist()))
     prompts = [f.name for f in tables.PROMPT_FIELDS]
     crossed = pa.table({n: (table if n in prompts else others)[n] for n in tables.SAMPLES.names}, tables.SAMPLES)
@@ -159,10 +159,10 @@ def _kto(job: Job, table: pa.Table, dropped: int) -> Artefact:
     def across(units: Units) -> TrainBatch:
         return samples_batch(crossed.take(units), ignored)
 
-    known = _reference(job, "reference", table.num_rows, plain)
-    apart = _reference(job, "reference-crossed", table.num_rows, across)
+    known = _reference(context, "reference", table.num_rows, plain)
+    apart = _reference(context, "reference-crossed", table.num_rows, across)
     base = KtoObjective(config.beta, config.desirable_weight, config.undesirable_weight)
-    job.live.hold(job.one("start"), to_train=True)
+    context.live.hold(context.one("start"), to_train=True)
 
     def update(units: Units, rate: float) -> M.Metrics:
         far = apart.put(across(units), units)
@@ -172,9 +172,9 @@ def _kto(job: Job, table: pa.Table, dropped: int) -> Artefact:
         policy.set_objective(KTO, replace(base, kl=point))
         return policy.update(known.put(plain(units), units), rate, KTO) | {"actor/kto_kl": M.Last(point)}
 
-    last = _train(job, table.num_rows, update)
+    last = _train(context, table.num_rows, update)
     counts = {"samples": table.num_rows, "desirable": int(good.sum()), "dropped_unscored": dropped}
-    return _finish(job, {**counts, **last})
+    return _finish(context, {**counts, **last})
 
 
 def strangers(uids: Sequence[str]) -> Units:
@@ -191,14 +191,16 @@ def strangers(uids: Sequence[str]) -> Units:
     return found
 
 
-def _reference(job: Job, name: str, num_units: int, batch: Callable[[Units], TrainBatch]) -> reference.Reference:
+def _reference(
+    context: StageContext, name: str, num_units: int, batch: Callable[[Units], TrainBatch]
+) -> reference.Reference:
     if not num_units:
-        raise offline.NothingToTrainOn(job.node.stage)
-    live = job.live
-    live.hold(job.maybe("reference") or job.one("start"))
-    folder = job.draft.directory / name
+        raise offline.NothingToTrainOn(context.node.stage)
+    live = context.live
+    live.hold(context.maybe("reference") or context.one("start"))
+    folder = context.draft.directory / name
     return reference.compute(
-        live.world.policy, num_units, batch, folder, live.world.tracker, live.stop, f"{job.node.stage}: reference"
+        live.world.policy, num_units, batch, folder, live.world.tracker, live.stop, f"{context.node.stage}: reference"
     )
 
 
@@ -216,15 +218,18 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 
 def _train(
-    job: Job, num_units: int, update: Callable[[Units, float], M.Metrics], enough: Callable[[int], bool] | None = None
+    context: StageContext,
+    num_units: int,
+    update: Callable[[Units, float], M.Metrics],
+    enough: Callable[[int], bool] | None = None,
 ) -> dict[str, Any]:
-    live, config = job.live, job.config.train
+    live, config = context.live, context.config.train
     live.training()
-    tracker = live.open_tracker(job.folder, offline.total_steps(config, max(1, num_units)))
+    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, num_units)))
     run = OfflineRun(
-        name=job.node.stage, num_units=num_units, update=update, config=config,
-        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(job),
-        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=job.seeds(), enough=enough,
+        name=context.node.stage, num_units=num_units, update=update, config=config,
+        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(context),
+        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=context.seeds(), enough=enough,
     )  # fmt: skip
     try:
         return offline.train(run)
@@ -232,13 +237,13 @@ def _train(
         tracker.close()
 
 
-def stage_checkpoints(job: Job) -> Checkpoints:
-    return Checkpoints(job.draft.directory / "checkpoints", keep=1)
+def stage_checkpoints(context: StageContext) -> Checkpoints:
+    return Checkpoints(context.draft.directory / "checkpoints", keep=1)
 
 
-def _finish(job: Job, report: dict[str, Any]) -> Artefact:
-    folder = job.draft.directory / "model"
-    job.live.world.policy.export(folder, masters=True)
-    made = job.draft.finish_folder(Path(folder), report)
-    job.live.trained(made)
+def _finish(context: StageContext, report: dict[str, Any]) -> Artefact:
+    folder = context.draft.directory / "model"
+    context.live.world.policy.export(folder, masters=True)
+    made = context.draft.finish_folder(Path(folder), report)
+    context.live.trained(made)
     return made

@@ -1,4 +1,4 @@
-"""What a stage made: a folder that is complete because it has its name, and a record that checks itself.
+"""A finished artefact: a folder that has its final name only when it is complete, and a record with a checksum.
 
     artefacts/r02-sft-1f6c0a9b/
         artefact.json           what it is, what it was made of, and size and checksum of every other file
@@ -72,7 +72,7 @@ class Artefact:
 
     @property
     def external(self) -> bool:
-        """Whether its files lie outside the store, as those of a model somebody gave."""
+        """Whether its files lie outside the store, as those of a model that the user gave."""
         return self.folder not in (self.path, self.path.parent)
 
     def parts(self) -> list[Path]:

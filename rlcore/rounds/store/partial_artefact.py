@@ -1,4 +1,4 @@
-"""An artefact in the making: whatever is killed goes on from the parts and checkpoints that are on disk.
+"""A partial artefact: an interrupted stage resumes from the parts and checkpoints on disk.
 
     artefacts/r02-sft-1f6c0a9b.draft/
         draft.json          key, stage, config, parents, seconds of earlier starts
@@ -35,14 +35,16 @@ _PART, _STEP = re.compile(r"part-(\d{5,})\.parquet"), re.compile(r"step-(\d{6,})
 _log = logging.getLogger(__name__)
 
 
-class Draft:
+class PartialArtefact:
     """What `ArtefactStore.begin` opens; one process writes it, until a `finish_*`.
 
     Attributes:
         reopened: whether an earlier start had begun it.
     """
 
-    def __init__(self, folder: Path, body: Mapping[str, Any], publish: Callable[[Draft, Artefact], Artefact]) -> None:
+    def __init__(
+        self, folder: Path, body: Mapping[str, Any], publish: Callable[[PartialArtefact, Artefact], Artefact]
+    ) -> None:
         self.folder, self.body, self._publish = folder, dict(body), publish
         self.key, self.stage, self.round = body["key"], body["stage"], body["round"]
         self.made = Made(body["made"])
@@ -165,9 +167,7 @@ class Draft:
         self._expect(Made.report)
         return self._finish(report_hash(report), {}, report)
 
-    def _finish(
-        self, content: str, files: Mapping[str, Any], report: Mapping[str, Any], num_rows: int = 0
-    ) -> Artefact:
+    def _finish(self, content: str, files: Mapping[str, Any], report: Mapping[str, Any], num_rows: int = 0) -> Artefact:
         made = Artefact(
             key=self.key, hash=content, made=self.made, stage=self.stage, round=self.round, kind=self.body["kind"],
             folder=self.folder, path=self.folder / MODEL if self.made not in (*RECORDS, Made.report) else self.folder,
@@ -211,7 +211,7 @@ def last_written(folder: Path) -> float:
     times = [0.0]
     for root, folders, names in os.walk(folder):
         for path in (root, *(os.path.join(root, name) for name in (*folders, *names))):
-            with suppress(FileNotFoundError):  # its writer goes on
+            with suppress(FileNotFoundError):  # its writer is at work
                 times.append(os.lstat(path).st_mtime)
     return max(times)
 
@@ -261,5 +261,5 @@ def enough_room(folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free
         raise ArtefactError(
             f"no room for {folder}: {free:,} bytes are free; what is finished is kept. Free some space there and start "
-            "again: the stage goes on where it was"
+            "again: the stage resumes"
         ) from error

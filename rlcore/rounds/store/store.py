@@ -28,7 +28,7 @@ from rlcore.rounds.store.partial_artefact import (
     DRAFT,
     DRAFT_RECORD,
     WORK,
-    Draft,
+    PartialArtefact,
     free_name,
     last_written,
     part_indexes,
@@ -36,7 +36,7 @@ from rlcore.rounds.store.partial_artefact import (
     steps_done,
 )
 
-__all__ = ["Artefact", "ArtefactError", "ArtefactStore", "Draft", "HalfDone", "key_of"]
+__all__ = ["Artefact", "ArtefactError", "ArtefactStore", "HalfDone", "PartialArtefact", "key_of"]
 CORRUPT = ".corrupt"
 ROOTS = "roots.json"
 FREE_OPTIONS = ("rounds", "checkpoint_every")  # of a stage: when it runs and how it is saved, not what it makes
@@ -186,7 +186,7 @@ class ArtefactStore:
     def begin(
         self, key: str, *, stage: str, round: int, kind: str, made: Made, config: Mapping[str, Any],
         parents: Mapping[str, Sequence[Artefact]],
-    ) -> Draft:  # fmt: skip
+    ) -> PartialArtefact:  # fmt: skip
         """Opens a draft; one of the same key that a killed start left is reopened, with its parts and working files.
 
         Args:
@@ -214,7 +214,7 @@ class ArtefactStore:
             folder.mkdir(exist_ok=True)
         records.write_json(folder / DRAFT_RECORD, body)
         fsync(self.directory)
-        return Draft(folder, plain(body), self._publish)
+        return PartialArtefact(folder, plain(body), self._publish)
 
     def adopt_folder(self, name: str, path: Path, made: Made) -> Artefact:
         """A model from outside as an artefact: it stays where it is. Its bytes are read once, and again only when the
@@ -287,7 +287,7 @@ class ArtefactStore:
             self._set_aside(folder, str(error))
             return None
 
-    def _publish(self, draft: Draft, artefact: Artefact) -> Artefact:
+    def _publish(self, draft: PartialArtefact, artefact: Artefact) -> Artefact:
         return self._give_name(draft.folder, artefact)
 
     def _give_name(self, folder: Path, artefact: Artefact) -> Artefact:

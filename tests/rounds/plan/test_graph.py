@@ -195,9 +195,9 @@ def only(found, key, words):
 @pytest.mark.parametrize(
     ("configs", "key", "words"),
     [
-        ({"sft": SftConfig(data=["anwsers"])}, "sft.data", ["nobody makes `anwsers`", "did you mean answers?"]),
+        ({"sft": SftConfig(data=["anwsers"])}, "sft.data", ["no stage makes `anwsers`", "did you mean answers?"]),
         ({"sft": SftConfig(data=["qqq"])}, "sft.data", ["there are sft, start, train, heldout, answers"]),
-        ({"sft": SftConfig(data=["answers|bset"])}, "sft.data", ["nobody makes `bset`"]),
+        ({"sft": SftConfig(data=["answers|bset"])}, "sft.data", ["no stage makes `bset`"]),
         ({"sft": SftConfig(data=[])}, "sft.data", ["nothing to read", "[answers]"]),
         ({"sft": SftConfig(data=["answers@"])}, "sft.data", ["answers@previous"]),
         ({"sft": SftConfig(data=["answers@previous"])}, "sft.data", ["there from the start", "write answers"]),

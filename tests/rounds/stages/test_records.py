@@ -89,7 +89,7 @@ def test_a_judge_sees_a_committees_samples_of_a_prompt_together(tmp_path):
 
 def test_without_a_judge(tmp_path):
     stages = {"sample": SAMPLE, "rank": ScoreConfig(samples=["sample"], by=ScoreBy.judge)}
-    with pytest.raises(RuntimeError, match="a judge is asked for, and none is started"):
+    with pytest.raises(RuntimeError, match="no judge is running"):
         Stand(tmp_path, stages).run()
 
 

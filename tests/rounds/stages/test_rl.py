@@ -32,7 +32,7 @@ def a_group() -> Group:
     return Group(Prompt("p", (1,), "p"), [sample(0), sample(1)])
 
 
-def job(by: ScoreBy, rewards) -> SimpleNamespace:
+def context(by: ScoreBy, rewards) -> SimpleNamespace:
     return SimpleNamespace(config=RlConfig(by=by), live=SimpleNamespace(world=SimpleNamespace(rewards=rewards)))
 
 
@@ -47,12 +47,12 @@ def test_who_rewards():
         lambda gs: collate([t for g in gs for t in g.trajectories]),
     )
     both = ComposedScorer(Verifiers(), model, None, RewardConfig())
-    assert scores(rewards_of(job(ScoreBy.reward, both))) == [1.0, 1.0]
-    assert scores(rewards_of(job(ScoreBy.reward_model, both))) == [2.0, 3.0]
+    assert scores(rewards_of(context(ScoreBy.reward, both))) == [1.0, 1.0]
+    assert scores(rewards_of(context(ScoreBy.reward_model, both))) == [2.0, 3.0]
     with pytest.raises(RewardError, match="'judge' is to score"):
-        rewards_of(job(ScoreBy.judge, both))
+        rewards_of(context(ScoreBy.judge, both))
     with pytest.raises(RewardError, match="verifiers alone"):
-        rewards_of(job(ScoreBy.reward_model, Verifiers()))
+        rewards_of(context(ScoreBy.reward_model, Verifiers()))
     model.close()
 
 

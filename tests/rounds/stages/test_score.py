@@ -14,7 +14,7 @@ from rlcore.types import Prompt, Sample
 from tests.fakes import FakePolicy, FakeRewardModel, FakeTokenizer
 
 
-def job(question: QuestionConfig, held: list[str]) -> tuple[Any, FakePolicy]:
+def context(question: QuestionConfig, held: list[str]) -> tuple[Any, FakePolicy]:
     """A policy that says its first token after a question of one token by its table."""
     policy = FakePolicy({})
     policy.table.data = torch.randn(policy.table.shape, generator=torch.Generator().manual_seed(5))
@@ -36,7 +36,7 @@ def test_by_a_models_own_answer() -> None:
     """By hand: the chances of the answers after the response's token, the worth of each weighted by them."""
     held: list[str] = []
     question = QuestionConfig("{prompt}{response}?", {"7": 1.0, "8": 0.0, "9": -0.5})
-    asked, policy = job(question, held)
+    asked, policy = context(question, held)
     made = scored(asked, SAMPLES)
     assert held == ["the artefact of model"]
     for i, (sample, found) in enumerate(zip(SAMPLES, made, strict=True)):
@@ -67,7 +67,7 @@ def test_a_reward_model_reads_every_sample_once() -> None:
 
 def test_an_answer_of_several_tokens() -> None:
     """The chances of its tokens are multiplied; behind its first token this policy says the end, and nothing else."""
-    asked, _ = job(QuestionConfig("{prompt}{response}", {"7": 1.0, "88": 0.0}), [])
+    asked, _ = context(QuestionConfig("{prompt}{response}", {"7": 1.0, "88": 0.0}), [])
     for found in scored(asked, SAMPLES):
         assert found.reward is not None
         assert found.reward.score == pytest.approx(1.0, abs=1e-6)

@@ -466,7 +466,7 @@ def test_a_stage_that_fails_leaves_nobody_believing_in_its_weights(tmp_path):
     stand.at = at
     with pytest.raises(Killed):
         stand.run()
-    assert stand.live.held == ""
+    assert stand.live.policy_holds == ""
 
 
 def test_metadata_of_pairs_survives_as_kto_samples(tmp_path):
@@ -479,14 +479,14 @@ def test_metadata_of_pairs_survives_as_kto_samples(tmp_path):
         def table(self):
             return self._table
 
-    class Job:
+    class StageContext:
         inputs = None
 
     made = Stand(tmp_path, preferring()).run()
     pairs = made[1, "annotate"].table()
-    job = Job()
-    job.inputs = {"data": [Given(pairs), Given(made[1, "sample"].table())]}
-    found, dropped = labelled(job)
+    context = StageContext()
+    context.inputs = {"data": [Given(pairs), Given(made[1, "sample"].table())]}
+    found, dropped = labelled(context)
     assert dropped == 0
     assert found.num_rows == 2 * pairs.num_rows + 120
     head = found.slice(0, pairs.num_rows)
