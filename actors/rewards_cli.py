@@ -14,12 +14,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any
 
+from rlcore.data.sources.problem import BrokenRow
+from rlcore.data.sources.rows import references_of
 from rlcore.registry import load_file
 from rlcore.rewards import registry
 from rlcore.rewards.composition import Item, Term
 from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.registry import RewardError
-from rlcore.types import RewardInput, RewardResult, Status
+from rlcore.types import REFERENCES, RewardInput, RewardResult, Status
 
 BATCH = 32  # rows of one submission
 SHOWN = 20  # bad rows and 3 failures are shown at most
@@ -172,19 +174,20 @@ def _input(text: bytes) -> RewardInput:
         raise ValueError(f"a JSON {type(row).__name__}, not an object")
     if not isinstance(row.get("response"), str):
         raise ValueError("`response` is missing" if "response" not in row else "`response` is no string")
-    reference = row.get("reference")
-    if isinstance(reference, int | float) and not isinstance(reference, bool):
-        reference = str(reference)
-    if reference is not None and not isinstance(reference, str):
-        raise ValueError(f"`reference` is a JSON {type(reference).__name__}, not a string or a number")
+    try:
+        accepted = references_of(row.get("reference"), "`reference`")
+    except BrokenRow as broken:
+        raise ValueError(str(broken)) from broken
     if not isinstance(row.get("tests", {}), Mapping):
         raise ValueError("`tests` is not an object")
     prompt, finish = row.get("prompt", ""), row.get("finish_reason", "stop")
     others = {key: value for key, value in row.items() if key not in OWN_COLUMNS}
+    if len(accepted) > 1:
+        others[REFERENCES] = list(accepted)
     return RewardInput(
         prompt=prompt if isinstance(prompt, str) else json.dumps(prompt),
         response=row["response"],
-        reference=reference,
+        reference=accepted[0] if accepted else None,
         finish_reason=finish if isinstance(finish, str) else "stop",
         metadata=others,
     )

@@ -24,6 +24,7 @@ from rlcore.algorithms.value import ValueObjective
 from rlcore.data import tables
 from rlcore.data.examples.load import Loaded, load_examples
 from rlcore.data.sources.prompts import PromptStream
+from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops.online import OnlineRun
@@ -336,12 +337,10 @@ def live(
 def rendered(text: str, config: Config, tokenizer: Any, system: str | None = None) -> tuple[str, tuple[int, ...]]:
     """As a user's message where the data has a chat template, as it is elsewhere; and its token ids. The prompt
     template is not applied: what is rewritten has it already."""
-    shown = text
-    if config.data.chat_template:
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": text})
-        shown = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    (ids,) = encode(tokenizer, [shown], special=not config.data.chat_template)
+    renderer = PromptRenderer(config.data, tokenizer, "data")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    shown = renderer.apply([*messages, {"role": "user", "content": text}], True) if renderer.chat else text
+    (ids,) = renderer.ids([shown])
     return shown, ids
 
 

@@ -12,6 +12,7 @@ from actors.config import Config, Device, DType
 from actors.placement import ROLES, PlacementError, units
 from actors.rules_algorithm import algorithm_problems
 from rlcore.data.sources.config import BUILT_IN
+from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem, out_of_bounds
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.config import check as check_judge
@@ -127,10 +128,13 @@ def _data(c: Config) -> Iterator[Problem]:
             yield Problem("data.train", d.train, text, cure)
     elif d.train is None:
         yield Problem("data.train", None, f"data.source={d.source.value} needs a path", "set data.train=path/to/data")
-    for name in ("train", "eval"):
+    for name, split in (("train", d.train_split), ("eval", d.eval_split)):
         path = getattr(d, name)
-        if path is not None and d.source not in BUILT_IN and not Path(path).expanduser().exists():
-            yield Problem(f"data.{name}", path, "no such file", HERE)
+        if path is not None and d.source not in BUILT_IN:
+            try:
+                find(d.source, path, f"data.{name}", split, for_eval=name == "eval")
+            except DataError as error:
+                yield Problem(f"data.{name}", path, str(error).removeprefix(f"data.{name}={path}: "), HERE)
     if "{prompt}" not in d.prompt_template:
         text = "every prompt would be the same"
         yield Problem("data.prompt_template", d.prompt_template, text, "it must hold {prompt}")

@@ -45,9 +45,13 @@ class Status(str, enum.Enum):
     ERROR = "error"
 
 
+REFERENCES = "references"  # metadata: all acceptable answers, where there are several; `reference` is the first
+
+
 @dataclass(frozen=True, slots=True)
 class RewardInput:
-    """What a reward function sees of one sample."""
+    """What a reward function sees of one sample. With several acceptable answers it is called for each; the best
+    result counts."""
 
     prompt: str
     response: str

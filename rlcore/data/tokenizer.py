@@ -17,7 +17,9 @@ class Tokenizer(Protocol):
         """Of a list of strings: a mapping whose "input_ids" is a list of lists of ids."""
         ...
 
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any: ...
+    def apply_chat_template(
+        self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool, **options: Any
+    ) -> Any: ...
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool, chunk: int = 8192) -> list[tuple[int, ...]]:

@@ -13,12 +13,13 @@ import numbers
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from rlcore.problems import suggest
 from rlcore.registry import MAX_MESSAGE as MAX_MESSAGE  # child.py reads it here
 from rlcore.registry import RegistryError, describe, load_function, origin
-from rlcore.types import RewardInput, RewardResult, Status
+from rlcore.types import REFERENCES, RewardInput, RewardResult, Status
 
 RewardFn = Callable[..., Any]
 F = TypeVar("F", bound=RewardFn)
@@ -125,7 +126,28 @@ def call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None = 
     None, NaN, infinity, strings, exceptions and other types give `Status.ERROR`, score 0.0 and `info["error"]`, which
     names the function and the cure; `info["exception"]` is the exception's type name when one was raised. A coroutine
     is awaited on an event loop that lives as long as the process.
+
+    A row may have several acceptable answers, `metadata["references"]`: the function is called for one after the other
+    until the score is 1, and the best result counts.
     """
+    best: RewardResult | None = None
+    for reference in _references(sample):
+        result = _call(fn, replace(sample, reference=reference), options)
+        if best is None or (result.ok, result.score) > (best.ok, best.score):
+            best = result
+        if best.ok and best.score >= 1:
+            break
+    return _call(fn, sample, options) if best is None else best
+
+
+def _references(sample: RewardInput) -> list[str]:
+    """The acceptable answers; none where `reference` is the only one."""
+    given = sample.metadata.get(REFERENCES)
+    known = isinstance(given, list) and sample.reference in given and all(isinstance(one, str) for one in given)
+    return list(given) if known and given is not None and len(given) > 1 else []
+
+
+def _call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None) -> RewardResult:
     try:
         value = fn(sample, **(options or {}))
         if inspect.isawaitable(value):

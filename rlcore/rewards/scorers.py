@@ -23,7 +23,7 @@ from rlcore.rewards.judge.ask import limit_s
 from rlcore.rewards.judge.config import JudgeAgainst, JudgeConfig, JudgeMode
 from rlcore.rewards.judge.pairwise import PairwiseJudge, Verdict, pairs_of, position_bias, win_rates
 from rlcore.rewards.judge.pointwise import PointwiseJudge
-from rlcore.rewards.judge.prompts import Comparison, Completer, Question, question_of
+from rlcore.rewards.judge.prompts import Comparison, Completer, Question, question_of, reference_of
 from rlcore.rewards.registry import RewardError, failure
 from rlcore.types import Float32, Group, Prompt, RewardResult, Status, TrainBatch
 
@@ -208,7 +208,7 @@ class JudgeScorer:
 
     def _rate(self, groups: Sequence[Group]) -> list[Results]:
         asked = [
-            Question(question_of(g.prompt, self.config), t.text, g.prompt.reference)
+            Question(question_of(g.prompt, self.config), t.text, reference_of(g.prompt))
             for g in groups
             for t in g.trajectories
         ]
@@ -238,7 +238,7 @@ class JudgeScorer:
         prompt, texts = question_of(group.prompt, self.config), [t.text for t in group.trajectories]
         if self.config.against is JudgeAgainst.reference:  # it competes, and is not shown as the right answer
             return [Comparison(prompt, texts[i], group.prompt.reference or "") for i, _ in pairs]
-        return [Comparison(prompt, texts[i], texts[j], group.prompt.reference) for i, j in pairs]
+        return [Comparison(prompt, texts[i], texts[j], reference_of(group.prompt)) for i, j in pairs]
 
     def _group_results(self, group: Group, pairs: list[tuple[int, int]], verdicts: Sequence[Verdict]) -> Results:
         shares = win_rates(len(group.trajectories) + 1, pairs, verdicts)

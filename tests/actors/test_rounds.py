@@ -411,6 +411,8 @@ def test_status_of_a_run_folder_reads_the_store_alone(model, tmp_path, monkeypat
 
 
 class ChatTokenizer(FakeTokenizer):
+    chat_template = "any"
+
     def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
         assert add_generation_prompt
         assert not tokenize

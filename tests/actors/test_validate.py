@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PRESETS = sorted(p.relative_to(ROOT / "conf").with_suffix("") for p in (ROOT / "conf").glob("*/*.yaml"))
 GIVEN = {
     "model/hf": ["model.path=org/name"],
+    "data/file": ["data.train=README.md", "data.source=jsonl", "model.tiny.max_positions=1024"],
     "data/jsonl": ["data.train=README.md", "model.tiny.max_positions=1024"],
     "data/parquet": ["data.train=README.md", "model.tiny.max_positions=1024"],
     "reward/custom": ["reward.fn=os.path:basename"],

@@ -1,5 +1,6 @@
 import enum
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -215,3 +216,30 @@ def test_a_reward_of_another_signature_is_told_ours_first(fn):
     assert result.status is Status.ERROR
     assert result.info["error"].startswith("a reward takes one RewardInput (sample.response")
     assert fn.__name__ in result.info["error"]
+
+
+def test_of_several_acceptable_answers_the_best_result_counts():
+    asked: list[str | None] = []
+
+    def near(sample: RewardInput) -> float:
+        asked.append(sample.reference)
+        return 1.0 if sample.response == sample.reference else 0.25 * (len(sample.reference or "") == 1)
+
+    row = RewardInput("q", "two", "2", metadata={"references": ["2", "two", "zwei"]})
+    assert registry.call(near, row).score == 1.0
+    assert asked == ["2", "two"]  # the third is not needed
+    assert registry.call(near, replace(row, response="3")).score == 0.25
+    asked.clear()
+    other = replace(row, metadata={"references": ["Smith 2020", "Brown 2021"]})  # a column of the user's own
+    assert registry.call(near, other).score == 0.25
+    assert asked == ["2"]
+
+
+def test_a_failure_for_one_acceptable_answer_does_not_hide_the_others():
+    def strict(sample: RewardInput) -> float:
+        return float(sample.response == f"{int(sample.reference or '')}")
+
+    row = RewardInput("q", "2", "two", metadata={"references": ["two", "2"]})
+    assert registry.call(strict, row) == RewardResult(1.0)
+    assert registry.call(strict, replace(row, response="3")) == RewardResult(0.0)
+    assert registry.call(strict, replace(row, metadata={})).status is Status.ERROR

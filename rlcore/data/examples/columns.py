@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlcore.data.examples.config import ExampleColumnsConfig, ExampleKind, ExamplesConfig
-from rlcore.data.sources.readers import DataError, Table
+from rlcore.data.sources.readers import DataError, Table, has_column, nested_columns
 from rlcore.problems import nearest
 
 
@@ -20,8 +20,9 @@ _PROMPT = Role("prompt", True, "text, or a list of messages that ends where the 
 _RESPONSE = "text, or a list of messages that begins and ends with the assistant's"
 _SHARED = (
     Role("uid", False, "text or a whole number, no two alike"),
-    Role("reference", False, "the expected answer"),
+    Role("reference", False, "the expected answer, or a list of which any is right"),
     Role("rewards", False, "name or names of rewards"),
+    Role("tools", False, "JSON schemas for the chat template"),
 )
 FORMATS: dict[ExampleKind, tuple[Role, ...]] = {
     ExampleKind.prompts: (_PROMPT,),
@@ -94,8 +95,8 @@ def check_columns(table: Table, config: ExamplesConfig, key: str) -> Layout:
         DataError: columns that must be there are in no row; the text has the likely names and the whole format.
     """
     names, usual, present = config.columns, ExampleColumnsConfig(), set(table.columns)
-    whole = config.kind is ExampleKind.demonstrations and names.messages in present
-    whole = whole and (names.messages != usual.messages or names.response not in present)
+    whole = config.kind is ExampleKind.demonstrations and has_column(table, names.messages)
+    whole = whole and (names.messages != usual.messages or not has_column(table, names.response))
     strength = names.strength
     if strength == usual.strength and strength not in present and "margin" in present:
         strength = "margin"
@@ -113,20 +114,24 @@ def graded_columns(config: ExamplesConfig, attribute: str) -> tuple[str, ...]:
 
 
 def _check(table: Table, config: ExamplesConfig, key: str, whole: bool) -> None:
-    names, usual, present = config.columns, ExampleColumnsConfig(), set(table.columns)
+    names, usual = config.columns, ExampleColumnsConfig()
     roles = {role.key: role for role in (*FORMATS[config.kind], *_SHARED)}
     needed = {k for k, role in roles.items() if role.required} - ({"prompt", "response"} if whole else set())
     # a name the user changed must be there, whatever it is for
     needed |= {k for k in roles if getattr(names, k) not in ("", getattr(usual, k))}
-    missing = [k for k in roles if k in needed and getattr(names, k) not in present]
-    hidden = config.kind is ExampleKind.preferences and names.prompt and names.prompt not in present
+    missing = [k for k in roles if k in needed and not has_column(table, getattr(names, k))]
+    hidden = config.kind is ExampleKind.preferences and names.prompt and not has_column(table, names.prompt)
     if hidden and not missing and _guess(table, config, "prompt"):
         missing = ["prompt"]  # without a prompt column chosen and rejected hold it: one of another name is likelier
     graded = [a for a in config.attributes if graded_columns(config, a)]
-    lost = [a for a in config.columns.attributes if not set(graded_columns(config, a)) <= present]
+    lost = [
+        a for a in config.columns.attributes if not all(has_column(table, c) for c in graded_columns(config, a))
+    ]
     if missing or lost:
         raise DataError(_told(table, config, key, missing, lost, "prompt" not in needed))
-    if config.kind is ExampleKind.attributes and not any(set(graded_columns(config, a)) & present for a in graded):
+    if config.kind is ExampleKind.attributes and not any(
+        has_column(table, c) for a in graded for c in graded_columns(config, a)
+    ):
         raise DataError(
             f"{table.path}: none of the attributes {', '.join(graded)} is a column; the columns are "
             f"{', '.join(table.columns)}. Name yours in {key}.attributes"
@@ -135,8 +140,9 @@ def _check(table: Table, config: ExamplesConfig, key: str, whole: bool) -> None:
 
 def _guess(table: Table, config: ExamplesConfig, key: str) -> str:
     taken = {getattr(config.columns, role.key) for role in FORMATS[config.kind]}
-    free = [c for c in table.columns if c not in taken]
-    return nearest(getattr(config.columns, key), free, _OTHER_NAMES.get(key, ()))
+    name = getattr(config.columns, key)
+    free = [c for c in (nested_columns(table) if "." in name else table.columns) if c not in taken]
+    return nearest(name, free, _OTHER_NAMES.get(key, ()))
 
 
 def _told(table: Table, config: ExamplesConfig, key: str, missing: list[str], lost: list[str], may_go: bool) -> str:
@@ -158,7 +164,7 @@ def _told(table: Table, config: ExamplesConfig, key: str, missing: list[str], lo
 
 def _used(config: ExamplesConfig, whole: bool, strength: str) -> frozenset[str]:
     names = config.columns
-    used = {getattr(names, role.key) for role in (*FORMATS[config.kind], *_SHARED)}
+    used = {getattr(names, role.key) for role in (*FORMATS[config.kind], *_SHARED)} - {names.tools}
     if config.kind is ExampleKind.demonstrations:
         used -= {names.prompt, names.response} if whole else {names.messages}
     if config.kind is ExampleKind.preferences:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlcore.data.sources.config import SourceKind
 
@@ -34,7 +35,8 @@ class Turns(str, enum.Enum):
 
 @dataclass
 class ExampleColumnsConfig:
-    """Names of the columns in the user's file; "" for an optional one: there is none."""
+    """Names of the columns in the user's file; `a.b` reads inside a column that holds objects; "" for an optional one:
+    there is none."""
 
     prompt: str = "prompt"
     response: str = "response"  # demonstrations, attributes
@@ -52,22 +54,26 @@ class ExampleColumnsConfig:
     uid: str = "uid"  # optional; without it the uid is made of the source's name and the row number
     reference: str = "reference"  # optional: the expected answer, for verifiers
     rewards: str = "rewards"  # optional: name or names of this row's rewards
+    tools: str = "tools"  # optional: list of JSON schemas, or its JSON, for the chat template
     attributes: dict[str, str] = field(default_factory=dict)  # attribute: its column, where they differ
 
 
 @dataclass
 class ExamplesConfig:
-    """One file or folder of examples of one kind."""
+    """One source of examples of one kind."""
 
     kind: ExampleKind = ExampleKind.demonstrations
-    source: SourceKind = SourceKind.jsonl  # jsonl, parquet or dataset
-    path: str = ""
+    source: SourceKind = SourceKind.jsonl  # or file, csv, parquet, dataset
+    path: Any = ""  # path, glob, folder, or a list of them
+    split: str = ""  # of a folder or glob with several splits; "": train
     name: str = ""  # of the source: records carry it, uids begin with it; "": the file's name without its ending
     columns: ExampleColumnsConfig = field(default_factory=ExampleColumnsConfig)
     attributes: list[str] = field(default_factory=lambda: list(HELPSTEER))
     attribute_weights: list[float] | None = None  # of the samples' score, as many as attributes; None: their mean
     turns: Turns = Turns.all
     chat_template: bool = False
+    chat_template_file: str | None = None  # a Jinja template instead of the tokenizer's
+    chat_options: dict[str, Any] = field(default_factory=dict)  # variables of the template
     system_prompt: str | None = None  # a conversation's own system message wins
     prompt_template: str = "{prompt}"  # applied to the prompt's last user message
     max_prompt_tokens: int = 512
@@ -75,4 +81,3 @@ class ExamplesConfig:
     long_rows: RowPolicy = RowPolicy.skip
     broken_rows: RowPolicy = RowPolicy.error
     limit: int | None = None  # first rows of the file; the rest is left out before anything is skipped
-    weight: float = 1.0  # in a mixture

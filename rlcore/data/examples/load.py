@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rlcore.data.examples.columns import check_columns, describe
 from rlcore.data.examples.config import (
@@ -18,8 +19,10 @@ from rlcore.data.examples.render import Answer, Rendered, Renderer
 from rlcore.data.examples.rows import Draft, Tie, drafts
 from rlcore.data.sources import readers
 from rlcore.data.sources.config import BUILT_IN
-from rlcore.data.sources.readers import DataError, Problems, Table
-from rlcore.data.sources.rows import _Wrong, with_raw
+from rlcore.data.sources.problem import BrokenRow
+from rlcore.data.sources.readers import DataError, Place, Problems, Table
+from rlcore.data.sources.render import prompt_problems
+from rlcore.data.sources.rows import collect
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.types import Pair, Prompt, Sample
 
@@ -89,14 +92,15 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
             (all counted, the first few shown) unless they are to be skipped, uids that occur twice, nothing left.
     """
     _check_config(config, tokenizer, key)
-    table = readers.read(config.source, config.path, f"{key}.path")
-    name = config.name or table.path.resolve().stem
+    renderer = Renderer(config, tokenizer, key)
+    table = readers.read(config.source, config.path, f"{key}.path", config.split, label=config.name)
+    name = config.name or table.name
     counts: Counter[str] = Counter(dict.fromkeys(("rows", "extra_turns", "skipped_by_limit", "skipped_broken"), 0))
     counts["rows"] = table.num_read
     if config.limit is not None:
         _cut(table, config.limit, counts)
-    maker = _Maker(config, Renderer(config, tokenizer), table.problems, counts)
-    records = maker.make(_parse(table, config, name, key, counts), name)
+    maker = _Maker(config, renderer, table.problems, counts)
+    records = maker.make(_parse(table, config, key, counts), name)
     if config.broken_rows is RowPolicy.error:
         table.problems.check(table.num_read)
     counts["skipped_broken"] = table.problems.count
@@ -111,17 +115,10 @@ def _check_config(config: ExamplesConfig, tokenizer: Tokenizer, key: str) -> Non
     weights = config.attribute_weights
     wrong = [
         (not config.path, f"{key}.path is not set"),
-        (config.source in BUILT_IN, f"{key}.source={config.source.value} reads no file: jsonl, parquet or dataset"),
-        ("{prompt}" not in config.prompt_template,
-         f"{key}.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be one"),
-        (config.chat_template and getattr(tokenizer, "chat_template", None) is None,
-         f"{key}.chat_template=true, but the tokenizer has no chat template: use an instruct model or turn it off"),
-        (config.system_prompt is not None and not config.chat_template,
-         f"{key}.system_prompt needs {key}.chat_template=true; otherwise put it into {key}.prompt_template"),
+        (config.source in BUILT_IN, f"{key}.source={config.source.value} reads no file: set it to jsonl"),
         (config.max_prompt_tokens < 1, f"{key}.max_prompt_tokens={config.max_prompt_tokens} must be above 0"),
         (config.max_response_tokens < 1, f"{key}.max_response_tokens={config.max_response_tokens} must be above 0"),
         (config.limit is not None and config.limit < 1, f"{key}.limit={config.limit} must be above 0, or null for all"),
-        (not (math.isfinite(config.weight) and config.weight > 0), f"{key}.weight={config.weight} must be above 0"),
         (config.kind is ExampleKind.attributes and not config.attributes, f"{key}.attributes is empty"),
         (len(set(config.attributes)) < len(config.attributes), f"{key}.attributes names one twice"),
         (weights is not None and len(weights) != len(config.attributes),
@@ -129,7 +126,7 @@ def _check_config(config: ExamplesConfig, tokenizer: Tokenizer, key: str) -> Non
         (bool(unknown := sorted(config.columns.attributes.keys() - set(config.attributes))),
          f"{key}.columns.attributes names {', '.join(unknown)}, not among {key}.attributes"),
     ]  # fmt: skip
-    told = [text for is_wrong, text in wrong if is_wrong]
+    told = [text for is_wrong, text in wrong if is_wrong] + prompt_problems(config, tokenizer, key)
     if told:
         raise DataError("\n".join(told))
 
@@ -140,25 +137,18 @@ def _cut(table: Table, limit: int, counts: Counter[str]) -> None:
     del table.rows[limit:]
 
 
-def _parse(table: Table, config: ExamplesConfig, name: str, key: str, counts: Counter[str]) -> list[Draft]:
+def _parse(table: Table, config: ExamplesConfig, key: str, counts: Counter[str]) -> list[Draft]:
     layout = check_columns(table, config, key)
-    made: list[Draft] = []
-    seen: dict[str, int] = {}
     counts["skipped_ties"] = 0
-    for number, values in table.rows:
+
+    def make(place: Place, values: Mapping[str, Any]) -> list[Draft]:
         try:
-            row = drafts(number, values, config, layout, name)
-            for draft in row:
-                if draft.uid in seen:
-                    raise _Wrong(f"uid {draft.uid!r} is that of {table.problems.unit} {seen[draft.uid]}")
+            return drafts(place, values, config, layout)
         except Tie:
             counts["skipped_ties"] += 1
-        except _Wrong as wrong:
-            table.problems.add(number, str(wrong))
-        else:
-            seen |= {draft.uid: number for draft in row}
-            made += row
-    return made
+            return []
+
+    return collect(table, make)
 
 
 class _Maker:
@@ -166,32 +156,33 @@ class _Maker:
 
     def __init__(self, config: ExamplesConfig, renderer: Renderer, problems: Problems, counts: Counter[str]) -> None:
         self._config, self._renderer, self._problems, self._counts = config, renderer, problems, counts
-        self._broken: set[int] = set()
-        self._long: dict[str, list[int]] = {"skipped_long_prompt": [], "skipped_long_response": []}
+        self._broken: set[Place] = set()
+        self._long: dict[str, list[Place]] = {"skipped_long_prompt": [], "skipped_long_response": []}
 
     def make(self, made: list[Draft], source: str) -> list[Record]:
-        texts: list[tuple[Draft, str, list[Rendered]]] = []
+        prompts, texts = self._renderer.prompts, list[tuple[Draft, str, list[Rendered]]]()
         for draft in made:
             try:
-                rendered = [self._renderer.render(draft.prompt, answer) for answer in draft.answers]
-                texts.append((draft, rendered[0].prompt if rendered else self._renderer.prompt(draft.prompt), rendered))
-            except _Wrong as wrong:
+                rendered = [self._renderer.render(draft.row, answer) for answer in draft.answers]
+                text = rendered[0].prompt if rendered else prompts.prompt(draft.row.prompt, draft.row.tools)
+                texts.append((draft, text, rendered))
+            except BrokenRow as wrong:
                 self._add(draft, str(wrong))
-        prompt_ids = self._renderer.prompt_ids([prompt for _, prompt, _ in texts])
+        prompt_ids = prompts.ids([prompt for _, prompt, _ in texts])
         answers = iter(self._renderer.answers([r for _, _, rendered in texts for r in rendered]))
         records: list[tuple[Draft, Record, bool]] = []
         for (draft, text, rendered), ids in zip(texts, prompt_ids, strict=True):
             own = [next(answers) for _ in rendered]
             if self._fits(draft, text, ids, own):
-                template, chat = self._config.prompt_template, self._config.chat_template
-                metadata = with_raw(draft.metadata, draft.prompt, template, chat)
-                prompt = Prompt(draft.uid, ids, text, draft.reference, draft.reward_names, metadata, source)
+                row = draft.row
+                metadata = prompts.with_raw(row.metadata, row.prompt)
+                prompt = Prompt(row.uid, ids, text, row.reference, row.rewards, metadata, source)
                 records.append((draft, _record(draft, prompt, own), any(a.cut for a in own)))
         return self._kept(made, records)
 
     def _kept(self, made: list[Draft], records: list[tuple[Draft, Record, bool]]) -> list[Record]:
-        whole = [one for one in records if one[0].number not in self._broken]
-        used = [draft.number for draft in made if draft.number not in self._broken]
+        whole = [one for one in records if one[0].row.place not in self._broken]
+        used = [draft.row.place for draft in made if draft.row.place not in self._broken]
         self._counts["extra_turns"] = len(used) - len(set(used))
         self._counts["borders_cut"] = sum(cut for _, _, cut in whole)
         sizes = [_lengths(record) for _, record, _ in whole]
@@ -217,13 +208,13 @@ class _Maker:
     def _too_long(self, draft: Draft, what: str, num_tokens: int, limit: int) -> bool:
         if self._config.long_rows is RowPolicy.error:
             return self._add(draft, f"the {what} has {num_tokens} tokens, max_{what}_tokens is {limit}")
-        self._long[f"skipped_long_{what}"].append(draft.number)
+        self._long[f"skipped_long_{what}"].append(draft.row.place)
         return False
 
     def _add(self, draft: Draft, reason: str) -> bool:
-        if draft.number not in self._broken:
-            self._broken.add(draft.number)
-            self._problems.add(draft.number, reason)
+        if draft.row.place not in self._broken:
+            self._broken.add(draft.row.place)
+            self._problems.add(draft.row.place, reason)
         return False
 
     def notes(self, tokenizer: Tokenizer) -> list[str]:

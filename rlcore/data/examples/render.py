@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rlcore.data.examples.config import ExamplesConfig
-from rlcore.data.sources.conversations import Said, answer_places
+from rlcore.data.examples.config import ExampleKind, ExamplesConfig
+from rlcore.data.sources.conversations import Messages, Said, answer_places
+from rlcore.data.sources.problem import BrokenRow
 from rlcore.data.sources.readers import DataError
-from rlcore.data.sources.rows import Messages, _Wrong
+from rlcore.data.sources.render import PromptRenderer
+from rlcore.data.sources.rows import Row
 from rlcore.data.tokenizer import Tokenizer, encode
 
 _MARK = "Zq7xW3"  # stands for an answer where the template's own words after one are looked for
@@ -47,22 +49,22 @@ class Renderer:
     template ends turns with no special token, and without chat template, the tokenizer's eos is appended.
 
     Raises:
-        DataError: a chat template that leaves text answers out.
+        DataError: see `PromptRenderer`; a chat template that leaves text answers out.
     """
 
-    def __init__(self, config: ExamplesConfig, tokenizer: Tokenizer) -> None:
-        self._config, self._tokenizer = config, tokenizer
+    def __init__(self, config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> None:
+        self._tokenizer, self.prompts = tokenizer, PromptRenderer(config, tokenizer, key)
         self._specials = special_texts(tokenizer)
         self._eos_text = str(getattr(tokenizer, "eos_token", None) or "")
-        self._tail, self.end_text = self._probe() if config.chat_template else ("", "")
+        self._tail, self.end_text = self._probe() if config.chat_template and _has_answers(config) else ("", "")
         self._ends = tuple({text for text in (self._eos_text, self.end_text.strip()) if text})
 
     def _probe(self) -> tuple[str, str]:
         """What the template writes after a last answer, and the part of it up to its first special token."""
         try:
-            messages = self._with_system([{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}])
-            text = self._apply(messages, False)
-        except _Wrong:  # it may refuse this one alone: every row is told by itself
+            messages: Messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+            text = self.prompts.apply(self.prompts.with_system(messages), False)
+        except BrokenRow:  # it may refuse this one alone: every row is told by itself
             return "", ""
         if _MARK not in text:
             raise DataError("the chat template leaves out an answer that is text; give the tokenizer another template")
@@ -73,59 +75,35 @@ class Renderer:
         place, text = min(found, key=lambda one: (one[0], -len(one[1])))
         return tail, tail[: place + len(text)]
 
-    def messages(self, prompt: Said) -> Messages:
-        """The prompt as messages: prompt template on the last user message, system prompt first."""
-        template = self._config.prompt_template
-        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        for place in reversed(range(len(messages))):
-            if messages[place]["role"] == "user":
-                content = template.replace("{prompt}", messages[place]["content"])
-                messages[place] = messages[place] | {"content": content}
-                break
-        return self._with_system(messages)
-
-    def _with_system(self, messages: Messages) -> Messages:
-        if self._config.system_prompt is None or messages[0]["role"] in ("system", "developer"):
-            return messages
-        return [{"role": "system", "content": self._config.system_prompt}, *messages]
-
-    def prompt(self, prompt: Said) -> str:
-        """Raises _Wrong for messages without chat template and for what the template refuses."""
-        if self._config.chat_template:
-            return self._apply(self.messages(prompt), True)
-        if not isinstance(prompt, str):
-            raise _Wrong("it is a list of messages, which needs chat_template=true")
-        return self._config.prompt_template.replace("{prompt}", prompt)
-
-    def render(self, prompt: Said, answer: Said) -> Rendered:
-        """A prompt with its answer.
+    def render(self, row: Row, answer: Said) -> Rendered:
+        """A row's prompt with an answer.
 
         Raises:
-            _Wrong: an empty answer, messages without chat template, or a template that refuses the conversation or
+            BrokenRow: an empty answer, messages without chat template, or a template that refuses the conversation or
                 does not continue the prompt with the answer.
         """
-        head = self.prompt(prompt)
-        if self._config.chat_template:
+        head = self.prompts.prompt(row.prompt, row.tools)
+        if self.prompts.chat:
             said: Messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-            return self._conversation(head, self.messages(prompt), [self._unended(m) for m in said])
+            return self._conversation(head, row, [self._unended(m) for m in said])
         if not isinstance(answer, str):
-            raise _Wrong("the answer is a list of messages, which needs chat_template=true")
+            raise BrokenRow("the answer is a list of messages, which needs chat_template=true")
         text = head + self._without_end(answer)
         return Rendered(head, text, ((len(head), len(text)),), ended=False)
 
-    def _conversation(self, prompt: str, before: Messages, answer: Messages) -> Rendered:
-        places = answer_places(answer)
-        whole, spans, ended = self._apply([*before, *answer], False), [], False
+    def _conversation(self, prompt: str, row: Row, answer: Messages) -> Rendered:
+        before, places = self.prompts.messages(row.prompt), answer_places(answer)
+        whole, spans, ended = self.prompts.apply([*before, *answer], False, row.tools), [], False
         for place in places:
             history, last = [*before, *answer[:place]], place == len(answer) - 1
-            head = prompt if place == 0 else self._apply(history, True)
-            through = whole if last else self._apply([*history, answer[place]], False)
+            head = prompt if place == 0 else self.prompts.apply(history, True, row.tools)
+            through = whole if last else self.prompts.apply([*history, answer[place]], False, row.tools)
             _check_continues(head, through)
             end, ended = self._end(through)
             if end <= len(head):
-                raise _Wrong("the chat template adds nothing for the answer")
+                raise BrokenRow("the chat template adds nothing for the answer")
             if through[:end] != whole[:end]:
-                raise _Wrong(
+                raise BrokenRow(
                     f"the chat template rewrites turn {place} when others follow: {_apart(through[:end], whole)}; use "
                     "turns=last or turns=each"
                 )
@@ -152,22 +130,12 @@ class Renderer:
             shown = answer.rstrip()
             answer = shown.removesuffix(next(end for end in self._ends if shown.endswith(end)))
         if not answer.strip():
-            raise _Wrong("the answer is empty but for its end token")
+            raise BrokenRow("the answer is empty but for its end token")
         return answer
-
-    def _apply(self, messages: Messages, ask: bool) -> str:
-        try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
-        except Exception as error:  # a template is a program of the model's author: it raises what it likes
-            raise _Wrong(f"the chat template refuses it: {error}") from error
-
-    def prompt_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        # a chat template writes the start token itself
-        return encode(self._tokenizer, prompts, special=not self._config.chat_template)
 
     def answers(self, rendered: Sequence[Rendered]) -> list[Answer]:
         """Tokens of every answer, the prompt's left out."""
-        if not self._config.chat_template:
+        if not self.prompts.chat:
             ids = encode(self._tokenizer, [r.text[len(r.prompt) :] for r in rendered], special=False)
             pairs = zip(rendered, ids, strict=True)
             return [Answer(self._ended(i), None, r.text[len(r.prompt) :], False) for r, i in pairs]
@@ -208,6 +176,10 @@ class Renderer:
         return text
 
 
+def _has_answers(config: ExamplesConfig) -> bool:
+    return config.kind is not ExampleKind.prompts
+
+
 def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
     """The special tokens as text, longest first."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
@@ -218,7 +190,7 @@ def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def _check_continues(head: str, text: str) -> None:
     if not text.startswith(head):
-        raise _Wrong(
+        raise BrokenRow(
             f"the chat template does not continue the prompt with the answer, so no token can be called the answer's: "
             f"{_apart(head, text)}; give the tokenizer a template that does"
         )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rlcore.data.examples.columns import Layout, graded_columns
 from rlcore.data.examples.config import ExampleKind, ExamplesConfig, Turns
 from rlcore.data.sources import conversations as talk
-from rlcore.data.sources.conversations import Said
-from rlcore.data.sources.rows import Messages, _reference, _rewards, _shown, _Wrong
+from rlcore.data.sources.conversations import Messages, Said
+from rlcore.data.sources.problem import BrokenRow, shown
+from rlcore.data.sources.readers import Place, TextRow
+from rlcore.data.sources.rows import Row, column, head, optional
 from rlcore.types import RewardResult
 
 
@@ -20,48 +24,37 @@ from rlcore.types import RewardResult
 class Draft:
     """An example before it is tokens. `answers`: none (prompts), one (samples) or two (pairs, the better first)."""
 
-    number: int  # line or row in the file
-    uid: str
-    prompt: Said
+    row: Row
     answers: tuple[Said, ...] = ()
     rewards: tuple[RewardResult | None, ...] = ()  # one per answer
     strength: float | None = None
-    reference: str | None = None
-    reward_names: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> str:
+        return self.row.uid
+
+    def of(self, prompt: Said, uid: str = "") -> Draft:
+        return dataclasses.replace(self, row=dataclasses.replace(self.row, prompt=prompt, uid=uid or self.uid))
 
 
 class Tie(Exception):
     """Of one row: neither response is the better one."""
 
 
-def drafts(number: int, values: Mapping[str, Any], config: ExamplesConfig, layout: Layout, prefix: str) -> list[Draft]:
+def drafts(place: Place, values: Mapping[str, Any], config: ExamplesConfig, layout: Layout) -> list[Draft]:
     """One row's examples: one, or with `turns=each` one per answer.
 
     Raises:
-        _Wrong: the row is broken.
+        BrokenRow: the row is broken.
         Tie: it prefers neither response.
     """
     names = config.columns
-    uid = values.get(names.uid)
-    if uid is None:
-        uid = f"{prefix}-{number}"
-    elif isinstance(uid, bool) or not isinstance(uid, str | int) or uid == "":
-        raise _Wrong(f"{names.uid} must be text or a whole number, not {_shown(uid)}")
-    draft = Draft(
-        number=number,
-        uid=str(uid),
-        prompt="",
-        reference=_reference(values.get(names.reference), names.reference),
-        reward_names=_rewards(values.get(names.rewards), names.rewards),
-        metadata={name: value for name, value in values.items() if name not in layout.used},
-    )
+    draft = Draft(head(place, values, names, layout.used))
     if config.kind is ExampleKind.demonstrations:
         return _demonstrations(draft, values, config, layout)
     if config.kind is ExampleKind.preferences:
         return [_preference(draft, values, config, layout)]
-    prompt = _prompt(_get(values, names.prompt), names.prompt)
-    draft = dataclasses.replace(draft, prompt=prompt)
+    draft = draft.of(_prompt(column(values, names.prompt), names.prompt))
     if config.kind is ExampleKind.prompts:
         return [draft]
     make = {
@@ -70,12 +63,6 @@ def drafts(number: int, values: Mapping[str, Any], config: ExamplesConfig, layou
         ExampleKind.attribute_pairs: _attribute_pair,
     }[config.kind]
     return [make(draft, values, config)]
-
-
-def _get(values: Mapping[str, Any], name: str) -> Any:
-    if name not in values:
-        raise _Wrong(f"no column {name!r}; the row has {', '.join(values) or 'none'}")
-    return values[name]
 
 
 def _prompt(value: Any, name: str) -> Said:
@@ -101,21 +88,22 @@ def _answer(value: Any, name: str, prompt: Said) -> Said:
 def _demonstrations(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig, layout: Layout) -> list[Draft]:
     names = config.columns
     if layout.whole:
-        value = _get(values, names.messages)
+        value = column(values, names.messages)
         if isinstance(value, str) and talk.is_transcript(value):
             value = talk.transcript(value)
         elif isinstance(value, str):
-            raise _Wrong(f"{names.messages} must be a list of messages, not {_shown(value)}")
+            raise BrokenRow(f"{names.messages} must be a list of messages, not {shown(value)}")
         said = talk.said(value, names.messages)
         messages: Messages = [] if isinstance(said, str) else said
         talk.check_turns(messages, names.messages)
         if messages[-1]["role"] != "assistant":
-            raise _Wrong(f"{names.messages} ends with the {messages[-1]['role']}'s message, not with the assistant's")
+            role = messages[-1]["role"]
+            raise BrokenRow(f"{names.messages} ends with the {role}'s message, not with the assistant's")
     else:
-        prompt = _prompt(_get(values, names.prompt), names.prompt)
-        answer = _answer(_get(values, names.response), names.response, prompt)
+        prompt = _prompt(column(values, names.prompt), names.prompt)
+        answer = _answer(column(values, names.response), names.response, prompt)
         if isinstance(answer, str):
-            return [dataclasses.replace(draft, prompt=prompt, answers=(answer,), rewards=(None,))]
+            return [dataclasses.replace(draft.of(prompt), answers=(answer,), rewards=(None,))]
         messages = [*_messages(prompt, "user"), *_messages(answer, "assistant")]
     places = talk.answer_places(messages)
     if not layout.whole:  # the answers of a given prompt are not its own
@@ -127,9 +115,7 @@ def _demonstrations(draft: Draft, values: Mapping[str, Any], config: ExamplesCon
     whole = len(cuts) == 1
     return [
         dataclasses.replace(
-            draft,
-            uid=draft.uid if whole else f"{draft.uid}.{turn}",
-            prompt=messages[:start],
+            draft.of(messages[:start], "" if whole else f"{draft.uid}.{turn}"),
             answers=(messages[start:end],),
             rewards=(None,),
         )
@@ -144,20 +130,20 @@ def _messages(what: Said, role: str) -> Messages:
 def _preference(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig, layout: Layout) -> Draft:
     names = config.columns
     sides = (names.chosen, names.rejected)
-    chosen, rejected = _get(values, names.chosen), _get(values, names.rejected)
-    prompt = values.get(names.prompt) if names.prompt else None
+    chosen, rejected = column(values, names.chosen), column(values, names.rejected)
+    prompt = optional(values, names.prompt)
     given, answers = _sides(prompt, chosen, rejected, config)
-    scores = [_number(values.get(n), n) for n in (names.score_chosen, names.score_rejected)]
+    scores = [_number(values, n) for n in (names.score_chosen, names.score_rejected)]
     if scores[0] is not None and scores[1] is not None and scores[0] < scores[1]:
-        raise _Wrong(f"{names.score_chosen} {scores[0]:g} is below {names.score_rejected} {scores[1]:g}")
-    strength = _number(values.get(layout.strength), layout.strength)
+        raise BrokenRow(f"{names.score_chosen} {scores[0]:g} is below {names.score_rejected} {scores[1]:g}")
+    strength = _number(values, layout.strength)
     if strength is not None and strength < 0:
-        raise _Wrong(f"{layout.strength} {strength:g} is negative: {sides[0]} is the better one")
+        raise BrokenRow(f"{layout.strength} {strength:g} is negative: {sides[0]} is the better one")
     if strength is None and scores[0] is not None and scores[1] is not None:
         strength = scores[0] - scores[1]
     rewards = tuple(None if s is None else RewardResult(s) for s in scores)
     _check_differ(answers, sides)
-    return dataclasses.replace(draft, prompt=given, answers=answers, rewards=rewards, strength=strength)
+    return dataclasses.replace(draft.of(given), answers=answers, rewards=rewards, strength=strength)
 
 
 def _sides(prompt: Any, chosen: Any, rejected: Any, config: ExamplesConfig) -> tuple[Said, tuple[Said, Said]]:
@@ -169,14 +155,14 @@ def _sides(prompt: Any, chosen: Any, rejected: Any, config: ExamplesConfig) -> t
         chosen, rejected = talk.transcript(chosen), talk.transcript(rejected)
     one, other = talk.said(chosen, sides[0]), talk.said(rejected, sides[1])
     if isinstance(one, str) != isinstance(other, str):
-        raise _Wrong(f"of {sides[0]} and {sides[1]} one is text and the other a list of messages")
+        raise BrokenRow(f"of {sides[0]} and {sides[1]} one is text and the other a list of messages")
     if prompt is None and isinstance(one, str) and isinstance(other, str):
         return _split_texts(one, other, sides)
     whole = prompt is None or isinstance(prompt, str)  # the answers hold the prompt
     if whole and not isinstance(one, str) and not isinstance(other, str) and one[0]["role"] != "assistant":
         return _split_messages(prompt, one, other, sides)
     if prompt is None:
-        raise _Wrong(f"no column {names.prompt!r}, and {sides[0]} begins with the assistant's message")
+        raise BrokenRow(f"no column {names.prompt!r}, and {sides[0]} begins with the assistant's message")
     given = _prompt(prompt, names.prompt)
     return given, (_answer(chosen, sides[0], given), _answer(rejected, sides[1], given))
 
@@ -185,12 +171,12 @@ def _split_texts(one: str, other: str, sides: tuple[str, str]) -> tuple[Said, tu
     _check_differ((one, other), sides)
     cut = talk.common_text(one, other)
     if not cut:
-        raise _Wrong(f"{sides[0]} and {sides[1]} begin with nothing in common that could be the prompt")
+        raise BrokenRow(f"{sides[0]} and {sides[1]} begin with nothing in common that could be the prompt")
     for text, name in ((one[cut:], sides[0]), (other[cut:], sides[1])):
         if not text.strip():
-            raise _Wrong(f"{name} is empty after the prompt")
+            raise BrokenRow(f"{name} is empty after the prompt")
         if talk.is_transcript(one) and "\n\nHuman:" in text:
-            raise _Wrong(f"{name} goes on with the human's turn after the answer, which needs chat_template=true")
+            raise BrokenRow(f"{name} goes on with the human's turn after the answer, which needs chat_template=true")
     return one[:cut], (one[cut:], other[cut:])
 
 
@@ -202,9 +188,9 @@ def _split_messages(
     talk.check_turns(other, sides[1])
     count = talk.common_messages(one, other)
     if not count:
-        raise _Wrong(f"{sides[0]} and {sides[1]} begin with no message in common that could be the prompt")
+        raise BrokenRow(f"{sides[0]} and {sides[1]} begin with no message in common that could be the prompt")
     if prompt is not None and not any(m["content"].strip() == prompt.strip() for m in one[:count]):
-        raise _Wrong(f"the prompt {_shown(prompt)} is none of the messages that {sides[0]} and {sides[1]} share")
+        raise BrokenRow(f"the prompt {shown(prompt)} is none of the messages that {sides[0]} and {sides[1]} share")
     answers = (one[count:], other[count:])
     for answer, name in zip(answers, sides, strict=True):
         talk.check_answers(answer, name)
@@ -213,30 +199,33 @@ def _split_messages(
 
 def _labelled(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig) -> Draft:
     names = config.columns
-    answer = _answer(_get(values, names.completion), names.completion, draft.prompt)
-    label = _get(values, names.label)
+    answer = _answer(column(values, names.completion), names.completion, draft.row.prompt)
+    label = column(values, names.label)
+    if isinstance(values, TextRow) and str(label).lower() in ("true", "false"):
+        label = label.lower() == "true"
     if not isinstance(label, bool):
-        raise _Wrong(f"{names.label} must be true or false, not {_shown(label)}")
+        raise BrokenRow(f"{names.label} must be true or false, not {shown(label)}")
     return dataclasses.replace(draft, answers=(answer,), rewards=(RewardResult(1.0 if label else 0.0),))
 
 
 def _attributes(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig) -> Draft:
     name = config.columns.response
-    answer = _answer(_get(values, name), name, draft.prompt)
+    answer = _answer(column(values, name), name, draft.row.prompt)
     reward = _grades(values, config, 0)
     if reward is None:
-        raise _Wrong(f"none of the attributes {', '.join(config.attributes)} is labelled")
+        raise BrokenRow(f"none of the attributes {', '.join(config.attributes)} is labelled")
     return dataclasses.replace(draft, answers=(answer,), rewards=(reward,))
 
 
 def _attribute_pair(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig) -> Draft:
     names = config.columns
     sides = (names.response_1, names.response_2)
-    first, second = (_answer(_get(values, name), name, draft.prompt) for name in sides)
+    first, second = (_answer(column(values, name), name, draft.row.prompt) for name in sides)
     _check_differ((first, second), sides)
-    strength = _number(_get(values, names.preference), names.preference)
+    column(values, names.preference)
+    strength = _number(values, names.preference)
     if strength is None:
-        raise _Wrong(f"{names.preference} must be a number, not None")
+        raise BrokenRow(f"{names.preference} must be a number, not None")
     if strength == 0:
         raise Tie
     answers, rewards = (first, second), (_grades(values, config, 0), _grades(values, config, 1))
@@ -249,8 +238,8 @@ def _grades(values: Mapping[str, Any], config: ExamplesConfig, side: int) -> Rew
     """The labelled attributes as parts; their weighted sum, or without weights their mean, as score."""
     parts: dict[str, float] = {}
     for attribute in config.attributes:
-        column = graded_columns(config, attribute)[side]
-        grade = _number(values.get(column), column)
+        name = graded_columns(config, attribute)[side]
+        grade = _number(values, name)
         if grade is not None:
             parts[attribute] = grade
     if not parts:
@@ -261,14 +250,18 @@ def _grades(values: Mapping[str, Any], config: ExamplesConfig, side: int) -> Rew
     return RewardResult(sum(weights[name] * grade for name, grade in parts.items()), parts=parts)
 
 
-def _number(value: Any, name: str) -> float | None:
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = optional(values, name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Wrong(f"{name} must be a number, not {_shown(value)}")
+    if isinstance(value, str) and isinstance(values, TextRow):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        raise BrokenRow(f"{name} must be a number, not {shown(value)}")
     return float(value)
 
 
 def _check_differ(answers: tuple[Said, Said], names: tuple[str, str]) -> None:
     if answers[0] == answers[1]:
-        raise _Wrong(f"{names[0]} equals {names[1]}: neither is the better one")
+        raise BrokenRow(f"{names[0]} equals {names[1]}: neither is the better one")

@@ -19,11 +19,11 @@ import regex  # type: ignore[import-untyped, unused-ignore]
 
 from rlcore.data.rewriting.constitution import ConstitutionConfig
 from rlcore.data.selection.best_of_n import prompt_rng
+from rlcore.data.sources.render import RAW
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Prompt, Sample
 
 # metadata of an evolved prompt
-RAW = "raw_prompt"  # the text itself, before any chat template: what the next evolution starts from
 PARENT, ROOT, OPERATION, GENERATION = "parent", "root", "operation", "generation"
 
 RenderPrompt = Callable[[str], tuple[str, Sequence[int]]]  # a prompt's own text to (as rendered, its token ids)

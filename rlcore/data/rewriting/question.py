@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from rlcore.data.sources.render import RAW
 from rlcore.templates import render, template_problems
 from rlcore.types import Prompt, Sample
 
-RAW = "raw_prompt"  # metadata: what the user asked, before any chat template
 Render = Callable[[str], tuple[str, Sequence[int]]]  # a question to (as the model is asked it, its token ids)
 Encode = Callable[[str], Sequence[int]]  # an answer's token ids, no end token
 

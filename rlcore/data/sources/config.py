@@ -13,7 +13,9 @@ class SourceKind(str, enum.Enum):
     addition = "addition"  # built in: two-digit addition, digits reversed
     constraints = "constraints"  # built in: strings of letters under constraints, as `2a no c end x 5-7:`
     procedural = "procedural"  # tasks of reasoning-gym, see ProceduralConfig
-    jsonl = "jsonl"
+    file = "file"  # of the format that the ending tells: .jsonl .ndjson .json .csv .tsv .parquet, also .gz .bz2 .xz
+    jsonl = "jsonl"  # one JSON object a line, or one array of them
+    csv = "csv"
     parquet = "parquet"
     dataset = "dataset"  # a folder written by datasets.save_to_disk
 
@@ -28,12 +30,13 @@ class LongPrompt(str, enum.Enum):
 
 @dataclass
 class ColumnsConfig:
-    """Names of the columns in the user's file."""
+    """Names of the columns in the user's file; `a.b` reads inside a column that holds objects."""
 
     prompt: str = "prompt"  # a string, or a list of {"role", "content"} messages
-    reference: str = "reference"
+    reference: str = "reference"  # optional column: text, a number, true or false; of a list any is right
     rewards: str = "rewards"  # optional column: name or list of names of this row's rewards
     uid: str = "uid"  # optional column; without it the uid is made of the file and row number
+    tools: str = "tools"  # optional column: list of JSON schemas, or its JSON, for the chat template
 
 
 @dataclass
@@ -53,12 +56,16 @@ class ProceduralConfig:
 @dataclass
 class DataConfig:
     source: SourceKind = SourceKind.addition
-    train: str | None = None  # path; unused by built-in sources
-    eval: str | None = None  # path; None with a file source: `num_eval` rows are held out of `train`
+    train: Any = None  # path, glob, folder, or a list of them; unused by built-in sources
+    eval: Any = None  # likewise; None with a file source: `num_eval` rows are held out of `train`
+    train_split: str = ""  # of a folder or glob with several splits; "": train
+    eval_split: str = ""  # "": the only split that is not train
     num_eval: int = bounded(500, ge=1)
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
     chat_template: bool = False  # render prompts through the tokenizer's chat template
+    chat_template_file: str | None = None  # a Jinja template to use instead
+    chat_options: dict[str, Any] = field(default_factory=dict)  # variables of the template, as enable_thinking: false
     system_prompt: str | None = None
     prompt_template: str = "{prompt}"  # applied to the prompt string before the chat template
     max_prompt_tokens: int = bounded(64, ge=1)

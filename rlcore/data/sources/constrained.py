@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcore.data.sources.readers import Place
 from rlcore.data.sources.rows import Row
 
 LETTERS = "abcdefx"
@@ -79,7 +80,10 @@ def problems() -> list[Problem]:
 def rows(num_eval: int, seed: int) -> tuple[list[Row], list[Row]]:
     """`split` as rows; the reference is the right answer, the column `constraints` what the reward reads."""
     train, held = (
-        [Row(i, p.uid, p.prompt, answer, (), {"constraints": p.constraints()}) for i, (p, answer) in enumerate(side)]
+        [
+            Row(Place(i), p.uid, p.prompt, answer, (), {"constraints": p.constraints()})
+            for i, (p, answer) in enumerate(side)
+        ]
         for side in split(num_eval, seed)
     )
     return train, held

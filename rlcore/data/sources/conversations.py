@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlcore.data.sources.rows import Messages, _shown, _Wrong
+from rlcore.data.sources.problem import BrokenRow, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ASKERS = ("user", "tool")  # after whom the model answers
@@ -14,6 +14,7 @@ _OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "model"
                 "chatgpt": "assistant", "function": "tool", "observation": "tool"}  # fmt: skip
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # Anthropic's HH, arXiv 2204.05862
 ANSWER_MARK = "\n\nAssistant:"
+Messages = list[dict[str, Any]]
 Said = str | Messages
 
 
@@ -24,40 +25,60 @@ def said(value: Any, name: str) -> Said:
     unknown role in the usual form is an error, not guessed at.
 
     Raises:
-        _Wrong: neither text nor messages, empty, or an unknown role.
+        BrokenRow: neither text nor messages, empty, or an unknown role.
     """
     if isinstance(value, str):
         if not value.strip():
-            raise _Wrong(f"{name} is empty")
+            raise BrokenRow(f"{name} is empty")
         return value
     if not isinstance(value, list):
-        raise _Wrong(f"{name} must be text or a list of messages, not {_shown(value)}")
+        raise BrokenRow(f"{name} must be text or a list of messages, not {shown(value)}")
     if not value:
-        raise _Wrong(f"{name} is empty")
+        raise BrokenRow(f"{name} is empty")
     return [_message(one, name) for one in value]
 
 
 def _message(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _Wrong(f'{name} holds {_shown(value)}; a message is {{"role": text, "content": text}}')
-    message = {key: held for key, held in value.items() if held is not None}
+        raise BrokenRow(f'{name} holds {shown(value)}; a message is {{"role": text, "content": text}}')
+    message = {key: inner for key, inner in value.items() if inner is not None}
     if "role" not in message and isinstance(message.get("from"), str) and "value" in message:
         speaker = message.pop("from")
         message = {"role": _OTHER_ROLES.get(speaker, speaker), "content": message.pop("value"), **message}
     if message.get("role") == "assistant" and message.get("tool_calls"):
         message.setdefault("content", "")
+    if isinstance(message.get("content"), list):
+        message["content"] = _text_of(message["content"], name)
     if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-        raise _Wrong(f'{name} holds {_shown(value)}; a message is {{"role": text, "content": text}}')
+        raise BrokenRow(f'{name} holds {shown(value)}; a message is {{"role": text, "content": text}}')
     if message["role"] not in ROLES:
-        raise _Wrong(f"{name} has a message of the unknown role {message['role']!r}; the roles are {', '.join(ROLES)}")
+        role, known = message["role"], ", ".join(ROLES)
+        raise BrokenRow(f"{name} has a message of the unknown role {role!r}; the roles are {known}")
     return message
+
+
+def _text_of(parts: list[Any], name: str) -> str:
+    """The text of a message written in parts, one below the other.
+
+    Raises:
+        BrokenRow: a part that is not text, as an image.
+    """
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            what = f"a part of type {kind!r}" if kind not in (None, "text") else f"the part {shown(part)}"
+            raise BrokenRow(f'{name} holds {what}; only text can be read: {{"type": "text", "text": text}}')
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def check_turns(messages: Messages, name: str) -> None:
     """System messages first, then the user, then user and assistant by turns; tools speak after the assistant.
 
     Raises:
-        _Wrong: another order, or a user's or assistant's message without text.
+        BrokenRow: another order, or a user's or assistant's message without text.
     """
     before = "system"
     for place, message in enumerate(messages):
@@ -70,12 +91,12 @@ def check_turns(messages: Messages, name: str) -> None:
         }[before]
         if role not in allowed:
             after = f"after {_article(messages[place - 1]['role'])}" if place else "at the start"
-            raise _Wrong(
+            raise BrokenRow(
                 f"{name}: turns out of order: message {place} is {_article(role)} message {after}; "
                 f"{' or '.join(allowed)} is wanted there"
             )
         if role in ("user", "assistant") and not message["content"].strip() and not message.get("tool_calls"):
-            raise _Wrong(f"{name}: message {place} ({role}) is empty")
+            raise BrokenRow(f"{name}: message {place} ({role}) is empty")
         before = "system" if role == "developer" else role
 
 
@@ -83,19 +104,27 @@ def _article(role: str) -> str:
     return f"{'an' if role[0] in 'aeiou' and role != 'user' else 'a'} {role}"
 
 
+def check_asks_model(messages: Messages, name: str) -> None:
+    """Raises BrokenRow unless there is something to answer. The order of turns is left to the chat template."""
+    if messages[-1]["role"] == "assistant":
+        raise BrokenRow(f"{name} ends with the assistant's message; it must end where the model is to answer")
+    if not any(message["content"].strip() for message in messages):
+        raise BrokenRow(f"{name} is empty")
+
+
 def check_asks(messages: Messages, name: str) -> None:
-    """Raises _Wrong unless the messages end where the model is to answer."""
+    """Raises BrokenRow unless the messages end where the model is to answer."""
     check_turns(messages, name)
     if messages[-1]["role"] not in _ASKERS:
         role = messages[-1]["role"]
-        raise _Wrong(f"{name} ends with {_article(role)} message; it must end where the model is to answer")
+        raise BrokenRow(f"{name} ends with {_article(role)} message; it must end where the model is to answer")
 
 
 def check_answers(messages: Messages, name: str) -> None:
-    """Raises _Wrong unless they begin and end with the assistant."""
+    """Raises BrokenRow unless they begin and end with the assistant."""
     for place, word in ((0, "begins"), (-1, "ends")):
         if messages[place]["role"] != "assistant":
-            raise _Wrong(f"{name} {word} with {_article(messages[place]['role'])} message, not with the assistant's")
+            raise BrokenRow(f"{name} {word} with {_article(messages[place]['role'])} message, not with the assistant's")
 
 
 def is_transcript(text: str) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from rlcore.data.sources import addition, constrained, procedural, readers, rows
 from rlcore.data.sources.config import BUILT_IN, DataConfig, LongPrompt, SourceKind
-from rlcore.data.sources.readers import DataError, Problems
+from rlcore.data.sources.problem import BrokenRow
+from rlcore.data.sources.readers import DataError, Place, Problems, Table
+from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.sources.rows import Row
-from rlcore.data.tokenizer import Tokenizer, encode
+from rlcore.data.tokenizer import Tokenizer
 from rlcore.types import Prompt
 
 
@@ -42,18 +43,21 @@ def load_data(config: DataConfig, tokenizer: Tokenizer, seed: int) -> PromptData
         DataError: settings that cannot go together, files that cannot be read, broken rows (all counted, the first few
             shown), uids that occur twice, nothing left to train on.
     """
-    rows.check_rendering(config, tokenizer)
+    renderer = PromptRenderer(config, tokenizer, "data")
     counts: Counter[str] = Counter(
         dict.fromkeys(("rows", "skipped_too_long", "skipped_seen_in_eval", "also_in_eval", "without_reference"), 0)
     )
     if config.source in BUILT_IN:
-        train, held = _load_built_in(config, tokenizer, seed, counts)
+        train, held = _load_built_in(config, renderer, seed, counts)
     else:
-        train = _load_file(config, tokenizer, "train", counts)
+        if not config.train:
+            raise DataError(f"data.source={config.source.value} needs data.train, the path to read")
+        table = readers.read(config.source, config.train, "data.train", config.train_split)
+        train = _prompts_of(table, config, renderer, counts)
         if config.eval is None:
             train, held = _hold_out(train, config.num_eval, seed, counts)
         else:
-            held = _load_file(config, tokenizer, "eval", counts)
+            held = _prompts_of(_eval_table(table, config), config, renderer, counts)
             _check_uids(train, held)
             held_texts = {p.text for p in held}
             counts["also_in_eval"] = sum(p.text in held_texts for p in train)
@@ -67,13 +71,13 @@ def load_data(config: DataConfig, tokenizer: Tokenizer, seed: int) -> PromptData
 
 
 def _load_built_in(
-    config: DataConfig, tokenizer: Tokenizer, seed: int, counts: Counter[str]
+    config: DataConfig, renderer: PromptRenderer, seed: int, counts: Counter[str]
 ) -> tuple[list[Prompt], list[Prompt]]:
     result = []
     for made in _made(config, seed, counts):
         counts["rows"] += len(made)
-        problems = Problems(Path(config.source.value), "row")
-        result.append(_to_prompts(made, config, tokenizer, problems, counts))
+        problems = Problems(config.source.value)
+        result.append(_to_prompts(made, config, renderer, problems, counts))
         problems.check(len(made))
     return result[0], result[1]
 
@@ -94,48 +98,53 @@ def _made(config: DataConfig, seed: int, counts: Counter[str]) -> tuple[list[Row
 
 
 def _additions(problems: list[tuple[int, int]]) -> list[Row]:
-    return [Row(a * 100 + b, f"addition-{a}+{b}", addition.prompt(a, b), addition.reference(a, b)) for a, b in problems]
+    return [
+        Row(Place(a * 100 + b), f"addition-{a}+{b}", addition.prompt(a, b), addition.reference(a, b))
+        for a, b in problems
+    ]
 
 
-def _load_file(config: DataConfig, tokenizer: Tokenizer, which: str, counts: Counter[str]) -> list[Prompt]:
-    path = config.train if which == "train" else config.eval
-    if not path:
-        raise DataError(f"data.source={config.source.value} needs data.{which}, the path to read")
-    if which == "eval" and Path(path).resolve() == Path(config.train or "").resolve():
-        raise DataError("data.eval is data.train: leave data.eval out to hold data.num_eval rows out of training")
-    table = readers.read(config.source, path, f"data.{which}")
-    prefix = table.path.resolve().stem
-    if which == "eval" and prefix == Path(config.train or "").resolve().stem:
-        prefix = f"eval-{prefix}"
-    parsed = rows.parse(table, config.columns, prefix)
-    prompts = _to_prompts(parsed, config, tokenizer, table.problems, counts)
+def _eval_table(train: Table, config: DataConfig) -> Table:
+    """Held-out rows, from other files than those trained on; their uids are kept apart."""
+    table = readers.read(config.source, config.eval, "data.eval", config.eval_split, for_eval=True)
+    both = {file.resolve() for file in train.files} & {file.resolve() for file in table.files}
+    if both:
+        raise DataError(
+            f"data.eval is data.train: both read {min(both)}; leave data.eval out to hold data.num_eval rows out of "
+            "training"
+        )
+    if {place.label for place, _ in train.rows} & {place.label for place, _ in table.rows}:
+        table.rows = [(place._replace(label=f"eval-{place.label}"), values) for place, values in table.rows]
+    return table
+
+
+def _prompts_of(table: Table, config: DataConfig, renderer: PromptRenderer, counts: Counter[str]) -> list[Prompt]:
+    prompts = _to_prompts(rows.parse(table, config.columns), config, renderer, table.problems, counts)
     table.problems.check(table.num_read)
     counts["rows"] += table.num_read
     return prompts
 
 
 def _to_prompts(
-    parsed: list[Row], config: DataConfig, tokenizer: Tokenizer, problems: Problems, counts: Counter[str]
+    parsed: list[Row], config: DataConfig, renderer: PromptRenderer, problems: Problems, counts: Counter[str]
 ) -> list[Prompt]:
     rendered: list[tuple[Row, str]] = []
     for row in parsed:
         try:
-            rendered.append((row, rows.render(row, config, tokenizer)))
-        except ValueError as error:
-            problems.add(row.number, str(error))
-    # a chat template writes the start token itself
-    ids = encode(tokenizer, [text for _, text in rendered], special=not config.chat_template)
+            rendered.append((row, renderer.prompt(row.prompt, row.tools)))
+        except BrokenRow as broken:
+            problems.add(row.place, str(broken))
     prompts = []
-    for (row, text), token_ids in zip(rendered, ids, strict=True):
+    for (row, text), token_ids in zip(rendered, renderer.ids([text for _, text in rendered]), strict=True):
         if not token_ids:
-            problems.add(row.number, f"{text[:60]!r} gives no token")
+            problems.add(row.place, f"{text[:60]!r} gives no token")
         elif len(token_ids) <= config.max_prompt_tokens:
-            metadata = rows.with_raw(row.metadata, row.prompt, config.prompt_template, config.chat_template)
+            metadata = renderer.with_raw(row.metadata, row.prompt)
             prompts.append(Prompt(row.uid, token_ids, text, row.reference, row.rewards, metadata))
         elif config.long_prompts is LongPrompt.skip:
             counts["skipped_too_long"] += 1
         else:
-            problems.add(row.number, f"{len(token_ids)} tokens, data.max_prompt_tokens is {config.max_prompt_tokens}")
+            problems.add(row.place, f"{len(token_ids)} tokens, data.max_prompt_tokens is {config.max_prompt_tokens}")
     return prompts
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlcore.data.sources.config import ProceduralConfig, ProceduralTaskConfig
-from rlcore.data.sources.readers import DataError
+from rlcore.data.sources.readers import DataError, Place
 from rlcore.data.sources.rows import Row
 from rlcore.gym_tasks import TaskError, open_task
 
@@ -86,7 +86,7 @@ def _side(
         answer = entry.get("answer")
         metadata = {"task": task.name, "options": dict(task.options), "level": task.level, "entry": dict(entry)}
         uid = f"{task.name}.{number}-{side}-{index}"
-        rows.append(Row(index, uid, question, None if answer is None else str(answer), (), metadata))
+        rows.append(Row(Place(index), uid, question, None if answer is None else str(answer), (), metadata))
         if len(rows) == wanted:
             break
     return rows

@@ -1,128 +1,170 @@
-"""Rows as read to rows as meant: one checked record per row, then its prompt as text."""
+"""Rows as read to rows as meant: what every kind of data has in common, checked."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
+from typing import Any, Protocol, TypeVar
 
-from rlcore.data.rewriting.question import RAW
-from rlcore.data.sources.config import ColumnsConfig, DataConfig
-from rlcore.data.sources.readers import DataError, Table
-from rlcore.data.tokenizer import Tokenizer
+from rlcore.data.sources.config import ColumnsConfig
+from rlcore.data.sources.conversations import Said, check_asks_model, said
+from rlcore.data.sources.problem import BrokenRow, shown
+from rlcore.data.sources.readers import DataError, Place, Table, has_column, look_up, nested_columns
 from rlcore.problems import nearest
+from rlcore.types import REFERENCES
 
-Messages = list[dict[str, Any]]
 _OTHER_NAMES = {
     "prompt": ("question", "problem", "instruction", "messages", "query", "input", "text"),
-    "reference": ("answer", "solution", "ground_truth", "final_answer", "target", "label", "output"),
-}
+    "reference": ("answer", "solution", "ground_truth", "final_answer", "target", "label", "output",
+                  "reward_model.ground_truth"),
+}  # fmt: skip
+
+
+class Names(Protocol):
+    """Names of the columns that rows of every kind may have; "" for none."""
+
+    prompt: str
+    reference: str
+    rewards: str
+    uid: str
+    tools: str
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    number: int  # line or row in the file
+    place: Place
     uid: str
-    prompt: str | Messages
+    prompt: Said
     reference: str | None = None
     rewards: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()  # JSON schemas of functions, for the chat template
 
 
-class _Wrong(Exception):
-    """Of one row; caught where rows are looped over."""
+class _Named(Protocol):
+    @property
+    def uid(self) -> str: ...
 
 
-def parse(table: Table, names: ColumnsConfig, prefix: str) -> list[Row]:
-    """Checks every row; the broken ones go to `table.problems`.
+T = TypeVar("T", bound=_Named)
 
-    Columns `reference`, `rewards` and `uid` may be left out of the file under their default names; an empty name means
-    there is none. A row without a uid gets `<prefix>-<line or row number>`.
+
+def parse(table: Table, names: ColumnsConfig) -> list[Row]:
+    """Prompts of a file; broken rows go to `table.problems`.
+
+    Columns other than `prompt` may be missing under their default names; an empty name means that there is none. A row
+    without a uid gets `<file>-<line or row number>`.
 
     Raises:
         DataError: a column that must be there is in no row, or the file has one that looks like a missing `reference`.
     """
     _check_columns(table, names)
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for number, values in table.rows:
+    used = frozenset({names.prompt, names.reference, names.rewards, names.uid})
+
+    def one(place: Place, values: Mapping[str, Any]) -> list[Row]:
+        return [head(place, values, names, used, prompt_of(column(values, names.prompt), names.prompt))]
+
+    return collect(table, one)
+
+
+def collect(table: Table, make: Callable[[Place, Mapping[str, Any]], Sequence[T]]) -> list[T]:
+    """What `make` gives for each row, in order; rows that it refuses, and uids seen before, go to `table.problems`."""
+    made: list[T] = []
+    seen: dict[str, Place] = {}
+    for place, values in table.rows:
         try:
-            row = _parse_row(number, values, names, prefix)
-            if row.uid in seen:
-                raise _Wrong(f"uid {row.uid!r} is that of {table.problems.unit} {seen[row.uid]}")
-        except _Wrong as wrong:
-            table.problems.add(number, str(wrong))
+            new = make(place, values)
+            for one in new:
+                if one.uid in seen:
+                    raise BrokenRow(f"uid {one.uid!r} is that of {seen[one.uid]}")
+        except BrokenRow as broken:
+            table.problems.add(place, str(broken))
             continue
-        seen[row.uid] = number
-        rows.append(row)
-    return rows
+        seen |= {one.uid: place for one in new}
+        made += new
+    return made
 
 
-def _check_columns(table: Table, names: ColumnsConfig) -> None:
-    defaults, present = ColumnsConfig(), ", ".join(table.columns)
-    if not table.rows:  # nothing but broken rows: they are told instead
-        return
-    for key in ("prompt", "reference", "rewards", "uid"):
-        name = getattr(names, key)
-        if name in table.columns or (not name and key != "prompt"):
-            continue
-        guess = nearest(name, [c for c in table.columns if c != names.prompt], _OTHER_NAMES.get(key, ()))
-        optional = key != "prompt" and name == getattr(defaults, key)
-        if optional and not (guess and key == "reference"):
-            continue
-        cure = f" Did you mean data.columns.{key}={guess}?" if guess else ""
-        cure += f" (data.columns.{key}='' if there is none)" if key != "prompt" else ""
-        raise DataError(f"{table.path}: no column {name!r} (data.columns.{key}); the columns are {present}.{cure}")
+def head(place: Place, values: Mapping[str, Any], names: Names, used: frozenset[str], prompt: Said = "") -> Row:
+    """The part of a row that all kinds of data share.
 
+    Args:
+        used: columns that do not go to the metadata.
 
-def _parse_row(number: int, values: Mapping[str, Any], names: ColumnsConfig, prefix: str) -> Row:
-    if names.prompt not in values:
-        raise _Wrong(f"no column {names.prompt!r}; the row has {', '.join(values) or 'none'}")
-    special = {names.prompt, names.reference, names.rewards, names.uid}
-    uid = values.get(names.uid)
+    Raises:
+        BrokenRow: a value of the wrong type.
+    """
+    uid = optional(values, names.uid)
     if uid is None:
-        uid = f"{prefix}-{number}"
+        uid = place.uid
     elif isinstance(uid, bool) or not isinstance(uid, str | int) or uid == "":
-        raise _Wrong(f"{names.uid} must be text or a whole number, not {_shown(uid)}")
+        raise BrokenRow(f"{names.uid} must be text or a whole number, not {shown(uid)}")
+    metadata = {name: value for name, value in values.items() if name not in used}
+    accepted = references_of(optional(values, names.reference), names.reference)
+    if len(accepted) > 1:
+        metadata[REFERENCES] = list(accepted)
     return Row(
-        number=number,
+        place=place,
         uid=str(uid),
-        prompt=_prompt(values[names.prompt], names.prompt),
-        reference=_reference(values.get(names.reference), names.reference),
-        rewards=_rewards(values.get(names.rewards), names.rewards),
-        metadata={name: value for name, value in values.items() if name not in special},
+        prompt=prompt,
+        reference=accepted[0] if accepted else None,
+        rewards=_rewards(optional(values, names.rewards), names.rewards),
+        metadata=metadata,
+        tools=_tools(optional(values, names.tools), names.tools),
     )
 
 
-def _prompt(value: Any, name: str) -> str | Messages:
+def column(values: Mapping[str, Any], name: str) -> Any:
+    """Raises BrokenRow where the row has no such column."""
+    try:
+        return look_up(values, name)
+    except KeyError:
+        raise BrokenRow(f"no column {name!r}; the row has {', '.join(values) or 'none'}") from None
+
+
+def optional(values: Mapping[str, Any], name: str) -> Any:
+    try:
+        return look_up(values, name) if name else None
+    except KeyError:
+        return None
+
+
+def prompt_of(value: Any, name: str) -> Said:
+    """Text, or messages that end where the model is to answer. Raises BrokenRow for anything else."""
+    prompt = said(value, name)
+    if not isinstance(prompt, str):
+        check_asks_model(prompt, name)
+    return prompt
+
+
+def references_of(value: Any, name: str) -> tuple[str, ...]:
+    """The acceptable answers as text; a list holds several, any of which is right. Copies are dropped.
+
+    >>> references_of(Decimal("2.50"), "x"), references_of([7, "seven", 7], "x"), references_of(True, "x")
+    (('2.50',), ('7', 'seven'), ('true',))
+
+    Raises:
+        BrokenRow: something else than text, a number, a truth value, null, or a list of them.
+    """
+    listed = value if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple) and (not value or None in value):
+        raise BrokenRow(f"{name} must hold an acceptable answer at least, and no null, not {shown(value)}")
+    return tuple(dict.fromkeys(_reference(one, name) for one in listed if one is not None))
+
+
+def _reference(value: Any, name: str) -> str:
     if isinstance(value, str):
-        if not value.strip():
-            raise _Wrong(f"{name} is empty")
         return value
-    if not isinstance(value, list):
-        raise _Wrong(f"{name} must be text or a list of messages, not {_shown(value)}")
-    if not value:
-        raise _Wrong(f"{name} is empty")
-    messages: Messages = []
-    for message in value:
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise _Wrong(f'{name} holds {_shown(message)}; a message is {{"role": text, "content": text}}')
-        # tables give every message all keys of all messages
-        messages.append({k: v for k, v in message.items() if v is not None})
-    if messages[-1]["role"] == "assistant":
-        raise _Wrong(f"{name} ends with the assistant's message; it must end where the model is to answer")
-    if not any(m["content"].strip() for m in messages):
-        raise _Wrong(f"{name} is empty")
-    return messages
-
-
-def _reference(value: Any, name: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Wrong(f"{name} must be text or a number, not {_shown(value)}")
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON writes it
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value:f}"
+    if isinstance(value, int | float) and math.isfinite(value):
+        return str(value)
+    raise BrokenRow(f"{name} must be text or a number, not {shown(value)}")
 
 
 def _rewards(value: Any, name: str) -> tuple[str, ...]:
@@ -130,68 +172,47 @@ def _rewards(value: Any, name: str) -> tuple[str, ...]:
         return ()
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(x, str) and x for x in listed):
-        raise _Wrong(f"{name} must be the name of a reward or a list of names, not {_shown(value)}")
+        raise BrokenRow(f"{name} must be the name of a reward or a list of names, not {shown(value)}")
     return tuple(listed)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
+def _tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
+    """A list of JSON schemas, or its JSON as text, which tables use where the schemas differ."""
+    if value is None or value == "":
+        return ()
+    tools = value
+    if isinstance(value, str):
+        try:
+            tools = json.loads(value)
+        except ValueError as error:
+            raise BrokenRow(f"{name} is text but no JSON ({error}): {shown(value)}") from error
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise BrokenRow(f"{name} must be a list of JSON schemas, or its JSON, not {shown(value)}; an empty name of the "
+                        "column (columns.tools='') leaves it to the metadata")  # fmt: skip
+    return tuple(_without_nulls(tool) for tool in tools)
 
 
-def check_rendering(config: DataConfig, tokenizer: Tokenizer) -> None:
-    """Raises DataError for settings that cannot go together."""
-    if "{prompt}" not in config.prompt_template:
-        raise DataError(f"data.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be one")
-    if config.chat_template and getattr(tokenizer, "chat_template", None) is None:
-        raise DataError(
-            "data.chat_template=true, but the tokenizer has no chat template: use an instruct model or turn it off"
-        )
-    if config.system_prompt is not None and not config.chat_template:
-        raise DataError("data.system_prompt needs data.chat_template=true; otherwise put it into data.prompt_template")
+def _without_nulls(value: Any) -> Any:
+    """Tables give every object the keys of all of them."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def with_raw(metadata: Mapping[str, Any], prompt: str | Messages, template: str, chat: bool) -> Mapping[str, Any]:
-    """The metadata with `raw_prompt`: what the user asks, prompt template applied, before any chat template. Nothing is
-    added without chat template, for a conversation of several turns, or where the row has such a column.
-
-    >>> with_raw({"level": 1}, [{"role": "user", "content": "1+1"}], "{prompt}=", chat=True)
-    {'level': 1, 'raw_prompt': '1+1='}
-    """
-    if not chat or RAW in metadata:
-        return metadata
-    if isinstance(prompt, str):
-        return {**metadata, RAW: template.replace("{prompt}", prompt)}
-    said = [message for message in prompt if message["role"] not in ("system", "developer")]
-    if len(said) != 1 or said[0]["role"] != "user":
-        return metadata
-    return {**metadata, RAW: template.replace("{prompt}", said[0]["content"])}
-
-
-def render(row: Row, config: DataConfig, tokenizer: Tokenizer) -> str:
-    """The prompt as text: prompt template (on the last user message of a list), system prompt, chat template.
-
-    A row's own system message wins over `data.system_prompt`.
-
-    Raises:
-        ValueError: a list of messages without chat template, or one the chat template refuses.
-    """
-    if isinstance(row.prompt, str):
-        text = config.prompt_template.replace("{prompt}", row.prompt)  # not format: templates hold braces (\boxed{})
-        if not config.chat_template:
-            return text
-        messages: Messages = [{"role": "user", "content": text}]
-    else:
-        if not config.chat_template:
-            raise ValueError(f"{config.columns.prompt} is a list of messages, which needs data.chat_template=true")
-        messages = [dict(m) for m in row.prompt]
-        for message in reversed(messages):
-            if message["role"] == "user":
-                message["content"] = config.prompt_template.replace("{prompt}", message["content"])
-                break
-    if config.system_prompt is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": config.system_prompt})
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program of the model's author: it raises what it likes
-        raise ValueError(f"the chat template refuses it: {error}") from error
+def _check_columns(table: Table, names: ColumnsConfig) -> None:
+    defaults, present = ColumnsConfig(), ", ".join(table.columns)
+    if not table.rows:  # only broken rows: they are reported instead
+        return
+    for key in ("prompt", "reference", "rewards", "uid", "tools"):
+        name = getattr(names, key)
+        if has_column(table, name) or (not name and key != "prompt"):
+            continue
+        free = [c for c in (nested_columns(table) if "." in name or key == "reference" else table.columns)
+                if c != names.prompt]  # fmt: skip
+        guess = nearest(name, free, _OTHER_NAMES.get(key, ()))
+        is_default = key != "prompt" and name == getattr(defaults, key)
+        if is_default and not (guess and key == "reference"):
+            continue
+        cure = f" Did you mean data.columns.{key}={guess}?" if guess else ""
+        cure += f" (data.columns.{key}='' if there is none)" if key != "prompt" else ""
+        raise DataError(f"{table.path}: no column {name!r} (data.columns.{key}); the columns are {present}.{cure}")

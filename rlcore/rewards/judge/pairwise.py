@@ -15,7 +15,7 @@ from rlcore.rewards.composition import SEVERITY
 from rlcore.rewards.judge.ask import ask
 from rlcore.rewards.judge.config import JudgeConfig, JudgeReading
 from rlcore.rewards.judge.parse import LABELS, Read, read_verdict
-from rlcore.rewards.judge.prompts import Comparison, Completer, ask_pair, question_of
+from rlcore.rewards.judge.prompts import Comparison, Completer, ask_pair, question_of, reference_of
 from rlcore.types import Pair, Status
 
 
@@ -84,7 +84,8 @@ def combine(first: Read, swapped: Read, soft: bool) -> Verdict:
 
 
 def comparison_of(pair: Pair, config: JudgeConfig) -> Comparison:
-    return Comparison(question_of(pair.prompt, config), pair.chosen.text, pair.rejected.text, pair.prompt.reference)
+    prompt, reference = question_of(pair.prompt, config), reference_of(pair.prompt)
+    return Comparison(prompt, pair.chosen.text, pair.rejected.text, reference)
 
 
 def pairs_of(count: int, most: int) -> list[tuple[int, int]]:

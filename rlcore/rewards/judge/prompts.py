@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlcore.rewards.judge.config import JudgeConfig, JudgeReading, RubricConfig
-from rlcore.types import Prompt, Status
+from rlcore.types import REFERENCES, Prompt, Status
 
 Messages = list[dict[str, str]]
 _PLACE = re.compile(r"\{(prompt|response|reference|response_a|response_b|rubric|low|high)\}")
@@ -128,6 +128,13 @@ def question_of(prompt: Prompt, config: JudgeConfig) -> str:
     """The prompt as the judge is shown it: the row's column `prompts.column`, else as the policy sees it."""
     found = prompt.metadata.get(config.prompts.column) if config.prompts.column else None
     return prompt.text if found is None else str(found)
+
+
+def reference_of(prompt: Prompt) -> str | None:
+    """The reference as the judge is shown it: all acceptable answers, where there are several."""
+    accepted = prompt.metadata.get(REFERENCES)
+    several = isinstance(accepted, list) and prompt.reference in accepted
+    return "\nor\n".join(map(str, accepted)) if several and accepted else prompt.reference
 
 
 def ask_score(question: Question, rubric: RubricConfig, config: JudgeConfig) -> Messages:

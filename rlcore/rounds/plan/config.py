@@ -53,6 +53,7 @@ class Made(str, enum.Enum):
     report = "report"
 
 
+CHAT = ("data.chat_template", "data.chat_template_file", "data.chat_options")
 RECORDS = (Made.prompts, Made.samples, Made.pairs)
 BUILT_IN = {"start": Made.model, "train": Made.prompts, "heldout": Made.prompts, "answers": Made.samples}
 
@@ -106,7 +107,7 @@ class ScoreConfig(StageConfig):
     samples_per_chunk: int = 4096
 
     INPUTS: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,), "model": (Made.model,)}
-    READS: ClassVar = ("model.dtype", "reward", "data.chat_template")
+    READS: ClassVar = ("model.dtype", "reward", *CHAT)
 
 
 @dataclass
@@ -223,7 +224,7 @@ class RewriteConfig(StageConfig):
         "reward_model": (Made.reward_model,),
     }
     READS: ClassVar = (
-        "model.dtype", "rollout", "reward", "data.chat_template", "data.system_prompt", "data.max_prompt_tokens",
+        "model.dtype", "rollout", "reward", *CHAT, "data.system_prompt", "data.max_prompt_tokens",
     )  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def test_the_three_file_kinds_agree_and_records_survive_their_table(tmp_path, to
         ("demonstrations", {"uid": 1.5}, "line 2: uid must be text or a whole number"),
         ("demonstrations", {"uid": "first"}, "line 2: uid 'first' is that of line 1"),
         ("demonstrations", {"reference": {}}, "line 2: reference must be text or a number"),
-        ("demonstrations", {"response": [{"role": "assistant", "content": "x"}]}, "needs chat_template=true"),
+        ("demonstrations", {"response": [{"role": "assistant", "content": "x"}]}, "needs examples.chat_template=true"),
         ("preferences", {"rejected": "2"}, "line 2: chosen equals rejected: neither is the better one"),
         ("preferences", {"rejected": "2<eos>"}, "line 2: both responses are the same tokens"),
         ("preferences", {"rejected": ""}, "line 2: rejected is empty"),
@@ -291,15 +291,37 @@ def test_every_format_is_described(kind):
 def test_settings_that_cannot_go_together_are_all_told(tokenizer):
     config = ExamplesConfig(
         kind=ExampleKind.attributes, source=SourceKind.addition, chat_template=True, prompt_template="x", limit=0,
-        max_prompt_tokens=0, max_response_tokens=0, weight=0.0, attributes=["a", "a"], attribute_weights=[1.0],
+        max_prompt_tokens=0, max_response_tokens=0, attributes=["a", "a"], attribute_weights=[1.0],
         columns=ExampleColumnsConfig(attributes={"b": "c"}),
     )  # fmt: skip
     with pytest.raises(DataError) as caught:
         load_examples(config, tokenizer, "data.sources.x")
     lines = str(caught.value).splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 10
     assert all(line.startswith("data.sources.x.") for line in lines)
     with pytest.raises(DataError, match=r"x.system_prompt needs x.chat_template=true"):
         load_examples(ExamplesConfig(path="a", system_prompt="s"), tokenizer, "x")
     with pytest.raises(DataError, match=r"examples.path=nowhere.jsonl: no such file"):
         load_examples(ExamplesConfig(path="nowhere.jsonl"), tokenizer)
+
+
+def test_tools_and_template_arguments_reach_demonstrations_too(tmp_path, tokenizer):
+    (tmp_path / "chat.jinja").write_text(
+        "{% for t in tools or [] %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}{{ '' if thinking else '' }}"
+    )
+    rows = [{"prompt": "1+1", "response": "2", "tools": '[{"name": "add"}]'}, {"prompt": "2+2", "response": "4"}]
+    changes = {"chat_template": True, "chat_template_file": f"{tmp_path}/chat.jinja"}
+    one, other = load(tmp_path, tokenizer, "demonstrations", rows, **changes, chat_options={"thinking": False}).samples
+    assert one.prompt.text == "[add]<user>1+1<assistant>"
+    assert other.prompt.text == "<user>2+2<assistant>"
+    with pytest.raises(DataError, match=r"chat_options.thinkng: .* Did you mean thinking\?"):
+        load(tmp_path, tokenizer, "demonstrations", rows, **changes, chat_options={"thinkng": False})
+
+
+def test_only_the_train_split_of_a_folder_is_read(tmp_path, tokenizer):
+    for split, num in (("train", 2), ("test", 3)):
+        write(tmp_path / f"{split}.jsonl", [{"prompt": f"{i}", "response": "x"} for i in range(num)])
+    config = ExamplesConfig(path=str(tmp_path), name="math")
+    assert [s.prompt.uid for s in load_examples(config, tokenizer).samples] == ["math-1", "math-2"]
+    assert len(load_examples(dataclasses.replace(config, split="test"), tokenizer).samples) == 3

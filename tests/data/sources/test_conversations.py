@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlcore.data.sources import conversations as talk
-from rlcore.data.sources.rows import _Wrong
+from rlcore.data.sources.problem import BrokenRow
 
 
 def turns(text: str) -> list[dict[str, str]]:
@@ -21,7 +21,7 @@ def test_turns_in_order(text):
 
 @pytest.mark.parametrize("text", ["a", "t", "u u", "u a a", "u s a", "s a", "u t", "u a t u", "u a d"])
 def test_turns_out_of_order(text):
-    with pytest.raises(_Wrong, match="turns out of order"):
+    with pytest.raises(BrokenRow, match="turns out of order"):
         talk.check_turns(turns(text), "x")
 
 
@@ -74,5 +74,5 @@ def test_tool_calls_need_no_text():
     made = talk.said([{"role": "user", "content": "x"}, call], "x")
     assert made[1] == {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
     talk.check_turns(made, "x")
-    with pytest.raises(_Wrong, match="a message is"):
+    with pytest.raises(BrokenRow, match="a message is"):
         talk.said([{"role": "assistant", "content": None}], "x")

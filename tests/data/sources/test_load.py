@@ -244,7 +244,9 @@ def test_eval_errors(tmp_path, tokenizer):
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "line 2: prompt ends with the assistant's message"),
         ({"prompt": [{"role": "user", "content": "x"}]}, "list of messages, which needs data.chat_template=true"),
         ({**GOOD, "reference": {"a": 1}}, r"line 2: reference must be text or a number, not \{'a': 1\} \(dict\)"),
-        ({**GOOD, "reference": True}, "line 2: reference must be text or a number, not True"),
+        ({**GOOD, "reference": []}, r"line 2: reference must hold an acceptable answer at least, .* not \[\] \(list\)"),
+        ({**GOOD, "reference": ["a", None]}, r"line 2: reference must hold .* no null, not \['a', None\]"),
+        ({**GOOD, "reference": ["a", {}]}, r"line 2: reference must be text or a number, not \{\} \(dict\)"),
         ('{"prompt": "a", "reference": NaN}', "line 2: reference must be text or a number, not nan"),
         ({**GOOD, "rewards": 3}, r"line 2: rewards must be the name of a reward or a list of names, not 3 \(int\)"),
         ({**GOOD, "rewards": ["math", ""]}, "line 2: rewards must be the name of a reward"),
@@ -302,7 +304,8 @@ def test_file_errors(tmp_path, tokenizer):
     write(tmp_path / "train.jsonl", [GOOD])
     (tmp_path / "empty.jsonl").write_text("\n\n")
     (tmp_path / "bad.parquet").write_text("no")
-    write(tmp_path / "array.jsonl", ["[", '{"prompt": "a"}', "]"])
+    write(tmp_path / "array.jsonl", ["[", '{"prompt": "a"}', "}"])
+    write(tmp_path / "object.json", ["{", '"data": [{"prompt": "a"}]', "}"])
 
     def message(**changes) -> str:
         with pytest.raises(DataError) as caught:
@@ -314,9 +317,10 @@ def test_file_errors(tmp_path, tokenizer):
     assert text.endswith(f"no such file. Did you mean {tmp_path / 'train.jsonl'}?")
     assert "no such file in" in message(train=str(tmp_path / "zzz" / "q"))
     assert "no such file" in message(train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "none"))
-    assert "is a folder; data.source=jsonl reads one file" in message(train=str(tmp_path))
+    assert "holds files of several formats, as array.jsonl and bad.parquet" in message(train=str(tmp_path))
     assert message(train=str(tmp_path / "empty.jsonl")).endswith("empty.jsonl is empty: it has no rows")
-    assert "looks like one JSON array" in message(train=str(tmp_path / "array.jsonl"))
+    assert "starts with '[', but is no JSON array" in message(train=str(tmp_path / "array.jsonl"))
+    assert "is one JSON object with the keys data" in message(train=str(tmp_path / "object.json"))
     assert "bad.parquet is not parquet" in message(train=str(tmp_path / "bad.parquet"), source=SourceKind.parquet)
     assert "not a folder written by datasets.save_to_disk" in message(train=str(tmp_path), source=SourceKind.dataset)
 
@@ -324,11 +328,11 @@ def test_file_errors(tmp_path, tokenizer):
 def test_saved_dataset_errors(tmp_path, tokenizer):
     datasets = pytest.importorskip("datasets")
     one = datasets.Dataset.from_list([GOOD] * 3)
-    datasets.DatasetDict(train=one, test=one).save_to_disk(tmp_path / "both")
+    datasets.DatasetDict(dev=one, test=one).save_to_disk(tmp_path / "both")
     config = DataConfig(source=SourceKind.dataset, train=str(tmp_path / "both"), num_eval=0)
-    with pytest.raises(DataError, match=r"holds the splits test, train: name one, as data.train=.*both/test"):
+    with pytest.raises(DataError, match=r"both holds the splits dev, test: choose one, as data.train_split=dev"):
         load_data(config, tokenizer, seed=0)
-    split = tmp_path / "both" / "train"
+    split = tmp_path / "both" / "test"
     assert len(load_data(dataclasses.replace(config, train=str(split)), tokenizer, seed=0).train) == 3
     next(split.glob("*.arrow")).unlink()
     with pytest.raises(DataError, match="not a whole saved dataset: FileNotFoundError"):

@@ -1,0 +1,175 @@
+"""Prompts as text and tokens: prompt template, system prompt, chat template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlcore.data.sources.conversations import Messages, Said
+from rlcore.data.sources.problem import BrokenRow
+from rlcore.data.sources.readers import DataError
+from rlcore.data.tokenizer import Tokenizer, encode
+from rlcore.problems import nearest
+
+RAW = "raw_prompt"  # metadata: what the user asked, prompt template applied, before any chat template
+_OWN = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize", "return_dict")
+
+
+class PromptSettings(Protocol):
+    """What `DataConfig` and `ExamplesConfig` share."""
+
+    chat_template: bool
+    chat_template_file: str | None
+    chat_options: dict[str, Any]
+    system_prompt: str | None
+    prompt_template: str
+
+
+class PromptRenderer:
+    """Renders prompts under one config and tokenizer.
+
+    Args:
+        key: where the config stands, as `data`, for errors.
+
+    Raises:
+        DataError: settings that do not go together, a template file that cannot be read, an option that the chat
+            template does not use.
+    """
+
+    def __init__(self, config: PromptSettings, tokenizer: Tokenizer, key: str) -> None:
+        if problems := prompt_problems(config, tokenizer, key):
+            raise DataError("\n".join(problems))
+        self._config, self._tokenizer, self._key = config, tokenizer, key
+        self._template = _read(config.chat_template_file, key)
+
+    @property
+    def chat(self) -> bool:
+        return self._config.chat_template
+
+    def messages(self, prompt: Said) -> Messages:
+        """The prompt as messages: prompt template on the last user message, system prompt first.
+
+        A conversation's own system message wins over the config's.
+        """
+        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        for place in reversed(range(len(messages))):
+            if messages[place]["role"] == "user":
+                content = self.fill(messages[place]["content"])
+                messages[place] = messages[place] | {"content": content}
+                break
+        return self.with_system(messages)
+
+    def with_system(self, messages: Messages) -> Messages:
+        if self._config.system_prompt is None or messages[0]["role"] in ("system", "developer"):
+            return messages
+        return [{"role": "system", "content": self._config.system_prompt}, *messages]
+
+    def fill(self, text: str) -> str:
+        """The prompt template with a text in it."""
+        return self._config.prompt_template.replace("{prompt}", text)  # not format: templates hold braces (\\boxed{})
+
+    def prompt(self, prompt: Said, tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """Raises BrokenRow for messages or tools without chat template and for what the template refuses."""
+        if self.chat:
+            return self.apply(self.messages(prompt), True, tools)
+        if not isinstance(prompt, str):
+            raise BrokenRow(f"the prompt is a list of messages, which needs {self._key}.chat_template=true")
+        return self.fill(prompt)
+
+    def apply(self, messages: Messages, ask: bool, tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The chat template's text; with `ask` up to where the model answers.
+
+        Raises:
+            BrokenRow: the template refuses the messages, or makes nothing of the tools.
+        """
+        options: dict[str, Any] = dict(self._config.chat_options)
+        if self._template is not None:
+            options["chat_template"] = self._template
+        text = self._rendered(messages, ask, options)
+        if not tools:
+            return text
+        with_tools = self._rendered(messages, ask, options | {"tools": [dict(tool) for tool in tools]})
+        if with_tools == text:
+            key = self._key
+            raise BrokenRow(
+                f"the row has tools, which the chat template leaves out: set {key}.columns.tools='', or give one that "
+                f"shows them as {key}.chat_template_file"
+            )
+        return with_tools
+
+    def _rendered(self, messages: Messages, ask: bool, options: Mapping[str, Any]) -> str:
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, **options)
+            )
+        except Exception as error:  # a template is a program of the model's author: it raises what it likes
+            raise BrokenRow(f"the chat template refuses it: {error}") from error
+
+    def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokens of rendered prompts; a chat template writes the start token itself."""
+        return encode(self._tokenizer, texts, special=not self.chat)
+
+    def with_raw(self, metadata: Mapping[str, Any], prompt: Said) -> Mapping[str, Any]:
+        """The metadata with `raw_prompt`. Nothing is added without chat template, for a conversation of several turns,
+        or where the row has such a column."""
+        if not self.chat or RAW in metadata:
+            return metadata
+        if isinstance(prompt, str):
+            return {**metadata, RAW: self.fill(prompt)}
+        asked = [message for message in prompt if message["role"] not in ("system", "developer")]
+        if len(asked) != 1 or asked[0]["role"] != "user":
+            return metadata
+        return {**metadata, RAW: self.fill(asked[0]["content"])}
+
+
+def prompt_problems(config: PromptSettings, tokenizer: Tokenizer, key: str) -> list[str]:
+    """What cannot work, one line for each, beginning with the setting."""
+    found = []
+    if "{prompt}" not in config.prompt_template:
+        found.append(f"{key}.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be one")
+    if not config.chat_template:
+        needs = f"needs {key}.chat_template=true"
+        if config.system_prompt is not None:
+            found.append(f"{key}.system_prompt {needs}; otherwise put it into {key}.prompt_template")
+        found += [f"{key}.chat_options {needs}"] if config.chat_options else []
+        return found + ([f"{key}.chat_template_file {needs}"] if config.chat_template_file is not None else [])
+    try:
+        template = _template_of(config, tokenizer, key)
+    except DataError as error:
+        return [*found, str(error)]
+    if template is None:
+        return [
+            *found,
+            f"{key}.chat_template=true, but the tokenizer has no chat template: use an instruct model, give one as "
+            f"{key}.chat_template_file=template.jinja, or turn it off",
+        ]
+    words = sorted(set(re.findall(r"[A-Za-z_]\w*", template)))
+    for name in config.chat_options:
+        if name in _OWN:
+            found.append(f"{key}.chat_options.{name} is given by rlcore itself")
+        elif name not in words:
+            guess = nearest(name, words)
+            cure = f". Did you mean {guess}?" if guess else ""
+            found.append(f"{key}.chat_options.{name}: the chat template uses no such variable{cure}")
+    return found
+
+
+def _template_of(config: PromptSettings, tokenizer: Tokenizer, key: str) -> str | None:
+    """The template's text, for a look at what it uses. Raises DataError: its file cannot be read."""
+    template = _read(config.chat_template_file, key)
+    template = getattr(tokenizer, "chat_template", None) if template is None else template
+    return None if template is None else str(template)
+
+
+def _read(path: str | None, key: str) -> str | None:
+    if path is None:
+        return None
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{key}.chat_template_file={path} cannot be read: {error}") from error
+    if not text.strip():
+        raise DataError(f"{key}.chat_template_file={path} is empty")
+    return text
