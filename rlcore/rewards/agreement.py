@@ -1,16 +1,20 @@
-"""Whether two formulas, equations or regions of the real line are the same, by their values at several points."""
+"""Whether two formulas or equations are the same: exactly where they are rational, else by their digits at points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+from rlcore.rewards import modular
 from rlcore.rewards.formula import Node, contains, symbols
-from rlcore.rewards.numeric import DIGITS, OutOfBounds, Undefined, Value, evaluate, floating, mp
+from rlcore.rewards.numeric import DIGITS, OutOfBounds, Undefined, Value, evaluate, floating, measured, mp
 
 EXACT = 10.0 ** -(DIGITS // 2)  # relative difference below which computed values are equal
+GUARD = 20  # digits that rounding errors of a whole formula stay within
+CONFIRMED = 200  # further digits that equal values must share
+MAX_DIGITS = 12_000  # of a computed value
+LOG10_2 = 0.30103
 ROUNDED = 1e-6  # the same where one side is a decimal
 MAX_VARIABLES = 20
 _POSITIVE = ((17, 7), (5, 13), (29, 11), (7, 19), (23, 9), (11, 17), (31, 13), (3, 11), (37, 15), (13, 23))
@@ -57,6 +61,9 @@ def same_value(a: Node, b: Node) -> bool | None:
     if len(names) > MAX_VARIABLES:
         return None
     tolerance = ROUNDED if contains(a, "dec") != contains(b, "dec") else EXACT
+    exactly = modular.same(a, b)
+    if exactly is not None and (exactly or tolerance == EXACT):
+        return exactly
     if not names:
         verdict = _same_at(a, b, {}, False, tolerance)
         return _same_text(a, b) if verdict is None else verdict
@@ -113,29 +120,48 @@ def _same_at(a: Node, b: Node, env: Env, real: bool, tolerance: float) -> bool |
         return None
     if isinstance(x, str) or isinstance(y, str):
         return None if x == y else False
-    if close(x, y, tolerance):
+    if tolerance > EXACT and close(x, y, tolerance):
         return True
     if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return False
-    difference = abs(floating(x) - floating(y))
-    if difference > mp.mpf(10) ** (-DIGITS // 2):
-        return False
-    with mp.workdps(3 * DIGITS):  # cancellation leaves noise, which more digits make smaller
-        x, y = _value(a, env, real), _value(b, env, real)
-        if isinstance(x, str) or isinstance(y, str) or x is None or y is None:
+        return x == y
+    return _same_digits(a, b, env, real)
+
+
+def _same_digits(a: Node, b: Node, env: Env, real: bool) -> bool:
+    """Whether two values agree to so many digits that no term on the way is lost in them; False where that would take
+    more than `MAX_DIGITS`."""
+    bits = 0
+    digits = DIGITS
+    for _ in range(3):
+        with mp.workdps(digits):
+            (x, one), (y, other) = _measured(a, env, real), _measured(b, env, real)
+            if x is None or y is None or isinstance(x, str) or isinstance(y, str):
+                return False
+            bits = max(one, other)
+            difference = abs(floating(x) - floating(y))
+            noise = mp.mpf(2) ** bits * mp.mpf(10) ** (GUARD - digits)
+            if difference > noise:
+                return False
+        needed = int(2 * bits * LOG10_2) + 3 * GUARD + CONFIRMED
+        if digits >= needed:
+            return True
+        if needed > MAX_DIGITS:
             return False
-        if not floating(x) or not floating(y) or min(abs(floating(x)), abs(floating(y))) < mp.mpf(10) ** (-2 * DIGITS):
-            return bool(abs(floating(x) - floating(y)) < mp.mpf(10) ** (-2 * DIGITS))
-        return close(x, y, tolerance)
+        digits = needed
+    return True
+
+
+def _measured(node: Node, env: Env, real: bool) -> tuple[Value | None, int]:
+    try:
+        return measured(node, env, real)
+    except (Undefined, ZeroDivisionError, ValueError, mp.NoConvergence):
+        return None, 0
+    except (OutOfBounds, OverflowError):
+        return "out of bounds", 0
 
 
 def _value(node: Node, env: Env, real: bool) -> Value | None:
-    try:
-        return evaluate(node, env, real)
-    except (Undefined, ZeroDivisionError, ValueError, mp.NoConvergence):
-        return None
-    except (OutOfBounds, OverflowError):
-        return "out of bounds"
+    return _measured(node, env, real)[0]
 
 
 def constant(node: Node) -> Any:
@@ -144,10 +170,13 @@ def constant(node: Node) -> Any:
         return sign * mp.inf
     if symbols(node):
         return None
-    value = _value(node, {}, False)
-    if value is None or isinstance(value, str | mp.mpc):
-        return None
-    return floating(value)
+    value, bits = _measured(node, {}, False)
+    digits = DIGITS + int(2 * bits * LOG10_2)
+    if DIGITS < digits <= MAX_DIGITS and not isinstance(value, str):
+        with mp.workdps(digits):
+            value = _value(node, {}, False)
+            return None if value is None or isinstance(value, str | mp.mpc) else floating(value)
+    return None if value is None or isinstance(value, str | mp.mpc) else floating(value)
 
 
 def difference(left: Node, right: Node) -> Node:
@@ -155,7 +184,8 @@ def difference(left: Node, right: Node) -> Node:
 
 
 def _sign_of_ratio(f: Node, g: Node) -> int | None:
-    """Of `f / g` when it is one constant at all points: 1 or -1; 0 when it is none; None when nothing is defined."""
+    """Of `f / g` when it seems to be one constant, to a millionth, at all points: 1 or -1; 0 when it is none; None when
+    nothing is defined."""
     names = symbols(f) | symbols(g)
     if len(names) > MAX_VARIABLES:
         return None
@@ -171,7 +201,7 @@ def _sign_of_ratio(f: Node, g: Node) -> int | None:
         defined += 1
         if ratio is None:
             ratio = r
-        elif not close(ratio, r):
+        elif not close(ratio, r, ROUNDED):
             return 0
     if defined < 2 or ratio is None or isinstance(ratio, mp.mpc):
         return None
@@ -186,10 +216,27 @@ def same_relation(f: Node, op: str, g: Node, other: str) -> bool | None:
     if sign is None:
         return None
     if sign:
-        return other == (op if sign > 0 else FLIPPED[op])
+        return _proportional(f, g) and other == (op if sign > 0 else FLIPPED[op])
     if op == other == "=":
         return _zeros_within(f, g) and _zeros_within(g, f)
     return False
+
+
+def _proportional(f: Node, g: Node) -> bool:
+    """Whether the ratio of two formulas, which seems to be one number, is so to all digits."""
+    for env in points(symbols(f)):
+        at = {("sym", name): ("num", value) for name, value in env.items()}
+        here, there = replaced(f, at), replaced(g, at)
+        if same_value(here, ("num", Fraction(0))) is False:
+            return same_value(("mul", f, there), ("mul", g, here)) is True
+    return False
+
+
+def replaced(node: Node, by: dict[Node, Node]) -> Node:
+    """The formula with other nodes in the place of some of its leaves."""
+    if node in by:
+        return by[node]
+    return (node[0], *(replaced(child, by) if isinstance(child, tuple) else child for child in node[1:]))
 
 
 def _zeros_within(f: Node, g: Node) -> bool:
@@ -218,104 +265,3 @@ def _zero(f: Node, env: Env, name: str, start: Any) -> Any:
         return mp.findroot(at, (start, start + 0.3, start - 0.2), solver="muller", tol=1e-30, maxsteps=40)
     except (ValueError, ZeroDivisionError, ArithmeticError, TypeError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One interval; ends are floating-point numbers, infinite ones are open."""
-
-    low: Any
-    low_closed: bool
-    high: Any
-    high_closed: bool
-
-
-Region = tuple[Piece, ...]
-EVERYTHING: Region = (Piece(-mp.inf, False, mp.inf, False),)
-
-
-def region(pieces: Sequence[Piece]) -> Region:
-    """Sorted, empty pieces dropped, touching ones joined."""
-    kept = [p for p in pieces if p.low < p.high or (p.low == p.high and p.low_closed and p.high_closed)]
-    kept.sort(key=lambda p: (p.low, not p.low_closed))
-    joined: list[Piece] = []
-    for p in kept:
-        last = joined[-1] if joined else p
-        if joined and (p.low < last.high or (p.low == last.high and (p.low_closed or last.high_closed))):
-            if p.high > last.high or (p.high == last.high and p.high_closed):
-                joined[-1] = Piece(last.low, last.low_closed, p.high, p.high_closed)
-        else:
-            joined.append(p)
-    return tuple(joined)
-
-
-def intersection(a: Region, b: Region) -> Region:
-    found = []
-    for p in a:
-        for q in b:
-            low, low_closed = max((p.low, not p.low_closed), (q.low, not q.low_closed))
-            high, high_closed = min((p.high, p.high_closed), (q.high, q.high_closed))
-            found.append(Piece(low, not low_closed, high, high_closed))
-    return region(found)
-
-
-def complement(a: Region) -> Region:
-    low, low_closed, found = -mp.inf, False, []
-    for p in a:
-        found.append(Piece(low, low_closed, p.low, not p.low_closed))
-        low, low_closed = p.high, not p.high_closed
-    return region([*found, Piece(low, low_closed, mp.inf, False)])
-
-
-def same_region(a: Region, b: Region) -> bool:
-    def equal(x: Any, y: Any) -> bool:
-        return bool(x == y) or (mp.isfinite(x) and mp.isfinite(y) and close(x, y, 1e-12))
-
-    return len(a) == len(b) and all(
-        equal(p.low, q.low)
-        and equal(p.high, q.high)
-        and (p.low_closed, p.high_closed) == (q.low_closed, q.high_closed)
-        for p, q in zip(a, b, strict=True)
-    )
-
-
-def solve_absolute(left: Node, op: str, right: Node) -> Region | None:
-    """The numbers that fulfil `|f| op c`, f linear in one variable, c a number that is positive."""
-    if left[0] != "abs" and right[0] == "abs":
-        left, op, right = right, FLIPPED[op], left
-    if left[0] != "abs" or op in ("=", "≠") or symbols(right) or (bound := constant(right)) is None or bound <= 0:
-        return None
-    f = left[1]
-    below, above = solve_linear(f, op, right), solve_linear(f, FLIPPED[op], ("neg", right))
-    if below is None or above is None:
-        return None
-    return intersection(below, above) if op in ("<", "≤") else region([*below, *above])
-
-
-def solve_linear(left: Node, op: str, right: Node) -> Region | None:
-    """The numbers that fulfil `left op right` in its one variable, when that is linear."""
-    names = symbols(left) | symbols(right)
-    if len(names) != 1:
-        return None
-    for side, other, sign in ((right, left, op), (left, right, FLIPPED[op])):
-        if not symbols(side) and (end := constant(side)) is not None and mp.isinf(end):  # x < infinity
-            return EVERYTHING if other[0] == "sym" and sign in (("<", "≤") if end > 0 else (">", "≥")) else None
-    (name,) = names
-    f = difference(left, right)
-    values = [_value(f, {name: Fraction(n)}, True) for n in (0, 1, 2, 5)]
-    if any(v is None or isinstance(v, str | mp.mpc) for v in values):
-        return None
-    c, v1, v2, v5 = (floating(v) for v in values)
-    slope = v1 - c
-    if not slope or not close(v2 - c, 2 * slope, 1e-20) or not close(v5 - c, 5 * slope, 1e-20):
-        return None
-    root = -c / slope
-    if slope < 0:
-        op = FLIPPED[op]
-    at = (Piece(root, True, root, True),)
-    if op in ("=", "≠"):
-        return at if op == "=" else complement(at)
-    closed = op in ("≤", "≥")
-    if op in ("<", "≤"):
-        return (Piece(-mp.inf, False, root, closed),)
-    return (Piece(root, closed, mp.inf, False),)

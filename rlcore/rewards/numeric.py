@@ -34,6 +34,30 @@ class OutOfBounds(ArithmeticError):
     """Too large or too small to be computed."""
 
 
+class _Scale:
+    """Binary exponent of the largest or smallest value met: what may be lost when such values are added."""
+
+    bits = 0
+
+
+_scale = _Scale()
+
+
+def measured(node: Node, env: Mapping[str, Fraction], real: bool) -> tuple[Value, int]:
+    """The value, and the bits by which values on the way to it were larger or smaller than 1."""
+    _scale.bits = 0
+    return evaluate(node, env, real), _scale.bits
+
+
+def _met(value: Value) -> None:
+    if isinstance(value, Fraction):
+        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+    else:
+        bits = abs(mp.mag(value)) if value else 0
+    if bits > _scale.bits:
+        _scale.bits = bits
+
+
 def floating(value: Value) -> Any:
     return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
@@ -51,6 +75,7 @@ def evaluate(node: Node, env: Mapping[str, Fraction], real: bool) -> Value:
     """
     kind = node[0]
     if kind in ("num", "dec"):
+        _met(node[1])
         return node[1]
     if kind == "sym":
         return env[node[1]]
@@ -101,11 +126,13 @@ def _constant(name: str) -> Value:
 def _bounded(value: Value) -> Value:
     if isinstance(value, Fraction):
         big = value.numerator.bit_length() > MAX_BITS or value.denominator.bit_length() > MAX_BITS
+        _met(value)
         return floating(value) if big else value
     if not mp.isfinite(value):
         raise OutOfBounds
     if value and abs(mp.mag(value)) > MAX_MAGNITUDE:
         raise OutOfBounds
+    _met(value)
     if isinstance(value, mp.mpc) and not value.imag:
         return value.real
     return value
@@ -277,7 +304,7 @@ def _function(name: str, values: list[Value], real: bool) -> Value:
         raise Undefined(name) from error
     if real and isinstance(value, mp.mpc) and isinstance(x, mp.mpf):
         raise Undefined(f"{name} outside its domain")
-    if isinstance(value, mp.mpf) and mp.mag(value) > DIGITS * 3:
+    if isinstance(value, mp.mpf) and mp.mag(value) > 3 * mp.dps:
         raise Undefined("a pole")
     return value
 

@@ -12,9 +12,9 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 
-from rlcore.rewards import agreement, exact, formula, numeric, spelling
-from rlcore.rewards.agreement import EVERYTHING, Piece, Region
+from rlcore.rewards import exact, formula, regions, spelling
 from rlcore.rewards.formula import Node, Unreadable
+from rlcore.rewards.regions import EVERYTHING, Piece, Region
 from rlcore.rewards.tokens import CLOSING, OPENING, PIECE, split
 
 MAX_ITEMS = 60
@@ -202,10 +202,10 @@ def _joined(parts: list[Answer], sign: str) -> Answer:
         return parts[0]
     spans = [p for p in parts if isinstance(p, Span)]
     if len(spans) == len(parts) and any(p.name for p in spans) and len({p.name for p in spans}) == 1:
-        pieces = agreement.region([piece for span in spans for piece in span.region])
+        pieces = regions.region([piece for span in spans for piece in span.region])
         common = spans[0].region
         for span in spans[1:]:
-            common = agreement.intersection(common, span.region)
+            common = regions.intersection(common, span.region)
         return Span(pieces if sign == "∨" or not common else common, spans[0].name)
     flat: list[Answer] = []
     for part in parts:
@@ -247,13 +247,13 @@ def _relation(sides: list[str], ops: list[str]) -> Answer:
     if set(ops) == {"="} and not any(formula.symbols(node) for node in nodes):
         return _answer(sides[-1])  # 3! = 6
     variables = set[str]().union(*map(formula.symbols, nodes))
-    if len(ops) == 1 and len(variables) == 1 and (span := agreement.solve_absolute(nodes[0], ops[0], nodes[1])):
+    if len(ops) == 1 and len(variables) == 1 and (span := regions.solve_absolute(nodes[0], ops[0], nodes[1])):
         return Span(span, variables.pop())
     if "=" not in ops and len(variables) == 1:
         common: Region | None = EVERYTHING
         for (left, right), op in zip(pairwise(nodes), ops, strict=True):
-            part = agreement.solve_linear(left, op, right)
-            common = None if part is None or common is None else agreement.intersection(common, part)
+            part = regions.solve_linear(left, op, right)
+            common = None if part is None or common is None else regions.intersection(common, part)
         if common is not None:
             return Span(common, variables.pop())
     if len(ops) > 1:
@@ -364,9 +364,9 @@ def _set_operation(parts: list[str]) -> Answer:
         if whole is None or other is None:
             raise Unreadable("a set that is no part of the real line")
         if op == "∪":
-            whole = agreement.region([*whole, *other])
+            whole = regions.region([*whole, *other])
         else:
-            whole = agreement.intersection(whole, other if op == "∩" else agreement.complement(other))
+            whole = regions.intersection(whole, other if op == "∩" else regions.complement(other))
     if whole is None:
         raise Unreadable("a set that is no part of the real line")
     return Span(whole)
@@ -376,8 +376,9 @@ def region_of(answer: Answer) -> Region | None:
     if isinstance(answer, Span):
         return answer.region
     if isinstance(answer, Items) and answer.brackets == "{}":
-        ends = [agreement.constant(item.node) if isinstance(item, Value) else None for item in answer.items]
-        return None if None in ends else agreement.region([Piece(e, True, e, True) for e in ends])
+        ends = [regions.end(item.node) if isinstance(item, Value) else None for item in answer.items]
+        points = [Piece(e, True, e, True) for e in ends if e is not None]
+        return regions.region(points) if len(points) == len(ends) else None
     span = interval(answer) if isinstance(answer, Items) else None
     return None if span is None else span.region
 
@@ -385,9 +386,8 @@ def region_of(answer: Answer) -> Region | None:
 def interval(answer: Items) -> Span | None:
     if len(answer.items) != 2 or answer.brackets not in ("()", "[]", "(]", "[)"):
         return None
-    low, high = (agreement.constant(item.node) if isinstance(item, Value) else None for item in answer.items)
+    low, high = (regions.end(item.node) if isinstance(item, Value) else None for item in answer.items)
     if low is None or high is None or not low <= high:
         return None
-    finite = numeric.mp.isfinite
-    closed = (answer.brackets[0] == "[" and finite(low), answer.brackets[1] == "]" and finite(high))
-    return Span(agreement.region([Piece(low, bool(closed[0]), high, bool(closed[1]))]))
+    closed = (answer.brackets[0] == "[" and low.finite, answer.brackets[1] == "]" and high.finite)
+    return Span(regions.region([Piece(low, closed[0], high, closed[1])]))

@@ -26,7 +26,7 @@ _BARE_COMMAND = re.compile(
 )
 _COMPLEX = re.compile(r"(?<![a-zA-Z\\])i(?![a-zA-Z])|\\i(?:math)?(?![a-zA-Z])|\\(?:text|mathrm)\{i\}|\d+i(?![a-zA-Z])")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
-_DIGITS = 40  # of the numeric comparison
+_DIGITS = 80  # of the numeric comparison
 
 for _name in ("math_verify", "latex2sympy2_extended"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # they warn that time limits are off, and of each odd answer
@@ -85,7 +85,7 @@ def equal(gold: Any, given: Any) -> bool:
     """Whether two parsed objects mean the same.
 
     math-verify decides, with two corrections: numbers it takes for equal must agree to a relative 2e-6 (it rounds to
-    six places, so 1/2004! would be 1/2006! and 1e-7 be 2e-7), and exact numbers that agree to 30 digits are equal
+    six places, so 1/2004! would be 1/2006! and 1e-7 be 2e-7), and exact numbers that agree to 70 digits are equal
     though no simplification showed it (`e^{i pi}` and -1).
     """
     if gold is None or given is None:
@@ -97,7 +97,7 @@ def equal(gold: Any, given: Any) -> bool:
     try:
         if both and sympy.count_ops(a) + sympy.count_ops(b) <= 200:
             agree = _relative(a, b)
-            if agree is not None and agree < sympy.Float("1e-30"):
+            if agree is not None and agree < sympy.Float("1e-70"):
                 return True
             if agree is not None and agree > sympy.Float("2e-6"):
                 return False
@@ -126,7 +126,7 @@ def _unbounded(parsed: Any) -> bool:
 
 
 def _relative(a: Any, b: Any) -> Any:
-    """`|a - b| / max(|a|, |b|)` at 40 digits, 0 when both are 0; None when sympy finds no number."""
+    """`|a - b| / max(|a|, |b|)` at 80 digits, 0 when both are 0; None when sympy finds no number."""
     x, y = sympy.N(a, _DIGITS, maxn=400), sympy.N(b, _DIGITS, maxn=400)
     if not (x.is_number and y.is_number and x.is_comparable is not None):
         return None

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from itertools import permutations
 
-from rlcore.rewards import agreement
+from rlcore.rewards import agreement, regions
 from rlcore.rewards.formula import Node, contains, symbols
 from rlcore.rewards.structure import Answer, Index, Items, Matrix, Named, Relation, Span, Value, interval, region_of
 from rlcore.rewards.tokens import FUNCTIONS
@@ -84,14 +84,15 @@ def _listed(answer: Answer) -> Answer:
 def _components(node: Node) -> Items | None:
     r"""`2\hat{i} + 5\hat{j}` as a point; None for what is no such sum."""
     plain = (("const", "i"), ("sym", "j"), ("sym", "k"))
-    node = _replaced(node, {letter: ("sym", name) for letter, name in zip(plain, _BASIS, strict=True)})
+    node = agreement.replaced(node, {letter: ("sym", name) for letter, name in zip(plain, _BASIS, strict=True)})
     basis = _BASIS[: 3 if "k_vec" in symbols(node) else 2]
     zero, one = ("num", Fraction(0)), ("num", Fraction(1))
     if len(symbols(node) & set(basis)) < 2 or not agreement.same_value(
-        _replaced(node, {("sym", name): zero for name in basis}), zero
+        agreement.replaced(node, {("sym", name): zero for name in basis}), zero
     ):
         return None
-    units = [_replaced(node, {("sym", other): one if other == name else zero for other in basis}) for name in basis]
+    chosen = ({("sym", other): one if other == name else zero for other in basis} for name in basis)
+    units = [agreement.replaced(node, choice) for choice in chosen]
     return Items(tuple(map(Value, units)), "()")
 
 
@@ -102,7 +103,7 @@ def _same_value(a: Node, b: Node) -> bool | None:
     one, two = ours - theirs, theirs - ours
     family = a[0] == b[0] == "add" and contains(a, "const") and contains(b, "const")  # pi/2 + k pi
     if not verdict and family and len(one) == len(two) == 1 and one | two <= {"k", "m", "n"}:
-        return agreement.same_value(a, _replaced(b, {("sym", two.pop()): ("sym", one.pop())}))
+        return agreement.same_value(a, agreement.replaced(b, {("sym", two.pop()): ("sym", one.pop())}))
     mine, others = (
         sorted(n for n in names if _CONSTANT.fullmatch(n) and ("_" in n or n not in rest))
         for names, rest in ((ours, theirs), (theirs, ours))
@@ -115,16 +116,9 @@ def _same_value(a: Node, b: Node) -> bool | None:
     free = [("sym", name) for name in mine]
     for order in permutations(others):
         names = {("sym", other): name for other, name in zip(order, free, strict=True)}
-        if agreement.same_value(a, _replaced(b, names)):
+        if agreement.same_value(a, agreement.replaced(b, names)):
             return True
     return verdict
-
-
-def _replaced(node: Node, by: dict[Node, Node]) -> Node:
-    """The formula with other nodes in the place of some of its leaves."""
-    if node in by:
-        return by[node]
-    return (node[0], *(_replaced(child, by) if isinstance(child, tuple) else child for child in node[1:]))
 
 
 def _sum_of_names(node: Node) -> bool:
@@ -179,7 +173,7 @@ def _same_span(gold: Answer, given: Answer) -> bool | None:
     a, b = region_of(gold), region_of(given)
     if a is None or b is None:
         return False
-    return agreement.same_region(a, b)
+    return regions.same_region(a, b)
 
 
 def _same_items(gold: Answer, given: Answer) -> bool | None:
@@ -201,7 +195,7 @@ def _same_items(gold: Answer, given: Answer) -> bool | None:
     if a.brackets != b.brackets or len(a.items) != len(b.items):
         return False
     if len(a.items) == 2 and (x := interval(a)) is not None and (y := interval(b)) is not None:
-        return agreement.same_region(x.region, y.region)
+        return regions.same_region(x.region, y.region)
     return _all([same(x, y) for x, y in zip(a.items, b.items, strict=True)])
 
 
@@ -221,7 +215,7 @@ def _same_indexed(a: Items, b: Items) -> bool | None:
 
 def _with_index(answer: Answer, name: str, other: str) -> Answer:
     if isinstance(answer, Value):
-        return Value(_replaced(answer.node, {("sym", name): ("sym", other)}))
+        return Value(agreement.replaced(answer.node, {("sym", name): ("sym", other)}))
     return Named(answer.name, _with_index(answer.value, name, other)) if isinstance(answer, Named) else answer
 
 

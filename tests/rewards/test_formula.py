@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rewards import agreement, exact, formula, numeric, structure, symbolic, units, verdict
+from rlcore.rewards import exact, formula, numeric, regions, structure, symbolic, units, verdict
 from rlcore.rewards import math as math_reward
 from rlcore.rewards.formula import Unreadable, parse
 from rlcore.rewards.numeric import OutOfBounds, Undefined, evaluate
@@ -143,13 +143,14 @@ def test_what_the_blind_sets_found(a, b, equal):
 def test_regions(text, pieces):
     answer = structure.read(exact.clean(text))
     region = structure.region_of(answer)
-    assert [(float(p.low), p.low_closed, float(p.high), p.high_closed) for p in region] == pieces
+    assert [(float(p.low.value), p.low_closed, float(p.high.value), p.high_closed) for p in region] == pieces
 
 
 def test_complement_and_intersection():
-    region = agreement.region([agreement.Piece(0, True, 1, False), agreement.Piece(3, True, 3, True)])
-    assert agreement.complement(agreement.complement(region)) == region
-    assert agreement.intersection(region, agreement.complement(region)) == ()
+    zero, one, three = (regions.end(("num", Fraction(n))) for n in (0, 1, 3))
+    region = regions.region([regions.Piece(zero, True, one, False), regions.Piece(three, True, three, True)])
+    assert regions.complement(regions.complement(region)) == region
+    assert regions.intersection(region, regions.complement(region)) == ()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,13 @@ def read(name: str) -> list[Pair]:
     return found
 
 
+def known_failures(check: str) -> set[tuple[str, str]]:
+    """(reference, response) of the wrong verdicts that are known, of one check of `test_math_corpora`."""
+    lines = (FOLDER / "math_known_failures.txt").read_text().split("\n")
+    rows = [line.split(" || ") for line in lines if " || " in line]
+    return {(row[1].replace("⏎", "\n"), row[2].replace("⏎", "\n")) for row in rows if row[0] == check}
+
+
 def pairs() -> list[Pair]:
     return read("math_pairs.txt")
 
