@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,7 +160,7 @@ class CheckpointStore(Protocol):
 class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def log_samples(self, step: int, groups: Sequence[Group]) -> None: ...
-    def phase(self, name: str, total: int | None = None) -> Any:
+    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[..., None]]:
         """Context manager for a phase with progress: `with tracker.phase("gen", total=64) as progress: progress(1)`.
         Its wall seconds become `timing_s/<name>` of the step."""
         ...

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,19 @@ from rlcore.algorithms.value import ValueObjective
 from rlcore.interfaces import Sampling
 from rlcore.ops.logprobs import entropy, token_logprobs
 from rlcore.types import Float32, Group, Prompt, RewardResult, TrainBatch, Trajectory
+
+if TYPE_CHECKING:
+    from rlcore.interfaces import (
+        PolicyModel,
+        ReferenceModel,
+        ReferencePublisher,
+        RewardModel,
+        RewardScorer,
+        RolloutEngine,
+        Tracker,
+        ValueModel,
+        WeightPublisher,
+    )
 
 V, EOS = 12, 11
 
@@ -84,9 +97,11 @@ class FakePolicy:
         goal = self.objectives[objective]
         tensors = TensorBatch.from_train_batch(batch, torch.device("cpu"))
         logprobs, ent = self._forward(tensors)
+        loss: torch.Tensor
+        metrics: M.Metrics
         loss, metrics = goal.loss(logprobs, ent, tensors, goal.denominator(batch))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return metrics
@@ -216,9 +231,9 @@ class FakeReference:
         self.model = FakePolicy({})
         self.calls: list[int] = []
 
-    def logprobs(self, batch: TrainBatch) -> Float32:
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         self.calls.append(len(batch))
-        return self.model.logprobs(batch)
+        return self.model.logprobs(batch, temperature)
 
     def initialize(self, directory: Path) -> None:
         self.model.initialize(directory)
@@ -267,7 +282,7 @@ class FakeRewardModel:
         self.updates.append(list(batch.sample_ids))
         loss, metrics = self.objective.loss(self._forward(batch), batch, self.objective.denominator(batch))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return metrics
@@ -349,3 +364,15 @@ class FakeTracker:
         self.messages.append(text)
 
     def close(self, failed: bool = False) -> None: ...
+
+
+if TYPE_CHECKING:  # the type checker compares the fakes with the protocols of the loops
+    _policy: PolicyModel = FakePolicy({})
+    _critic: ValueModel = FakeCritic()
+    _rollout: RolloutEngine = FakeRollout()
+    _weights: WeightPublisher = FakeWeights(FakePolicy({}), FakeRollout())
+    _reference_weights: ReferencePublisher = FakeWeights(FakePolicy({}), FakeRollout())
+    _reference: ReferenceModel = FakeReference()
+    _reward_model: RewardModel = FakeRewardModel()
+    _rewards: RewardScorer = FakeRewards()
+    _tracker: Tracker = FakeTracker()
