@@ -88,7 +88,7 @@ def test_tests_and_other_columns_reach_the_reward(tmp_path):
 
 def test_bad_rows_are_named_and_nothing_is_scored(tmp_path):
     good = {"response": "1", "reference": "1"}
-    rows = [good, "", "not json", "[1]", {"reference": "1"}, {"response": 3}, {"response": "1", "reference": [1]},
+    rows = [good, "", "not json", "[1]", {"reference": "1"}, {"response": 3}, {"response": "1", "reference": {"a": 1}},
             {"response": "1", "tests": "x"}, "[" * 100_000, good]  # fmt: skip
     file, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
     with pytest.raises(RewardError) as caught:
@@ -96,7 +96,7 @@ def test_bad_rows_are_named_and_nothing_is_scored(tmp_path):
     text = str(caught.value)
     assert "7 bad rows" in text
     for line, what in [(3, "no JSON"), (4, "JSON list"), (5, "`response` is missing"), (6, "no string"),
-                       (7, "JSON list"),
+                       (7, "`reference` must be text or a number"),
                        (8, "`tests` is not an object"), (9, "no JSON")]:  # fmt: skip
         assert any(part.startswith(f"  line {line}: ") and what in part for part in text.splitlines()), (line, text)
     assert not out.exists()

@@ -61,10 +61,6 @@ class FilterReport:
         """Plain dicts, lists, strings and whole numbers; the same for the same table and filters."""
         return dataclasses.asdict(self) | {"drops": [dataclasses.asdict(drop) for drop in self.drops]}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> FilterReport:
-        return cls(**{**value, "drops": tuple(Drop(**drop) for drop in value["drops"])})
-
     def render(self, max_sources: int = 6) -> str:
         """An aligned table; of more than `max_sources` sources the largest."""
         sources = sorted(self.sources_in, key=lambda s: (-self.sources_in[s], s))[:max_sources]

@@ -1,4 +1,4 @@
-"""Preference pairs out of scored samples, out of reference answers, or out of a pairwise judge's verdicts.
+"""Preference pairs out of scored samples or out of reference answers.
 
 Pure and deterministic: the pairs of a prompt depend on its own samples, the settings and the seed. Every candidate pair
 that is not made has a reason, and the counts add up.
@@ -10,7 +10,7 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -81,9 +81,8 @@ class PairingConfig:
 
 
 # of a candidate that makes no pair; counted as `dropped_<reason>`
-REASONS = ("identical", "tie", "margin", "length", "over_cap", "unjudged")
+REASONS = ("identical", "tie", "margin", "length", "over_cap")
 _SORTED = {PairingMethod.best_worst, PairingMethod.best_random}  # candidates whose order is the method's own
-_UNSCORED = {PairingMethod.all_pairs, PairingMethod.first_round}  # methods that need no score
 Rows = list[tuple[int, int]]
 
 
@@ -104,7 +103,7 @@ def make_pairs(
     """
     _check(config)
     values = [_value(sample, config.part) for sample in samples]
-    book = _Book(config)
+    book = _PairCollector(config)
     for uid, rows in by_prompt(samples).items():
         rng = prompt_rng(seed, "pairing", uid)
         known = {row: value for row in rows if (value := values[row]) is not None}
@@ -122,68 +121,7 @@ def make_pairs(
     return book.pairs, book.counts(samples)
 
 
-def pairs_to_judge(samples: Sequence[Sample], config: PairingConfig, seed: int) -> tuple[list[Pair], dict[str, int]]:
-    """Pairs to be put before a pairwise judge, which side is which left to chance, and counts as of `make_pairs`.
-
-    Samples need no score. `strength` is None. `method` must be all_pairs or first_round; `pairs_per_prompt` of them are
-    drawn by chance.
-
-    Raises:
-        ValueError: settings that cannot work.
-    """
-    _check(config)
-    if config.method not in _UNSCORED:
-        names = " or ".join(sorted(method.value for method in _UNSCORED))
-        raise ValueError(f"pairing: method={config.method.value} ranks by score; pairs to be judged need {names}")
-    book = _Book(config)
-    for uid, rows in by_prompt(samples).items():
-        rng = prompt_rng(seed, "judging", uid)
-        order = [rows[i] for i in rng.permutation(len(rows))]
-        candidates = _neighbours(order) if config.method is PairingMethod.first_round else list(combinations(order, 2))
-        drawn = [candidates[i] for i in rng.permutation(len(candidates))]
-        book.take([(samples[a], samples[b], None, None) for a, b in drawn])
-    return book.pairs, book.counts(samples)
-
-
-def judged(
-    pairs: Sequence[Pair], verdicts: Sequence[float | None], config: PairingConfig | None = None
-) -> tuple[list[Pair], dict[str, int]]:
-    """Pairs with the better response as chosen.
-
-    A verdict is the share of preference for `pair.chosen`, in [0, 1]: 1 where the judge prefers it in both orders, 0.5
-    where its two answers contradict each other or it calls a tie, None where it could not be read. The margin, which
-    `min_margin` and `strength` of the config look at, is `|2 verdict - 1|`.
-
-    Counts: `candidates`, `pairs`, `swapped`, `dropped_unjudged`, `dropped_tie`, `dropped_margin`.
-
-    Raises:
-        ValueError: as many verdicts as pairs are not there, or one is outside [0, 1].
-    """
-    config = config or PairingConfig()
-    _check(config)
-    if len(verdicts) != len(pairs):
-        raise ValueError(f"{len(pairs)} pairs and {len(verdicts)} verdicts: one each, None where there is none")
-    made: list[Pair] = []
-    counts = dict.fromkeys(("candidates", "pairs", "swapped", "dropped_unjudged", "dropped_tie", "dropped_margin"), 0)
-    for pair, verdict in zip(pairs, verdicts, strict=True):
-        counts["candidates"] += 1
-        if verdict is None:
-            counts["dropped_unjudged"] += 1
-            continue
-        if not 0 <= verdict <= 1:
-            raise ValueError(f"pair {pair.uid!r} has the verdict {verdict}: a share of preference, from 0 to 1")
-        margin = abs(2 * verdict - 1)
-        if margin <= config.min_margin:
-            counts["dropped_margin" if margin else "dropped_tie"] += 1
-            continue
-        better, worse = (pair.chosen, pair.rejected) if verdict > 0.5 else (pair.rejected, pair.chosen)
-        counts["swapped"] += verdict < 0.5
-        made.append(replace(pair, chosen=better, rejected=worse, strength=_strength(margin, config)))
-    counts["pairs"] = len(made)
-    return made, counts
-
-
-class _Book:
+class _PairCollector:
     """Pairs made, and why the other candidates were not."""
 
     def __init__(self, config: PairingConfig) -> None:

@@ -15,9 +15,7 @@ from rlcore.data.selection.pairing import (
     PairingConfig,
     PairingMethod,
     Strength,
-    judged,
     make_pairs,
-    pairs_to_judge,
 )
 from rlcore.types import Prompt, RewardResult, Sample, Status
 
@@ -221,55 +219,11 @@ def test_strength_by_levels():
     assert make_pairs(scored(1.0, 0.0), PairingConfig(strength=Strength.none), 0)[0][0].strength is None
 
 
-def test_pairs_for_a_judge_and_its_verdicts():
-    samples = [*scored(None, None, None, 0.3), sample(4, None, "answer 0 ")]
-    config = PairingConfig(M.all_pairs, None)
-    pairs, counts = pairs_to_judge(samples, config, 0)
-    assert adds_up(counts)
-    assert (counts["candidates"], counts["pairs"], counts["dropped_identical"]) == (10, 9, 1)
-    assert all(pair.strength is None for pair in pairs)
-    sides = Counter(pairs_to_judge(samples[:2], config, seed)[0][0].uid for seed in range(200))
-    assert len(sides) == 2
-    assert min(sides.values()) > 65  # 100 expected, deviation 7
-    verdicts = [1.0, 0.0, 0.5, None, 0.75, 0.25, 0.6, 1.0, 1.0]
-    result, told = judged(pairs, verdicts, PairingConfig(min_margin=0.25))
-    assert told == {
-        "candidates": 9,
-        "pairs": 6,
-        "swapped": 2,
-        "dropped_unjudged": 1,
-        "dropped_tie": 1,
-        "dropped_margin": 1,
-    }
-    assert [p.strength for p in result] == [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]
-    assert (result[1].chosen, result[1].rejected) == (pairs[1].rejected, pairs[1].chosen)
-    assert result[0].chosen == pairs[0].chosen
-    assert len(pairs_to_judge(samples[:4], PairingConfig(M.first_round, None), 0)[0]) == 2
-    assert len(pairs_to_judge(samples, PairingConfig(M.all_pairs, 2), 0)[0]) == 2
-
-
-def test_a_judge_that_knows_the_truth_orders_every_pair():
-    samples = [sample(i, None, text=str(i)) for i in range(12)]
-    pairs, _ = pairs_to_judge(samples, PairingConfig(M.all_pairs, None), 1)
-    verdicts = [float(int(p.chosen.text) > int(p.rejected.text)) for p in pairs]
-    result, counts = judged(pairs, verdicts)
-    assert len(result) == 66
-    assert all(int(p.chosen.text) > int(p.rejected.text) for p in result)
-    assert 15 < counts["swapped"] < 51  # sides were left to chance: 33 expected, deviation 4
-
-
 def test_bad_input_is_named():
     bad = PairingConfig(pairs_per_prompt=0, k=0, min_margin=-1, strength=Strength.levels)
     with pytest.raises(ValueError, match=r"pairs_per_prompt=0.*k=0.*min_margin=-1.*levels=\[\]"):
         make_pairs([], bad, 0)
     with pytest.raises(ValueError, match="must ascend"):
         make_pairs([], PairingConfig(levels=[0.3, 0.1]), 0)
-    with pytest.raises(ValueError, match="method=tournament ranks by score"):
-        pairs_to_judge([], PairingConfig(M.tournament), 0)
     with pytest.raises(ValueError, match=r"'p#0' has the part x=inf"):
         make_pairs([sample(0, 1.0, parts={"x": math.inf})], PairingConfig(part="x"), 0)
-    pairs, _ = pairs_to_judge(scored(None, None), PairingConfig(M.all_pairs), 0)
-    with pytest.raises(ValueError, match="1 pairs and 2 verdicts"):
-        judged(pairs, [1.0, 0.0])
-    with pytest.raises(ValueError, match=r"has the verdict 1.5"):
-        judged(pairs, [1.5])
