@@ -24,6 +24,7 @@ from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
 SYMBOLIC = "rlcore.rewards.symbolic"
+MISSING = ("nan", "<na>", "nat", "null")  # what a missing value of a table becomes as text
 MAX_ANSWER = 1000  # characters of an answer that is worth reading
 _ASSIGNED = re.compile(
     r"((?:\\[a-zA-Z]+|[A-Z]{2,4}|[a-zA-Z]{4,}|[a-zA-Z])(?:_\{?\w+\}?)?(?:\([a-zA-Z0-9, ]*\))?)\s*=\s*([^=<>]+)"
@@ -133,7 +134,7 @@ def _read(reference: str) -> Reference | None:
     elif "####" in text:
         text = text.rpartition("####")[2]
     text = _digits_of_base(exact.clean(text))
-    if not text or len(text) > MAX_ANSWER:
+    if not text or len(text) > MAX_ANSWER or text.lower() in MISSING:
         return None
     bare = _unassigned(text)[1]
     choice, rest = prose.letter(text) or (None, "")

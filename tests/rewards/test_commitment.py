@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors import validate
+from actors import rewards_cli, validate
 from actors.verifier import VerifierWorker
 from rlcore.rewards import commitment, marked, options, registry
 from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
@@ -144,3 +144,15 @@ def test_what_is_no_text_is_an_error(value):
         assert "not text" in result.info["error"]
     with pytest.raises(ValueError, match="boxed, tagged, hashes, whole, free"):
         score("42", "42", "boxd")
+
+
+@pytest.mark.parametrize("reference", ["nan", "NaN", "<NA>", "null"])
+def test_a_missing_value_as_text_is_no_reference(reference):
+    assert score("nan", reference).status is Status.UNPARSABLE
+
+
+def test_a_reference_that_is_not_a_number_is_refused_with_its_line(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"response": "1", "reference": 1}\n{"response": "1", "reference": NaN}\n')
+    with pytest.raises(registry.RewardError, match="line 2: `reference` is nan"):
+        rewards_cli.main(["score", str(rows), "--reward", "math", "--out", str(tmp_path / "out.jsonl")])
