@@ -1,10 +1,10 @@
-# Two commands do everything on a machine with Python 3.11, git, make and g++:
+# Two commands do everything on a machine with Python 3.11 or 3.12, git, make and g++:
 #   make quickstart   environment, then the quickstart job: SFT warm-up and GRPO on two-digit addition
 #   make test         environment, then linters, type checks and the tests
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON := $(shell command -v python3.11 || command -v python3)
+PYTHON := $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 LOCK := docker/requirements-cpu.txt
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
@@ -19,9 +19,9 @@ help:
 install: $(STAMP)
 
 $(STAMP): $(LOCK) pyproject.toml
-	@echo "==> environment in $(VENV) with $(PYTHON) (about two minutes the first time, 3.5 GB)"
+	@echo "==> environment in $(VENV) with $(PYTHON) (about two minutes the first time, 3.5 GB; more with a CUDA build of torch)"
 	@command -v g++ >/dev/null || { echo "g++ is missing: install it (Debian: apt-get install g++)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "rlcore: the locked CPU set is for Python 3.11, found " + sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] in ((3, 11), (3, 12)) else "rlcore: the locked CPU set is for Python 3.11 and 3.12, found " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "==> torch"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-warn-script-location --no-compile uv==0.13.8 torch==2.13.0 2>&1 | { grep -v '^WARNING: Location' || true; }
@@ -31,8 +31,6 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "==> rlcore itself"
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps -e .
 	@touch $(STAMP)
-
-
 
 quickstart: install
 	$(BIN)/rlcore train $(ARGS)

@@ -36,6 +36,8 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"rlcore: no command {name!r}{suggest(name, COMMANDS)}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
+    if name == "doctor":  # must work where packages are missing, which `guarded` imports
+        sys.exit(doctor(rest))
     sys.exit(guarded(lambda: COMMANDS[name](rest)))
 
 

@@ -1,4 +1,7 @@
-"""What this machine has, what is missing, and how to mend it. Probes only: changes nothing, installs nothing."""
+"""What this machine has, what is missing, and how to fix it. Probes only: changes nothing, installs nothing.
+
+Imports nothing but the standard library: it must work where packages are missing.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
-from actors.placement import to_text
-
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 GIB = 2**30
 MIN_DISK_GIB = 5
@@ -31,12 +30,21 @@ PROBE_S = 120.0  # for a child process that imports torch and vLLM on a cold dis
 SUPPORTED = {
     "torch": ("2.11", "2.15"),
     "ray": ("2.60", "3"),
+    "grpcio": ("1.60", "2"),
     "deepspeed": ("0.19", "0.20"),
     "transformers": ("5.5", "6"),
     "peft": ("0.17", "0.22"),
     "hydra-core": ("1.3.2", "1.4"),
     "wandb": ("0.20", "1"),
     "math-verify": ("0.9", "0.10"),
+    "sympy": ("1.13", "2"),
+    "mpmath": ("1.3", "2"),
+    "omegaconf": ("2.3", "2.4"),
+    "jaxtyping": ("0.3", "1"),
+    "matplotlib": ("3.9", "4"),
+    "psutil": ("6", "8"),
+    "regex": ("2024", "2100"),
+    "rich": ("13.9", "16"),
     "numpy": ("2", "3"),
     "pyarrow": ("17", "100"),
     "safetensors": ("0.6", "1"),
@@ -45,7 +53,7 @@ SUPPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `status` is OK, WARN (something will be slow or missing) or FAIL (training cannot start)."""
+    """One finding. `status` is OK, WARN (something is slow or missing) or FAIL (training cannot start)."""
 
     name: str
     status: str
@@ -61,6 +69,7 @@ def doctor(start_ray: bool = True) -> list[Check]:
     """
     probes: list[Callable[[], list[Check]]] = [
         _python, _packages, _compiler, _gpus, _vllm, _shared_memory, _open_files, _threads, _disk, _sandbox,
+        _sockets, _token, _address,
     ]  # fmt: skip
     if start_ray:
         probes.append(_ray)
@@ -74,13 +83,17 @@ def doctor(start_ray: bool = True) -> list[Check]:
 
 
 def render(checks: list[Check]) -> str:
-    """A table, and below it how many of each status."""
-    table = Table("check", "status", "found", "cure")
+    """One line a check, its cure below it, and how many of each status."""
+    names = max(len(check.name) for check in checks)
+    lines = []
     for check in checks:
-        table.add_row(check.name, check.status, check.found, check.cure)
+        lines.append(f"{check.status:4}  {check.name:{names}}  {check.found}")
+        if check.cure:
+            lines.append(f"{'':{names + 8}}-> {check.cure}")
     counts = {status: sum(check.status == status for check in checks) for status in (OK, WARN, FAIL)}
     verdict = "cannot train" if counts[FAIL] else "can train"
-    return f"{to_text(table)}\n{counts[OK]} OK, {counts[WARN]} WARN, {counts[FAIL]} FAIL: this machine {verdict}"
+    lines.append(f"{counts[OK]} OK, {counts[WARN]} WARN, {counts[FAIL]} FAIL: this machine {verdict}")
+    return "\n".join(lines)
 
 
 def _python() -> list[Check]:
@@ -121,7 +134,10 @@ def _compiler() -> list[Check]:
 
 
 def _gpus() -> list[Check]:
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        return [Check("GPUs", FAIL, f"torch does not import: {error}", "`make install` (CPU), or pip install '.[gpu]'")]
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -210,16 +226,54 @@ def _sandbox() -> list[Check]:
     return [landlock, Check("bubblewrap", OK, works)]
 
 
+def _sockets() -> list[Check]:
+    try:
+        from actors.ray_connection import temporary_folder
+    except ImportError as error:
+        return [Check("Ray's sockets", FAIL, f"not checked: {error}", "install the packages named above")]
+    _, reason = temporary_folder()
+    return [Check("Ray's sockets", WARN if reason else OK, reason or "TMPDIR is short enough")]
+
+
+def _token() -> list[Check]:
+    """Ray 2.60: where a token exists, `ray start --head` asks every client for it."""
+    mode, path = os.environ.get("RAY_AUTH_MODE", ""), os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(path).expanduser() if path else Path.home() / ".ray" / "auth_token"
+    exists = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
+    if mode.lower() == "token" and not exists:
+        cure = "run `ray get-auth-token --generate`, or set RAY_AUTH_TOKEN_PATH"
+        return [Check("Ray token", WARN, "RAY_AUTH_MODE=token, but there is no token: no cluster can be joined", cure)]
+    if exists and not mode:
+        found = "there is one: `ray start --head` on this machine asks its clients for it"
+        cure = "`ray job submit` and `ray status` need RAY_AUTH_MODE=token; rlcore sends it when asked"
+        return [Check("Ray token", OK, found, cure)]
+    return [Check("Ray token", OK, f"RAY_AUTH_MODE={mode}" if mode else "none: clusters started here are open")]
+
+
+def _address() -> list[Check]:
+    if not os.environ.get("RAY_ADDRESS", "").strip():
+        return []
+    try:
+        from actors.config import ClusterConfig, DeadlinesConfig
+        from actors.ray_connection import check_address
+
+        check_address(ClusterConfig(deadlines=DeadlinesConfig(connect_s=15.0)))
+    except Exception as error:  # a ClusterError, or a package that is missing
+        first, *cures = str(error).splitlines()
+        return [Check("RAY_ADDRESS", FAIL, first, "; ".join(line.strip() for line in cures))]
+    return [Check("RAY_ADDRESS", OK, f"{os.environ['RAY_ADDRESS']} answers")]
+
+
 def _ray() -> list[Check]:
-    # In a child as well: the driver's own connection, if any, stays as it is.
+    # In a child: a connection of this process stays as it is. The same start as that of a run.
     code = (
-        "import ray, time\nt = time.monotonic()\n"
-        "ray.init(address='local', num_cpus=1, include_dashboard=False, _node_ip_address='127.0.0.1', "
-        "object_store_memory=80 * 2**20, logging_level='ERROR', log_to_driver=False)\n"
-        "assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7\n"
-        "print(f'@{time.monotonic() - t:.1f}')\nray.shutdown()"
+        "import ray, time\nfrom actors.config import ClusterConfig\nfrom actors.ray_connection import connected\n"
+        "t = time.monotonic()\n"
+        "with connected(ClusterConfig(address='local')):\n"
+        "    assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7\n"
+        "    print(f'@{time.monotonic() - t:.1f}')"
     )
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    env = dict(os.environ)
     seconds, last = _child(code, env)
     if not seconds:
         cure = "see /tmp/ray/session_latest/logs; often a full disk, a full /dev/shm or a firewall on loopback"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -165,11 +167,52 @@ def test_doctor_reports_missing_and_old_packages_with_a_cure(monkeypatch):
     assert found["ray"].cure == "pip install 'ray>=999'"
 
 
+def test_doctor_works_with_the_standard_library_alone():
+    """As after an installation that failed half-way: every package outside the standard library is missing."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        first = name.partition('.')[0]\n"
+        "        if first not in sys.stdlib_module_names and first not in ('actors', 'rlcore'):\n"
+        "            raise ModuleNotFoundError(f'No module named {first!r}', name=first)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "import importlib.metadata as m\n"
+        "def version(name): raise m.PackageNotFoundError(name)\n"
+        "m.version = version\n"
+        "sys.argv = ['rlcore', 'doctor']\n"
+        "from rlcore.__main__ import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert re.search(r"FAIL +mpmath +not installed\n *-> pip install 'mpmath>=1.3'", done.stdout)
+    assert "torch does not import" in done.stdout
+    assert "this machine cannot train" in done.stdout
+
+
+def test_doctor_sees_a_long_TMPDIR_tokens_and_a_dead_address(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 100)))
+    (check,) = doctor._sockets()
+    assert (check.status, "too long" in check.found) == (WARN, True)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert "open" in doctor._token()[0].found
+    (tmp_path / "token").write_text("x")
+    assert "RAY_AUTH_MODE=token" in doctor._token()[0].cure
+    assert doctor._address() == []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    (check,) = doctor._address()
+    assert (check.status, "refuses connections" in check.found) == (FAIL, True)
+    assert "unset RAY_ADDRESS" in check.cure
+
+
 def test_a_broken_probe_is_a_finding(monkeypatch):
     def broken():
         raise OSError("no disk")
 
-    for name in ("_packages", "_compiler", "_gpus", "_vllm", "_sandbox"):
+    for name in ("_packages", "_compiler", "_gpus", "_vllm", "_sandbox", "_sockets", "_token"):
         monkeypatch.setattr(doctor, name, list)
     monkeypatch.setattr(doctor, "_disk", broken)
     found = [check for check in doctor.doctor(start_ray=False) if check.status == FAIL]
@@ -188,9 +231,9 @@ def test_version_key(version, key):
 
 
 def test_render_counts_and_judges():
-    text = doctor.render([Check("a", OK, "fine"), Check("b", WARN, "slow", "mend b")])
+    text = doctor.render([Check("a", OK, "fine"), Check("b", WARN, "slow", "fix b")])
     assert "1 OK, 1 WARN, 0 FAIL: this machine can train" in text
-    assert "mend b" in text
+    assert "fix b" in text
     assert "cannot train" in doctor.render([Check("c", FAIL, "gone")])
 
 
