@@ -38,9 +38,8 @@ def _pack_anew(method: Any, process: Callable[[Any], None], layer: Any) -> None:
 
 
 def parameter_names(model: torch.nn.Module) -> list[set[str]]:
-    """The names of each parameter: several where a module is held in two places, of which a loader reports one."""
-    found: dict[tuple[int, str], set[str]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, _ in module.named_parameters(recurse=False):
-            found.setdefault((id(module), name), set()).add(f"{prefix}.{name}" if prefix else name)
+    """The names of each parameter: several where it is held in two places, of which a loader reports one."""
+    found: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), set()).add(name)
     return list(found.values())

@@ -12,17 +12,18 @@ from tests.integration.families import DENSE, EXPERT, add_to, build
 from tests.integration.test_end_to_end import rows, train
 
 USUAL = ("gemma2", "mixtral")  # no output head of its own in vLLM; experts
-LEFT_OUT = {  # why
-    "dbrx": "its config has sizes of its own",
-    "jamba": "vLLM's CPU kernels have no Mamba of its kind",
-    "qwen3-next": "vLLM has no CPU kernel for its linear attention in float32",
-    "phimoe": "transformers 5.19 fails in its forward pass without longrope",
-    "minimax-m2": "vLLM has a CPU kernel for its attention in bfloat16 alone",
-    "deepseek-v2": "multi-head latent attention has no float32 kernel on the CPU",
+LEFT_OUT = {  # why vLLM 0.32 on the CPU or transformers 5.19 cannot run them; their format is tested without engines
+    "dbrx": "not tried: its config has sizes of its own",
+    "jamba": "not tried",
+    "qwen3-next": "not tried",
+    "minimax-m2": "not tried to the end",
+    "phimoe": "transformers fails in its forward pass with a default RoPE",
+    "dots1": "vLLM: 'Dots1Model' object has no attribute 'do_not_compile'",
+    "hunyuan-moe": "vLLM: 'HunYuanMoEV1Model' object has no attribute 'do_not_compile'",
+    "flex-olmo": "vLLM: an assertion at its start",
+    "deepseek-v2": "vLLM: head dimension 48 is not supported by MLA",
     "deepseek-v3": "as deepseek-v2",
-    "hunyuan-moe": "not tried on the CPU",
-    "flex-olmo": "not tried on the CPU",
-    "ernie4_5-moe": "vLLM and transformers differ by 1.9 from one folder",
+    "ernie4_5-moe": "vLLM and transformers differ on one folder, without any sync",
 }
 EAGER = ("gpt-oss",)
 SHORT = [
