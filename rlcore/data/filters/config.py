@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rlcore.data.filters import languages
 from rlcore.registry import RegistryError, load_function
 
 Of = Literal["prompt", "response", "both"]
@@ -118,13 +119,11 @@ class LanguageConfig(FilterConfig):
     min_characters: int = 20  # shorter texts stay: their language cannot be told
 
     def problems(self, table_kind: str) -> list[str]:
-        from rlcore.data.filters.text import unknown_languages
-
         if importlib.util.find_spec("py3langid") is None:
             return ["kind: needs the package py3langid (pip install 'rlcore[rewards]')"]
         if not self.allowed:
             return ["allowed: names no language"]
-        unknown = unknown_languages(self.allowed)
+        unknown = languages.unknown(self.allowed)
         return [f"allowed: {', '.join(unknown)}: no language that py3langid knows"] if unknown else []
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlcore.data import tables
+from rlcore.data.filters import languages, words
 from rlcore.data.filters import verdict as view
-from rlcore.data.filters import words
 from rlcore.data.filters.config import FinishReasonConfig, LanguageConfig, LengthConfig, RegexConfig, RepetitionConfig
 from rlcore.data.filters.verdict import F64, FilterContext, Verdict
 
@@ -96,35 +92,14 @@ def longest_run(found: words.Words) -> view.I64:
 def language(table: pa.Table, config: LanguageConfig, context: FilterContext) -> Verdict:
     """A reason of each language found: `response in fr`. Each distinct text is looked at once."""
     verdict = Verdict(table.num_rows)
-    allowed = {_canonical(code) for code in config.allowed}
+    allowed = {languages.canonical(code) for code in config.allowed}
     for name, column in view.texts(table, config.text(tables.kind_of(table))):
         codes = view.codes(column)
         _, first = np.unique(codes, return_index=True)
         detected: dict[str, list[int]] = {}
         for code, text in zip(codes[first].tolist(), column.take(pa.array(first)), strict=True):
             if len(text := text.as_py()) >= config.min_characters:
-                detected.setdefault(str(_detector().classify(text)[0]), []).append(code)
+                detected.setdefault(str(languages.detector().classify(text)[0]), []).append(code)
         for found in sorted(set(detected) - allowed):
             verdict.drop(np.isin(codes, detected[found]), f"{name} in {found}")
     return verdict
-
-
-def unknown_languages(codes: Iterable[str]) -> list[str]:
-    """Those that the detector has no model of.
-
-    Raises:
-        RuntimeError: the package py3langid is not installed.
-    """
-    known = {code for code, _ in _detector().rank("all of them")}
-    return [code for code in codes if _canonical(code) not in known]
-
-
-def _canonical(code: str) -> str:
-    return code.strip().lower().replace("_", "-").split("-")[0]
-
-
-def _detector() -> Any:
-    try:
-        return importlib.import_module("py3langid")
-    except ImportError as error:
-        raise RuntimeError("the filter language needs the package py3langid (pip install 'rlcore[rewards]')") from error

@@ -159,7 +159,6 @@ def test_every_drop_has_its_reason():
         "dropped_margin": 3,  # 0 and 2, 1 and 2, 3 and 5
         "dropped_length": 5,  # whatever meets 4
         "dropped_over_cap": 2,
-        "dropped_unjudged": 0,
     }
 
 
