@@ -124,9 +124,7 @@ def test_the_critic_learns_beside_the_policy_and_both_fit_in_one_checkpoint(buil
 
     world.policy.export(tmp_path / "model")
     world.critic.initialize(tmp_path / "model")
-    moved = world.critic.values(batch)
-    assert not np.array_equal(moved, learnt)  # the policy's body under the head that was learnt
-    assert np.abs(moved[batch.loss_mask]).max() > 0
+    assert not world.critic.values(batch).any()  # the policy's body under a head that starts from 0
 
 
 def test_pairs_are_trained_together(built: Built) -> None:
