@@ -11,6 +11,7 @@ from pathlib import Path
 from actors.config import Config, Device, DType
 from actors.placement import ROLES, PlacementError, units
 from actors.rules_algorithm import algorithm_problems
+from actors.rules_launch import launch_problems
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem, out_of_bounds
@@ -25,7 +26,10 @@ HERE = "relative paths start at the working directory"
 
 def problems(config: Config) -> list[Problem]:
     """Everything wrong, errors first; warnings are marked."""
-    rules = (_values, _batch, algorithm_problems, _sampling, _model, _data, _rewards, _roles, _gpus, _sync, _engine)
+    rules = (
+        _values, _batch, algorithm_problems, _sampling, _model, _data, _rewards, _roles, _gpus, _sync, _engine,
+        launch_problems,
+    )  # fmt: skip
     found: dict[tuple[str, str], Problem] = {}
     for rule in rules:
         for problem in rule(config):
