@@ -73,7 +73,7 @@ def _stages(nodes: Sequence[Stage]) -> str:
     for node in nodes:
         if node.round == rounds[node.stage][0]:
             reads = dict.fromkeys(source.stage for sources in node.inputs.values() for source in sources)
-            table.add_row(node.stage, node.kind.value, _spans(rounds[node.stage]), ", ".join(reads), node.made.value)
+            table.add_row(node.stage, node.kind, _spans(rounds[node.stage]), ", ".join(reads), node.made.value)
     return to_text(table)
 
 

@@ -34,16 +34,9 @@ from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
 from rlcore.rounds.context import RunContext
-from rlcore.rounds.plan.config import (
-    FilterStageConfig,
-    GenerateConfig,
-    Made,
-    RewriteConfig,
-    RlConfig,
-    ScoreBy,
-    SftConfig,
-)
+from rlcore.rounds.plan.config import Made
 from rlcore.rounds.plan.graph import Node
+from rlcore.rounds.stages.rl import RlConfig
 from rlcore.rounds.status import render
 from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.tracking.files import JsonlTracker
@@ -76,7 +69,7 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
                 _run(config, overrides, run_dir, inputs, index)
             keys, _ = index.known()
             print(render(nodes, keys, store))
-            print(f"curves and samples of each stage  {run_dir / runner.STAGES}")
+            print(f"curves and samples of each stage  {run_dir / runner.STAGE_FOLDERS}")
     return 0
 
 
@@ -233,33 +226,15 @@ def _under(key: str, groups: Sequence[str]) -> bool:
 
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The keys of the run's config that change what a stage makes."""
-    found = {k: v for k, v in flat.items() if _under(k, _groups(node)) and not _under(k, KEYS_WITHOUT_EFFECT)}
+    found = {k: v for k, v in flat.items() if _under(k, node.config.reads()) and not _under(k, KEYS_WITHOUT_EFFECT)}
     if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
         found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
     return found
 
 
-def _groups(node: Node) -> list[str]:
-    groups = list(node.config.READS)
-    if isinstance(node.config, (GenerateConfig, RewriteConfig)) and not node.config.score:
-        groups.remove("reward")
-    if isinstance(node.config, SftConfig) and node.config.stop_at_accuracy is not None:
-        groups += ["rollout", "reward"]
-    return groups
-
-
 def code_of(node: Node, config: Config) -> dict[str, str]:
-    """The user's own Python that a stage runs, by path, and what it says."""
-    found = []
-    if isinstance(node.config, FilterStageConfig):
-        found = [one["fn"] for one in node.config.filters if "fn" in one]
-    elif "reward" in _groups(node) and getattr(node.config, "by", ScoreBy.reward) is ScoreBy.reward:
-        reward = config.reward
-        found = [reward.fn] if reward.fn else [term.fn for term in reward.terms if term.fn]
-    targets = [path.rpartition(":")[0] for path in found]
-    if isinstance(node.config, RlConfig):
-        targets += config.algorithm.files
-    return {target: code_digest(target) for target in targets}
+    """The user's own Python that a stage runs, by path, and its digest."""
+    return {target: code_digest(target) for target in node.config.code(config.reward, config.algorithm)}
 
 
 def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, index: runner.StageIndex) -> None:

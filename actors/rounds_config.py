@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,37 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from actors.config import Config
-from actors.rounds_values import number_problems
 from rlcore.data.examples.config import ExampleKind, ExamplesConfig
-from rlcore.data.filters import check as check_filters
-from rlcore.ops.preference_losses import KINDS
-from rlcore.problems import Problem, UserError, nearest
+from rlcore.problems import Problem, UserError, nearest, out_of_bounds
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.scorers import REWARD_MODEL, Terms
 from rlcore.rounds.plan import settings
-from rlcore.rounds.plan.config import (
-    BUILT_IN,
-    STAGES,
-    EvaluateConfig,
-    FilterStageConfig,
-    GenerateConfig,
-    Made,
-    PairsConfig,
-    PreferenceStageConfig,
-    RejectionSampleConfig,
-    RewardModelStageConfig,
-    RewriteConfig,
-    RlConfig,
-    ScoreBy,
-    ScoreConfig,
-    SftConfig,
-    StageConfig,
-    StageKind,
-)  # fmt: skip
+from rlcore.rounds.plan.config import BUILT_IN, Made, ScoreBy, StageConfig
 from rlcore.rounds.plan.graph import Node, resolve
-
-ALLOWED_IN_RL = ("algorithm", "trainer")  # what a stage `rl` may override: the actors are shared by all stages
-
+from rlcore.rounds.stages import STAGES
 
 MADE_OF = {
     ExampleKind.prompts: Made.prompts,
@@ -59,14 +37,14 @@ MADE_OF = {
 def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
     """The runs of all stages in their order, and what is wrong; the runs are of use only where nothing is."""
     rounds = config.rounds
-    found = [Problem(p.key, p.value, p.text, p.cure) for p in settings.check(rounds)]
+    found = settings.check(rounds, STAGES)
     if rounds.count < 1 or not rounds.stages:
         return [], found
     stages, wrong = _stages(config)
     found += wrong
     unread = [name for name in rounds.stages if name not in stages]
     nodes, problems = resolve(stages, rounds.count, roots_of(config), unread)
-    found += [Problem(p.key, p.value, p.text, p.cure) for p in problems]
+    found += problems
     seen: dict[tuple[str, str], Problem] = {}
     for node in nodes:
         for problem in _of_node(config, node):
@@ -104,23 +82,22 @@ def _source_problems(config: Config) -> Iterator[Problem]:
             yield Problem(f"{key}.path", path, "no such file", "relative paths start at the working directory")
 
 
-def _stages(config: Config) -> tuple[dict[str, tuple[StageKind, list[StageConfig]]], list[Problem]]:
+def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]]:
     """Stages whose options can be read, each with its config of every round, and what is wrong with the others."""
     found: dict[tuple[str, str], Problem] = {}
-    stages: dict[str, tuple[StageKind, list[StageConfig]]] = {}
+    stages: dict[str, list[StageConfig]] = {}
     broken: set[str] = set()
-    for (number, name), raw in settings.merged(config.rounds).items():
-        kind = StageKind(raw["kind"])
+    for (number, name), raw in settings.merged(config.rounds, STAGES).items():
         key = f"{settings.STAGES_KEY}.{name}"
         try:
-            stage = to_stage(kind, raw)
+            stage = to_stage(raw)
         except OptionError as error:
             broken.add(name)
             problem = Problem(f"{key}.{error.key}" if error.key else key, error.value, str(error), error.cure)
             found.setdefault((problem.key, problem.text), problem)
             continue
-        stages.setdefault(name, (kind, []))[1].append(stage)
-        assert len(stages[name][1]) == number or name in broken
+        stages.setdefault(name, []).append(stage)
+        assert len(stages[name]) == number or name in broken
     return {name: stage for name, stage in stages.items() if name not in broken}, list(found.values())
 
 
@@ -132,12 +109,12 @@ class OptionError(UserError, ValueError):
         self.key, self.value, self.cure = key, value, cure
 
 
-def to_stage(kind: StageKind, raw: Mapping[str, Any]) -> StageConfig:
+def to_stage(raw: Mapping[str, Any]) -> StageConfig:
     """
     Raises:
         OptionError: the first option that is unknown or does not fit.
     """
-    made = to_dataclass(STAGES[kind], {k: v for k, v in raw.items() if k != "kind"})
+    made = to_dataclass(STAGES[raw["kind"]].config, {k: v for k, v in raw.items() if k != "kind"})
     assert isinstance(made, StageConfig)
     return made
 
@@ -193,77 +170,35 @@ def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tupl
 
 def _of_node(config: Config, node: Node) -> Iterator[Problem]:
     """What the options of one run cannot be, beyond their types."""
-    stage, key, roles = node.config, f"{settings.STAGES_KEY}.{node.stage}", config.cluster.roles
-    nested: list[tuple[str, Sequence[str]]] = []
-    yield from number_problems(stage, key)
-    if isinstance(stage, RejectionSampleConfig):
-        nested.append(("select", stage.select.problems()))
-    if isinstance(stage, RewriteConfig):
-        nested.append(("rewriting", stage.rewriting.problems()))
-    if isinstance(stage, PairsConfig):
-        nested.append(("pairing", stage.pairing.problems()))
-    if isinstance(stage, ScoreConfig) and stage.by is ScoreBy.model:
-        nested.append(("question", stage.question.problems()))
-        if stage.model is None:
-            yield Problem(f"{key}.model", None, "by: model needs to know which", "name the stage that made it")
-    if isinstance(stage, RewardModelStageConfig):
-        nested.append(("training", stage.training.problems()))
-    if isinstance(stage, FilterStageConfig):
-        for text in check_filters(stage.filters, node.made.value, "filters"):
-            place, _, why = text.partition(": ")
-            yield Problem(f"{key}.{place}", "", why, "see rlcore.data.filters.config")
-    for part, texts in nested:
-        for text in texts:
-            yield Problem(f"{key}.{part}", text.partition(":")[0], text.partition(": ")[2] or text, "mend it")
-    if isinstance(stage, PreferenceStageConfig) and stage.loss not in KINDS:
-        near = nearest(stage.loss, KINDS)
-        cure = f"did you mean {near}? " if near else ""
-        yield Problem(f"{key}.loss", stage.loss, "unknown loss", f"{cure}expected one of: {', '.join(KINDS)}")
-    by_judge = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.judge
-    if by_judge and config.reward.judge.kind is JudgeKind.none:
+    stage, key = node.config, f"{settings.STAGES_KEY}.{node.stage}"
+    yield from out_of_bounds(stage, key)
+    train = getattr(stage, "train", None)
+    if train is not None and train.learning_rate.peak == 0:
+        yield Problem(f"{key}.train.learning_rate.peak", 0, "it would learn nothing", "must be above 0")
+    weights = getattr(stage, "weights", None)
+    if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+        cure = "give numbers from 0, one of them above 0"
+        yield Problem(f"{key}.weights", list(weights), "they cannot be shares of anything", cure)
+    yield from stage.problems(key, node.made)
+    yield from _of_run(config, node, key)
+
+
+def _of_run(config: Config, node: Node, key: str) -> Iterator[Problem]:
+    """What a stage needs of the run's config."""
+    stage, by = node.config, getattr(node.config, "by", None)
+    unnamed = getattr(stage, "reward_model", "") is None
+    if by is ScoreBy.judge and config.reward.judge.kind is JudgeKind.none:
         text = f"stage {node.stage} asks a judge"
         yield Problem("reward.judge.kind", config.reward.judge.kind, text, "set it to engine or endpoint")
-    asks = getattr(stage, "reward_model", None) is not None or isinstance(stage, RewardModelStageConfig)
-    by_model = isinstance(stage, ScoreConfig | RlConfig) and stage.by is ScoreBy.reward_model
-    asks = asks or by_model
-    if asks and roles.reward.num_workers < 1:
-        yield Problem(
-            "cluster.roles.reward.num_workers", 0, f"stage {node.stage} needs a reward model", "set it to 1"
-        )
-    if isinstance(stage, SftConfig) and stage.stop_at_accuracy is not None and stage.measured_on is None:
-        text, cure = "stop_at_accuracy needs prompts to measure on", "such as measured_on: heldout"
-        yield Problem(f"{key}.measured_on", None, text, cure)
-    if by_model and getattr(stage, "reward_model") is None:  # noqa: B009
+    if stage.needs_reward_model() and config.cluster.roles.reward.num_workers < 1:
+        text = f"stage {node.stage} needs a reward model"
+        yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
+    if by is ScoreBy.reward_model and unnamed:
         text, cure = "by: reward_model needs to know which", "name the stage that made it"
         yield Problem(f"{key}.reward_model", None, text, cure)
-    if _scores(stage) and REWARD_MODEL in Terms.of(config.reward).needed and getattr(stage, "reward_model") is None:  # noqa: B009
+    if stage.asks_reward() and unnamed and REWARD_MODEL in Terms.of(config.reward).needed:
         text = "the run's reward asks a reward model, and this stage does not say which"
         yield Problem(f"{key}.reward_model", None, text, "name the stage that made it, such as reward@latest")
-    if isinstance(stage, RlConfig):
-        yield from _of_rl(stage, key)
-
-
-def _scores(stage: StageConfig) -> bool:
-    """Whether it asks the run's reward."""
-    if isinstance(stage, (GenerateConfig, RewriteConfig)):
-        return stage.score
-    if isinstance(stage, (ScoreConfig, RlConfig)):
-        return stage.by is ScoreBy.reward
-    return isinstance(stage, EvaluateConfig)
-
-
-def _of_rl(stage: RlConfig, key: str) -> Iterator[Problem]:
-    if stage.by is ScoreBy.model:
-        cure = "train a reward_model on what a stage `score` with by: model says, and name it with by: reward_model"
-        yield Problem(f"{key}.by", stage.by.value, "the policy trains: it cannot be asked meanwhile", cure)
-    for override in stage.overrides:
-        name = override.partition("=")[0].lstrip("+~")
-        if name.partition(".")[0] not in ALLOWED_IN_RL:
-            text = "the actors of all stages are the same: this cannot differ here"
-            yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or leave it out")
-        elif name == "trainer.warmup" or name.startswith("trainer.warmup."):
-            text, cure = "a stage rl has no supervised warm-up", "add a stage sft before it"
-            yield Problem(f"{key}.overrides", override, text, cure)
 
 
 def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem]:
@@ -295,7 +230,7 @@ def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem
 
 def token_problems(nodes: Sequence[Node], tokenizer: Any) -> list[Problem]:
     """Of `train.ignore_tokens`, one for each stage and text."""
-    from rlcore.rounds.stages.train import token_ids
+    from rlcore.rounds.training import token_ids
 
     found = {}
     for node in nodes:

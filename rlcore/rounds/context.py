@@ -26,6 +26,8 @@ from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.store.store import Artefact, PartialArtefact
 from rlcore.types import Group
 
+ROWS_PER_PART = 65_536
+
 
 @dataclass
 class RunContext:
@@ -194,3 +196,9 @@ def whole_of(context: StageContext, parts: int) -> pa.Table:
     if not parts:
         context.draft.write_part(0, tables.SCHEMAS[context.draft.made.value].empty_table())
     return tables.concat([context.draft.read_part(i) for i in range(max(1, parts))])
+
+
+def finish(context: StageContext, table: pa.Table, report: dict[str, object]) -> Artefact:
+    for i, start in enumerate(range(0, max(1, table.num_rows), ROWS_PER_PART)):
+        context.draft.write_part(i, table.slice(start, ROWS_PER_PART))
+    return context.draft.finish_records(report)

@@ -9,29 +9,13 @@ from typing import Any
 
 from rlcore.loops.offline import NothingToTrainOn
 from rlcore.rounds.context import RunContext, StageContext
-from rlcore.rounds.plan.config import StageKind
 from rlcore.rounds.plan.graph import Node
-from rlcore.rounds.stages import average, evaluate, filter, generate, reward, rewrite, rl, score, select, train
+from rlcore.rounds.stages import STAGES
 from rlcore.rounds.status import why_empty
 from rlcore.rounds.store.store import Artefact, ArtefactStore, key_of
 
-STAGE_FUNCTIONS: dict[StageKind, Callable[[StageContext], Artefact]] = {
-    StageKind.generate: generate.run,
-    StageKind.score: score.run,
-    StageKind.filter: filter.run,
-    StageKind.rejection_sample: select.rejection_sample,
-    StageKind.pairs: select.pairs,
-    StageKind.sft: train.sft,
-    StageKind.preference: train.preference,
-    StageKind.reward_model: reward.run,
-    StageKind.rl: rl.run,
-    StageKind.average: average.run,
-    StageKind.rewrite: rewrite.run,
-    StageKind.evaluate: evaluate.run,
-}
-SEEDED = frozenset(set(StageKind) - {StageKind.average, StageKind.score, StageKind.filter, StageKind.evaluate})
 CODE = "code"  # in an artefact's record of its config
-STAGES = "stages"  # in the run folder: curves and samples of each run of a stage, next to the artefacts
+STAGE_FOLDERS = "stages"  # in the run folder: curves and samples of each run of a stage, next to the artefacts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +41,13 @@ class StageIndex:
 
     def key(self, node: Node, inputs: Mapping[str, Sequence[Artefact]]) -> str:
         parents = {field: [one.hash for one in found] for field, found in inputs.items()}
-        seed = hash_seed(self.seed, node.round) if node.kind in SEEDED else self.seed
+        seed = hash_seed(self.seed, node.round) if node.config.SEEDED else self.seed
         reads = dict(self.reads(node))
         if getattr(node.config, "weights", None):  # an entry's weight is shared by all the artefacts it leads to
             reads["entries"] = {field: [s.entry for s in sources] for field, sources in node.inputs.items()}
-        if node.kind is StageKind.rewrite:
+        if node.config.NAMED:
             reads["stage"] = node.stage  # in the uids of what it makes
-        return key_of(node.kind, dataclasses.asdict(node.config), reads, parents, seed)
+        return key_of(node.config, reads, parents, seed)
 
     def known(self) -> tuple[dict[tuple[int, str], str], dict[tuple[int, str], Artefact]]:
         """Keys as far as they are known, and the finished artefacts among them; starts nothing."""
@@ -113,13 +97,13 @@ def one_stage(
     index: StageIndex, live: RunContext, node: Node, inputs: Mapping[str, Sequence[Artefact]], key: str
 ) -> Artefact:  # fmt: skip
     draft = index.store.begin(
-        key, stage=node.stage, round=node.round, kind=node.kind.value, made=node.made,
+        key, stage=node.stage, round=node.round, kind=node.kind, made=node.made,
         config={**dataclasses.asdict(node.config), CODE: dict(index.code(node))}, parents=inputs,
     )  # fmt: skip
     if draft.reopened:
         live.world.tracker.message(f"round {node.round}, {node.stage}: resuming")
-    folder = live.run_dir / STAGES / f"r{node.round:02d}-{node.stage}-{key[:8]}"
-    return STAGE_FUNCTIONS[node.kind](StageContext(live, node, inputs, draft, index.seed, folder))
+    folder = live.run_dir / STAGE_FOLDERS / f"r{node.round:02d}-{node.stage}-{key[:8]}"
+    return STAGES[node.kind].run(StageContext(live, node, inputs, draft, index.seed, folder))
 
 
 def outdated(artefact: Artefact, code: Mapping[str, str]) -> str:

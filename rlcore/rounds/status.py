@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from rlcore.rounds.plan.config import RECORDS, Made, StageKind
+from rlcore.rounds.plan.config import RECORDS, Made
 from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.store.artefact import Artefact
 from rlcore.rounds.store.store import ArtefactStore, HalfDone
@@ -170,7 +170,7 @@ def measured(lines: Iterable[Line]) -> list[Measured]:
     found = []
     for line in lines:
         one = line.artefact
-        if line.state == DONE and line.node.kind is StageKind.evaluate and one is not None:
+        if line.state == DONE and line.node.made is Made.report and one is not None:
             models = [parent for parent in one.parents if parent.field == "model"]
             prompts = "".join(parent.hash for parent in one.parents if parent.field == "prompts")
             start = bool(models) and all(parent.round == 0 for parent in models)
@@ -188,7 +188,7 @@ def _tree(lines: Sequence[Line], won: Sequence[Gain]) -> Tree:
         if node.round not in branches:
             branches[node.round] = tree.add(Text(f"round {node.round}"))
         mine = [gain for gain in won if (gain.round, gain.stage) == node.key]
-        head = f"{node.stage:<{names}}  {node.kind.value:<16}  {line.state:<9}"
+        head = f"{node.stage:<{names}}  {node.kind:<16}  {line.state:<9}"
         text = f"{head}  {_size(line):>12}  {_time(line):>9}  {_notes(line, mine)}".rstrip()
         branches[node.round].add(Text(text, no_wrap=True, overflow="ellipsis"))
     return tree

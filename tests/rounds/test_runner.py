@@ -12,14 +12,12 @@ import pytest
 from rlcore.loops.offline import NothingToTrainOn
 from rlcore.loops.stop import Interrupted
 from rlcore.rounds import runner
-from rlcore.rounds.plan.config import (
-    AverageConfig,
-    EvaluateConfig,
-    FilterStageConfig,
-    GenerateConfig,
-    RejectionSampleConfig,
-    SftConfig,
-)
+from rlcore.rounds.stages.average import AverageConfig
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.filter import FilterStageConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.rejection_sample import RejectionSampleConfig
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.rounds.store.store import ArtefactStore
 from tests.rounds.world import Killed, Stand, failing, recipe, train
 

@@ -4,25 +4,21 @@ import pytest
 
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, apply
-from rlcore.rounds.plan.config import (
-    BUILT_IN,
-    EvaluateConfig,
-    GenerateConfig,
-    Made,
-    RejectionSampleConfig,
-    SftConfig,
-    StageKind,
-)
+from rlcore.rounds.plan.config import BUILT_IN, Made
 from rlcore.rounds.plan.graph import plan
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.rejection_sample import RejectionSampleConfig
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.rounds.status import DONE, HALF, OUTDATED, TODO, Measured, dropped, gains, render, survey
 from rlcore.rounds.store.store import ArtefactStore
 from rlcore.types import Prompt, Sample
 
 STAGES = {
-    "gen": (StageKind.generate, [GenerateConfig(models=["sft@previous|start"])] * 2),
-    "best": (StageKind.rejection_sample, [RejectionSampleConfig(samples=["gen"])] * 2),
-    "sft": (StageKind.sft, [SftConfig(data=["best"])] * 2),
-    "eval": (StageKind.evaluate, [EvaluateConfig(model="sft")] * 2),
+    "gen": [GenerateConfig(models=["sft@previous|start"])] * 2,
+    "best": [RejectionSampleConfig(samples=["gen"])] * 2,
+    "sft": [SftConfig(data=["best"])] * 2,
+    "eval": [EvaluateConfig(model="sft")] * 2,
 }
 PLAN = plan(STAGES, 2, BUILT_IN)
 
@@ -33,7 +29,7 @@ def samples(n):
 
 def made(store, node, key, finish=True, parents=None, report=None, rows=3):
     draft = store.begin(
-        key, stage=node.stage, round=node.round, kind=node.kind.value, made=node.made, config={}, parents=parents or {}
+        key, stage=node.stage, round=node.round, kind=node.kind, made=node.made, config={}, parents=parents or {}
     )
     if node.made is Made.samples:
         draft.write_part(0, samples(rows))

@@ -26,25 +26,19 @@ from rlcore.loops.stop import StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.rounds import runner
 from rlcore.rounds.context import RunContext
-from rlcore.rounds.plan.config import (
-    BUILT_IN,
-    STAGES,
-    AverageConfig,
-    EvaluateConfig,
-    FilterStageConfig,
-    GenerateConfig,
-    Made,
-    PairsConfig,
-    PreferenceStageConfig,
-    RejectionSampleConfig,
-    RewardModelStageConfig,
-    RlConfig,
-    ScoreBy,
-    ScoreConfig,
-    SftConfig,
-    StageConfig,
-)
+from rlcore.rounds.plan.config import BUILT_IN, Made, ScoreBy, StageConfig
 from rlcore.rounds.plan.graph import Node, plan
+from rlcore.rounds.stages.average import AverageConfig
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.filter import FilterStageConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.pairs import PairsConfig
+from rlcore.rounds.stages.preference import PreferenceStageConfig
+from rlcore.rounds.stages.rejection_sample import RejectionSampleConfig
+from rlcore.rounds.stages.reward_model import RewardModelStageConfig
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.stages.score import ScoreConfig
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.types import Group, Prompt, RewardResult, Sample
 from tests.fakes import (
@@ -61,7 +55,6 @@ from tests.fakes import (
     write_model,
 )
 
-KIND_OF = {cls: kind for kind, cls in STAGES.items()}
 Stages = Mapping[str, StageConfig]
 Event = tuple[Any, ...]
 Keys = dict[tuple[int, str], Artefact]
@@ -125,7 +118,7 @@ class Stand:
     live: RunContext | None = None
 
     def nodes(self) -> list[Node]:
-        listed = {name: (KIND_OF[type(config)], [config] * self.count) for name, config in self.stages.items()}
+        listed = {name: [config] * self.count for name, config in self.stages.items()}
         return plan(listed, self.count, BUILT_IN | {"other": Made.model})
 
     def start_model(self, name: str = "start", seed: int = 0) -> Path:

@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlcore.problems import nearest
-from rlcore.rounds.plan.config import MAKES, Made, PreferenceStageConfig, StageConfig, StageKind
+from rlcore.problems import Problem, nearest
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.plan.references import Alternative, Reference, ReferenceFault, When, parse
-from rlcore.rounds.plan.settings import STAGES_KEY, GraphError, GraphProblem
+from rlcore.rounds.plan.settings import STAGES_KEY, GraphError
 
-__all__ = ["GraphError", "GraphProblem", "Node", "Source", "plan", "resolve"]
+__all__ = ["GraphError", "Node", "Source", "plan", "resolve"]
 MAY_BE_EMPTY = ("against",)  # lists of references that need none
 WEIGHTED = ("data", "models")  # lists whose entries a field `weights` weighs
 
-Stages = Mapping[str, tuple[StageKind, Sequence[StageConfig]]]
+Stages = Mapping[str, Sequence[StageConfig]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ class Node:
 
     round: int
     stage: str
-    kind: StageKind
     config: StageConfig
     inputs: Mapping[str, list[Source]]
     made: Made
@@ -52,12 +51,16 @@ class Node:
     def key(self) -> tuple[int, str]:
         return self.round, self.stage
 
+    @property
+    def kind(self) -> str:
+        return self.config.KIND
+
 
 def plan(stages: Stages, count: int, builtins: Mapping[str, Made]) -> list[Node]:
     """Every run of every stage, in an order in which each finds what it reads.
 
     Args:
-        stages: name -> its kind and its config in each round, rounds 1 to `count`, as listed in the config.
+        stages: name -> its config in each round, rounds 1 to `count`, as listed in the config.
         count: number of rounds.
         builtins: what is there from the start.
 
@@ -72,7 +75,7 @@ def plan(stages: Stages, count: int, builtins: Mapping[str, Made]) -> list[Node]
 
 def resolve(
     stages: Stages, count: int, builtins: Mapping[str, Made], unread: Collection[str] = ()
-) -> tuple[list[Node], list[GraphProblem]]:
+) -> tuple[list[Node], list[Problem]]:
     """As `plan`, and the problems; the nodes are of use only where there is none.
 
     Args:
@@ -106,14 +109,14 @@ class _Planner:
     unread: Collection[str] = ()
     nodes: list[Node] = field(default_factory=list)
     made: dict[tuple[int, str], Made | None] = field(default_factory=dict)
-    problems: dict[tuple[str, str, str], GraphProblem] = field(default_factory=dict)
+    problems: dict[tuple[str, str, str], Problem] = field(default_factory=dict)
 
     def add(self, about: str, key: str, value: Any, text: str, cure: str) -> None:
         """Rounds repeat their stages: a problem is reported once, for the first round that has it."""
-        self.problems.setdefault((about, key, str(value)), GraphProblem(key, value, text, cure))
+        self.problems.setdefault((about, key, str(value)), Problem(key, value, text, cure))
 
     def config(self, name: str, number: int) -> StageConfig:
-        return self.stages[name][1][number - 1]
+        return self.stages[name][number - 1]
 
     def runs(self, name: str, number: int) -> bool:
         if name not in self.stages or not 1 <= number <= self.count:
@@ -137,7 +140,7 @@ class _Planner:
         for bad in [r for r in config.rounds if not 1 <= r <= self.count]:
             cure = f"rounds are counted from 1 to {self.count} (rounds.count)"
             self.add("rounds", f"{STAGES_KEY}.{name}.rounds", bad, f"there is no round {bad}", cure)
-        for part in config.INPUTS:
+        for part in config.CONSUMES:
             value, key = getattr(config, part), f"{STAGES_KEY}.{name}.{part}"
             several = isinstance(value, list | tuple)
             if several and not value and part not in MAY_BE_EMPTY:
@@ -254,8 +257,8 @@ class _Planner:
         return order
 
     def _add_node(self, name: str, number: int, picks: Mapping[_Read, Sequence[tuple[int, str]]]) -> None:
-        kind, config = self.stages[name][0], self.config(name, number)
-        inputs: dict[str, list[Source]] = {part: [] for part in config.INPUTS}
+        config = self.config(name, number)
+        inputs: dict[str, list[Source]] = {part: [] for part in config.CONSUMES}
         for read, runs in picks.items():
             for key in runs:
                 made = self._made(key)
@@ -263,26 +266,24 @@ class _Planner:
                     inputs[read.field].append(Source(key[1], key[0], made, read.entry))
         for part, sources in inputs.items():
             self._check_filled(f"{STAGES_KEY}.{name}.{part}", getattr(config, part), sources, number)
-        made = MAKES[kind] or next((s.made for s in inputs.get("data", [])), None)
+        made = config.PRODUCES or next((s.made for s in inputs.get("data", [])), None)
         self.made[number, name] = made
         if made is not None:
-            self.nodes.append(Node(number, name, kind, config, inputs, made))
+            self.nodes.append(Node(number, name, config, inputs, made))
 
     def _made(self, key: tuple[int, str]) -> Made | None:
         """None: not known, of a stage in a cycle that makes what its data is."""
         number, name = key
-        return self.builtins[name] if number == 0 else self.made.get(key) or MAKES[self.stages[name][0]]
+        return self.builtins[name] if number == 0 else self.made.get(key) or self.stages[name][0].PRODUCES
 
     # ---- what is wrong with it
 
     def _fits(self, read: _Read, config: StageConfig, name: str, made: Made) -> bool:
-        wanted = config.INPUTS[read.field]
-        if isinstance(config, PreferenceStageConfig) and read.field == "data" and config.loss != "kto":
-            wanted = (Made.pairs,)
+        wanted = config.consumes(read.field)
         if made in wanted:
             return True
         words = " or ".join(kind.value for kind in wanted)
-        makers = [n for n, (kind, _) in self.stages.items() if MAKES[kind] in wanted]
+        makers = [n for n, configs in self.stages.items() if configs[0].PRODUCES in wanted]
         makers += [n for n, kind in self.builtins.items() if kind in wanted]
         cure = f"write one that makes {words}: {', '.join(makers)}" if makers else f"add a stage that makes {words}"
         self.add("kind", read.key, str(read.reference), f"`{name}` is {made.value}, `{read.field}` wants {words}", cure)
@@ -318,7 +319,7 @@ class _Planner:
         self.add("missing", read.key, str(read.reference), text, cure)
 
     def _builtin_for(self, config: StageConfig, part: str) -> str:
-        return next((name for name, made in self.builtins.items() if made in config.INPUTS[part]), "")
+        return next((name for name, made in self.builtins.items() if made in config.CONSUMES[part]), "")
 
 
 def _reaches(needs: Mapping[str, Iterable[str]], start: str, goal: str) -> bool:

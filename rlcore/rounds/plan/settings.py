@@ -2,76 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from rlcore.problems import UserError, nearest
-from rlcore.rounds.plan.config import BUILT_IN, RoundsConfig, StageKind
+from rlcore.problems import Problem, UserError, nearest
+from rlcore.rounds.plan.config import BUILT_IN, RoundsConfig
 from rlcore.rounds.plan.references import name_fault
 
 STAGES_KEY, OVERRIDES_KEY = "rounds.stages", "rounds.overrides"
 FIXED = ("kind", "rounds")  # options of a stage that say what and when it is; they cannot differ by round
 
 
-@dataclass(frozen=True, slots=True)
-class GraphProblem:
-    """One thing that is wrong with the stages. `text` says why, `cure` what to write instead."""
-
-    key: str  # as in the config: "rounds.stages.sft.data"
-    value: Any
-    text: str
-    cure: str
-
-    def __str__(self) -> str:
-        return f"{self.key} = {self.value}: {self.text}; {self.cure}"
-
-
 class GraphError(UserError, ValueError):
     """Everything that is wrong with the stages, at once."""
 
-    def __init__(self, problems: Iterable[GraphProblem]) -> None:
+    def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def check(rounds: RoundsConfig) -> list[GraphProblem]:
+def check(rounds: RoundsConfig, kinds: Collection[str]) -> list[Problem]:
     """Names, kinds and overrides; what the stages read is `graph.plan`'s part. Empty: nothing is wrong."""
     problems = []
     if rounds.count < 1:
-        problems.append(GraphProblem("rounds.count", rounds.count, "there is no round", "set it to 1 or more"))
+        problems.append(Problem("rounds.count", rounds.count, "there is no round", "set it to 1 or more"))
     if not rounds.stages:
         problems.append(
-            GraphProblem(STAGES_KEY, {}, "there is no stage", "list at least one, such as sft: {kind: sft}")
+            Problem(STAGES_KEY, {}, "there is no stage", "list at least one, such as sft: {kind: sft}")
         )
     problems += _check_names(rounds)
     for name, raw in rounds.stages.items():
-        problems += _check_kind(f"{STAGES_KEY}.{name}", raw)
+        problems += _check_kind(f"{STAGES_KEY}.{name}", raw, kinds)
     for number, stages in rounds.overrides.items():
         problems += _check_override(rounds, number, stages)
     return problems
 
 
-def merged(rounds: RoundsConfig) -> dict[tuple[int, str], dict[str, Any]]:
+def merged(rounds: RoundsConfig, kinds: Collection[str]) -> dict[tuple[int, str], dict[str, Any]]:
     """(round, stage) -> its options, `kind` among them, with the overrides of that round: mappings are merged, all
     else replaced. For every stage of a known kind and every round, also those in which it does not run."""
     result = {}
     for number in range(1, rounds.count + 1):
         overrides = _of_round(rounds.overrides, number)
         for name, raw in rounds.stages.items():
-            if kind_of(raw) is not None:
+            if kind_of(raw, kinds) is not None:
                 own = overrides.get(name)
                 result[number, name] = deep_merge(raw, own if isinstance(own, Mapping) else {})
     return result
 
 
-def kind_of(raw: Any) -> StageKind | None:
-    """The kind of a stage as written; None where it is none."""
+def kind_of(raw: Any, kinds: Collection[str]) -> str | None:
+    """The kind of a stage as written; None where it is none of `kinds`."""
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
-    try:
-        return StageKind(kind)
-    except ValueError:
-        return None
+    return kind if isinstance(kind, str) and kind in kinds else None
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,63 +77,62 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _check_names(rounds: RoundsConfig) -> list[GraphProblem]:
+def _check_names(rounds: RoundsConfig) -> list[Problem]:
     problems = []
     taken = dict.fromkeys(BUILT_IN, "there from the start")
     groups = (("rounds.models", rounds.models), ("rounds.sources", rounds.sources), (STAGES_KEY, rounds.stages))
     for group, names in groups:
         for name in names:
             if fault := name_fault(name):
-                problems.append(GraphProblem(f"{group}.{name}", name, "it cannot be referred to", fault))
+                problems.append(Problem(f"{group}.{name}", name, "it cannot be referred to", fault))
             lower = str(name).lower()  # some file systems do not tell Sft from sft
             if lower in taken:
                 text = f"the name is taken: {name!r} is {taken[lower]}"
-                problems.append(GraphProblem(f"{group}.{name}", name, text, "give it another name"))
+                problems.append(Problem(f"{group}.{name}", name, text, "give it another name"))
             else:
                 taken[lower] = f"one of {group}"
     return problems
 
 
-def _check_kind(key: str, raw: Any) -> list[GraphProblem]:
-    kinds = [kind.value for kind in StageKind]
+def _check_kind(key: str, raw: Any, kinds: Collection[str]) -> list[Problem]:
     known = "one of " + ", ".join(kinds)
     if not isinstance(raw, Mapping):
-        return [GraphProblem(key, raw, "a stage is a mapping of options", f"write {{kind: ...}}, {known}")]
+        return [Problem(key, raw, "a stage is a mapping of options", f"write {{kind: ...}}, {known}")]
     if "kind" not in raw:
         guess = nearest(key.rpartition(".")[2], kinds)
-        return [GraphProblem(f"{key}.kind", None, "a stage has a kind", f"write kind: {guess or known}")]
-    if kind_of(raw) is None:
+        return [Problem(f"{key}.kind", None, "a stage has a kind", f"write kind: {guess or known}")]
+    if kind_of(raw, kinds) is None:
         guess = nearest(str(raw["kind"]), kinds)
         cure = f"did you mean {guess}? The kinds are {', '.join(kinds)}" if guess else f"write {known}"
-        return [GraphProblem(f"{key}.kind", raw["kind"], "there is no such kind of stage", cure)]
+        return [Problem(f"{key}.kind", raw["kind"], "there is no such kind of stage", cure)]
     return []
 
 
-def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[GraphProblem]:
+def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[Problem]:
     key = f"{OVERRIDES_KEY}.{number}"
     if not str(number).isdecimal() or not 1 <= int(number) <= rounds.count:
         cure = f"overrides stand under the number of a round, 1 to {rounds.count} (rounds.count)"
-        return [GraphProblem(key, number, "there is no such round", cure)]
+        return [Problem(key, number, "there is no such round", cure)]
     if not isinstance(stages, Mapping):
-        return [GraphProblem(key, stages, "it is no mapping", "write {stage name: {option: value}}")]
+        return [Problem(key, stages, "it is no mapping", "write {stage name: {option: value}}")]
     problems = []
     for name, options in stages.items():
         at = f"{key}.{name}"
         if name not in rounds.stages:
             guess = nearest(str(name), [str(n) for n in rounds.stages])
             cure = f"did you mean {guess}?" if guess else f"the stages are {', '.join(map(str, rounds.stages))}"
-            problems.append(GraphProblem(at, name, "there is no such stage", cure))
+            problems.append(Problem(at, name, "there is no such stage", cure))
         elif not isinstance(options, Mapping):
-            problems.append(GraphProblem(at, options, "it is no mapping", "write {option: value}"))
+            problems.append(Problem(at, options, "it is no mapping", "write {option: value}"))
         else:
             problems += _check_options(rounds, int(number), name, options)
     return problems
 
 
-def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mapping[str, Any]) -> list[GraphProblem]:
+def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mapping[str, Any]) -> list[Problem]:
     at, raw = f"{OVERRIDES_KEY}.{number}.{name}", rounds.stages[name]
     problems = [
-        GraphProblem(
+        Problem(
             f"{at}.{key}", options[key], f"`{key}` is the same in every round", f"set {STAGES_KEY}.{name}.{key}"
         )
         for key in FIXED
@@ -161,7 +143,7 @@ def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mappin
         only = ", ".join(map(str, runs))
         text = f"{name} does not run in round {number}, only in {only}"
         problems.append(
-            GraphProblem(at, dict(options), text, f"leave it out, or add {number} to {STAGES_KEY}.{name}.rounds")
+            Problem(at, dict(options), text, f"leave it out, or add {number} to {STAGES_KEY}.{name}.rounds")
         )
     return problems
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rlcore.rounds.context import StageContext
-from rlcore.rounds.plan.config import AverageConfig
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.weights import average
+
+
+@dataclass
+class AverageConfig(StageConfig):
+    models: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # empty: equal
+
+    KIND: ClassVar = "average"
+    PRODUCES: ClassVar = Made.model
+    CONSUMES: ClassVar = {"models": (Made.model,)}
+    SEEDED: ClassVar = False
 
 
 def run(context: StageContext) -> Artefact:

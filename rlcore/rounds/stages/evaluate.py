@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
 from rlcore.loops.evaluate import evaluate
+from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext
-from rlcore.rounds.plan.config import EvaluateConfig
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group
+
+
+@dataclass
+class EvaluateConfig(StageConfig):
+    model: str = "start"
+    prompts: str = "heldout"
+    num_samples: int = bounded(1, ge=1)
+    temperature: float = bounded(0.0, ge=0)
+    max_prompts: int | None = bounded(None, ge=1)
+    part: str = ""  # of the reward, by name, that is the accuracy; empty: the score
+    reward_model: str | None = None  # its mean reward too; needed where the reward asks one
+
+    KIND: ClassVar = "evaluate"
+    PRODUCES: ClassVar = Made.report
+    CONSUMES: ClassVar = {"model": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model.dtype", "rollout", "reward")
+    SEEDED: ClassVar = False
+
+    def asks_reward(self) -> bool:
+        return True
 
 
 def run(context: StageContext) -> Artefact:

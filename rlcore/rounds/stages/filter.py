@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from rlcore.data.filters import FilterContext, apply
-from rlcore.rounds.context import StageContext, joined
-from rlcore.rounds.plan.config import FilterStageConfig
-from rlcore.rounds.stages.select import finish
+from rlcore.algorithms.config import AlgorithmConfig
+from rlcore.data.filters import FilterContext, apply, check
+from rlcore.problems import Problem
+from rlcore.rewards.config import RewardConfig
+from rlcore.rounds.context import StageContext, finish, joined
+from rlcore.rounds.plan.config import RECORDS, Made, StageConfig
 from rlcore.rounds.store.store import Artefact
+
+
+@dataclass
+class FilterStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # of one kind
+    filters: list[Any] = field(default_factory=list)  # {kind: ..., options}; see rlcore.data.filters
+    against: list[str] = field(default_factory=lambda: ["heldout"])  # what `contamination` compares with
+
+    KIND: ClassVar = "filter"
+    PRODUCES: ClassVar = None
+    CONSUMES: ClassVar = {"data": RECORDS, "against": (Made.prompts,)}
+    SEEDED: ClassVar = False
+
+    def code(self, reward: RewardConfig, algorithm: AlgorithmConfig) -> list[str]:
+        return [one["fn"].rpartition(":")[0] for one in self.filters if "fn" in one]
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        for text in check(self.filters, made.value, "filters"):
+            place, _, why = text.partition(": ")
+            yield Problem(f"{key}.{place}", "", why, "see rlcore.data.filters.config")
 
 
 def run(context: StageContext) -> Artefact:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,47 @@ from rlcore.data.batching.records import samples_of
 from rlcore.data.selection.best_of_n import AdaptivePlan, Tally
 from rlcore.interfaces import Sampling
 from rlcore.loops.sampling import sample_and_score
+from rlcore.problems import Problem, bounded
 from rlcore.rounds.context import StageContext, whole_of
-from rlcore.rounds.plan.config import GenerateConfig
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, Prompt, Sample
 
 ORDER = 0x0DDE  # of the stream of prompts
+
+
+@dataclass
+class GenerateConfig(StageConfig):
+    """n samples per prompt from one model, or from each of a committee (Apple's iTeC, arXiv 2407.21075 section 4.3)."""
+
+    models: list[str] = field(default_factory=lambda: ["start"])
+    prompts: str = "train"
+    num_prompts: int | None = bounded(None, ge=1)  # drawn by seed, others each round; None: all
+    num_samples: int = bounded(8, ge=1)  # per prompt and model
+    temperature: float | None = bounded(None, ge=0)  # None: as `rollout` has it; so are the two below
+    max_new_tokens: int | None = bounded(None, ge=1)
+    score: bool = True  # by the config's reward, while others still generate
+    enough: int | None = bounded(None, ge=1)  # adaptive: a prompt gets no more rounds of samples once so many are good
+    good: float = 1.0  # score from which a sample counts as good
+    max_samples: int = bounded(64, ge=1)  # adaptive: at most, per prompt and model
+    reward_model: str | None = None  # for a reward that asks one
+    prompts_per_chunk: int = bounded(512, ge=1)  # what a restart may have to generate again
+
+    KIND: ClassVar = "generate"
+    PRODUCES: ClassVar = Made.samples
+    CONSUMES: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model.dtype", "rollout", "reward")
+
+    def reads(self) -> tuple[str, ...]:
+        return self.READS if self.score else tuple(group for group in self.READS if group != "reward")
+
+    def asks_reward(self) -> bool:
+        return self.score
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        if self.enough is not None and self.max_samples < self.num_samples:
+            text = f"a prompt gets num_samples={self.num_samples} at once"
+            yield Problem(f"{key}.max_samples", self.max_samples, text, "set it to as many or more")
 
 
 def run(context: StageContext) -> Artefact:

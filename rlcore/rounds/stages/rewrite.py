@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 
 from rlcore.data import tables
 from rlcore.data.batching.records import groups_of
 from rlcore.data.rewriting.constitution import critique_requests, revised, revision_requests
-from rlcore.data.rewriting.evolution import evolutions, evolved
+from rlcore.data.rewriting.evolution import RewritingConfig, evolutions, evolved
 from rlcore.data.tokenizer import encode
+from rlcore.problems import Problem, bounded
 from rlcore.rounds.context import StageContext, whole_of
-from rlcore.rounds.plan.config import Made, RewriteConfig
+from rlcore.rounds.plan.config import CHAT, Made, StageConfig, option_problems
 from rlcore.rounds.stages.generate import sampled, score_report
 from rlcore.rounds.stages.score import by_scorer
 from rlcore.rounds.store.store import Artefact
 from rlcore.templates import AnswerConfig
 from rlcore.types import Prompt, Sample, Trajectory
+
+
+@dataclass
+class RewriteConfig(StageConfig):
+    """New prompts or responses out of old ones, by a model: see rlcore.data.rewriting.evolution."""
+
+    data: str = "train"
+    model: str = "start"
+    rewriting: RewritingConfig = field(default_factory=RewritingConfig)
+    temperature: float | None = bounded(None, ge=0)
+    max_new_tokens: int | None = bounded(None, ge=1)
+    score: bool = True  # new responses, by the config's reward
+    reward_model: str | None = None  # for a reward that asks one
+    prompts_per_chunk: int = bounded(512, ge=1)
+
+    KIND: ClassVar = "rewrite"
+    PRODUCES: ClassVar = None
+    CONSUMES: ClassVar = {
+        "data": (Made.prompts, Made.samples),
+        "model": (Made.model,),
+        "reward_model": (Made.reward_model,),
+    }
+    READS: ClassVar = (
+        "model.dtype", "rollout", "reward", *CHAT, "data.system_prompt", "data.max_prompt_tokens",
+    )  # fmt: skip
+    NAMED: ClassVar = True
+
+    def reads(self) -> tuple[str, ...]:
+        return self.READS if self.score else tuple(group for group in self.READS if group != "reward")
+
+    def asks_reward(self) -> bool:
+        return self.score
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        return option_problems(f"{key}.rewriting", self.rewriting.problems())
 
 
 def run(context: StageContext) -> Artefact:

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.checkpoint import Checkpoints
 from rlcore.interfaces import RewardScorer
 from rlcore.loops import online
+from rlcore.problems import Problem
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rounds.context import StageContext
-from rlcore.rounds.plan.config import RlConfig, ScoreBy
+from rlcore.rounds.plan.config import Made, ScoreBy, StageConfig
 from rlcore.rounds.store.store import Artefact
+
+ALLOWED = ("algorithm", "trainer")  # what a stage may override: the actors are shared by all stages
+
+
+@dataclass
+class RlConfig(StageConfig):
+    """The online loop, on the config of the run with `overrides` applied: `[algorithm=mdloo, trainer.steps=20]`."""
+
+    prompts: str = "train"
+    start: str = "start"
+    by: ScoreBy = ScoreBy.reward  # what the reward is
+    reward_model: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+    KIND: ClassVar = "rl"
+    PRODUCES: ClassVar = Made.model
+    CONSUMES: ClassVar = {"prompts": (Made.prompts,), "start": (Made.model,), "reward_model": (Made.reward_model,)}
+    READS: ClassVar = ("model", "engine", "rollout", "reward", "algorithm", "trainer")
+    VERSION: ClassVar = 2  # 1: every round in one order of prompts, a critic's head from the stage before
+
+    def asks_reward(self) -> bool:
+        return self.by is ScoreBy.reward
+
+    def code(self, reward: RewardConfig, algorithm: AlgorithmConfig) -> list[str]:
+        return super().code(reward, algorithm) + algorithm.files
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        if self.by is ScoreBy.model:
+            cure = "train a reward_model on what a stage `score` with by: model says, and name it with by: reward_model"
+            yield Problem(f"{key}.by", self.by.value, "the policy trains: it cannot answer questions meanwhile", cure)
+        for override in self.overrides:
+            name = override.partition("=")[0].lstrip("+~")
+            if name.partition(".")[0] not in ALLOWED:
+                text = "the actors of all stages are the same: this cannot differ here"
+                yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or leave it out")
+            elif name == "trainer.warmup" or name.startswith("trainer.warmup."):
+                text, cure = "a stage rl has no supervised warm-up", "add a stage sft before it"
+                yield Problem(f"{key}.overrides", override, text, cure)
 
 
 def run(context: StageContext) -> Artefact:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +13,43 @@ import pyarrow as pa
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
 from rlcore.data.batching.records import groups_of, samples_batch
-from rlcore.data.rewriting.question import questions
+from rlcore.data.rewriting.question import QuestionConfig, questions
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardScorer
 from rlcore.loops.sampling import apply_failure_policy
+from rlcore.problems import Problem, bounded
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
 from rlcore.rounds.context import StageContext, joined, prompts_together, whole_of
-from rlcore.rounds.plan.config import ScoreBy, ScoreConfig
+from rlcore.rounds.plan.config import CHAT, Made, ScoreBy, StageConfig, option_problems
 from rlcore.rounds.stages.generate import score_report
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
+
+
+@dataclass
+class ScoreConfig(StageConfig):
+    samples: list[str] = field(default_factory=list)
+    by: ScoreBy = ScoreBy.reward
+    reward_model: str | None = None
+    model: str | None = None  # that answers the question, with by: model
+    question: QuestionConfig = field(default_factory=QuestionConfig)
+    samples_per_chunk: int = bounded(4096, ge=1)
+
+    KIND: ClassVar = "score"
+    PRODUCES: ClassVar = Made.samples
+    CONSUMES: ClassVar = {"samples": (Made.samples,), "reward_model": (Made.reward_model,), "model": (Made.model,)}
+    READS: ClassVar = ("model.dtype", "reward", *CHAT)
+    SEEDED: ClassVar = False
+
+    def asks_reward(self) -> bool:
+        return self.by is ScoreBy.reward
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        if self.by is ScoreBy.model:
+            yield from option_problems(f"{key}.question", self.question.problems())
+            if self.model is None:
+                yield Problem(f"{key}.model", None, "by: model needs to know which", "name the stage that made it")
 
 
 def run(context: StageContext) -> Artefact:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from rlcore.data import tables
 from rlcore.redact import strip_secrets
-from rlcore.rounds.plan.config import RECORDS, STAGES, Made, StageKind
+from rlcore.rounds.plan.config import RECORDS, Made, StageConfig
 from rlcore.rounds.store import artefact as records
 from rlcore.rounds.store.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, fsync
 from rlcore.rounds.store.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
@@ -45,8 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def key_of(
-    kind: StageKind,
-    config: Mapping[str, Any],
+    config: StageConfig,
     reads: Mapping[str, Any],
     parents: Mapping[str, Sequence[str]],
     seed: int,
@@ -54,15 +53,15 @@ def key_of(
     """sha256 of all that decides what a run of a stage makes: equal keys, equal results.
 
     Args:
-        config: the stage's own, plain. Its references do not enter, the content they lead to does; so no names do.
+        config: the stage's own. Its references do not enter, the content they lead to does; so no names do.
         reads: the groups of the run's config that change the result, without paths, logging and placement. Secrets
             do not enter.
         parents: field -> content hashes, in order.
         seed: of this run of the stage.
     """
-    own = _without(plain(config, "config"), (*FREE_OPTIONS, *STAGES[kind].INPUTS, "kind"))
+    own = _without(plain(config, "config"), (*FREE_OPTIONS, *config.CONSUMES))
     return json_hash({
-        "format": STAGES[kind].VERSION, "kind": kind, "config": own, "reads": strip_secrets(plain(reads, "reads")),
+        "format": config.VERSION, "kind": config.KIND, "config": own, "reads": strip_secrets(plain(reads, "reads")),
         "seed": seed, "parents": {name: list(hashes) for name, hashes in parents.items() if hashes},
     })  # fmt: skip
 

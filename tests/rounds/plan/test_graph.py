@@ -4,39 +4,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rounds.plan.config import (
-    BUILT_IN,
-    AverageConfig,
-    EvaluateConfig,
-    FilterStageConfig,
-    GenerateConfig,
-    Made,
-    PairsConfig,
-    PreferenceStageConfig,
-    RejectionSampleConfig,
-    RewardModelStageConfig,
-    RewriteConfig,
-    RlConfig,
-    SftConfig,
-    StageKind,
-)  # fmt: skip
+from rlcore.rounds.plan.config import BUILT_IN, Made
 from rlcore.rounds.plan.graph import GraphError, plan, resolve
-
-K = StageKind
-KINDS = {
-    GenerateConfig: K.generate, FilterStageConfig: K.filter, RejectionSampleConfig: K.rejection_sample,
-    PairsConfig: K.pairs, SftConfig: K.sft, PreferenceStageConfig: K.preference, RlConfig: K.rl,
-    AverageConfig: K.average, EvaluateConfig: K.evaluate, RewriteConfig: K.rewrite,
-    RewardModelStageConfig: K.reward_model,
-}  # fmt: skip
+from rlcore.rounds.stages.average import AverageConfig
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.filter import FilterStageConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.pairs import PairsConfig
+from rlcore.rounds.stages.preference import PreferenceStageConfig
+from rlcore.rounds.stages.rejection_sample import RejectionSampleConfig
+from rlcore.rounds.stages.rewrite import RewriteConfig
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.stages.sft import SftConfig
 
 
 def stages(count, **configs):
     """Each config in every round; a list gives one for each."""
-    return {
-        name: (KINDS[type(c[0] if isinstance(c, list) else c)], c if isinstance(c, list) else [c] * count)
-        for name, c in configs.items()
-    }
+    return {name: c if isinstance(c, list) else [c] * count for name, c in configs.items()}
 
 
 def reads(nodes, key, field):

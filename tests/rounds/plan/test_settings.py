@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from rlcore.rounds.plan.config import RoundsConfig, StageKind
-from rlcore.rounds.plan.settings import GraphError, check, deep_merge, kind_of, merged
+from rlcore.rounds.plan import settings
+from rlcore.rounds.plan.config import RoundsConfig
+from rlcore.rounds.plan.settings import GraphError, deep_merge, kind_of
+from rlcore.rounds.stages import STAGES
 
 SFT = {"kind": "sft", "data": ["answers"], "train": {"steps": 10, "epochs": 1.0}}
+
+
+def check(config):
+    return settings.check(config, STAGES)
+
+
+def merged(config):
+    return settings.merged(config, STAGES)
 
 
 def rounds(**changes):
@@ -47,7 +57,7 @@ def test_deep_merge():
         ({"count": 0}, "rounds.count", "1 or more"),
         ({"stages": {}}, "rounds.stages", "no stage"),
         ({"stages": {"sft": {"kind": "stf"}}}, "rounds.stages.sft.kind", "did you mean sft?"),
-        ({"stages": {"x": {"kind": "zzz"}}}, "rounds.stages.x.kind", "one of generate, score"),
+        ({"stages": {"x": {"kind": "zzz"}}}, "rounds.stages.x.kind", "one of average, evaluate"),
         ({"stages": {"sft": {"data": []}}}, "rounds.stages.sft.kind", "kind: sft"),
         ({"stages": {"sft": "sft"}}, "rounds.stages.sft", "mapping"),
         ({"stages": {"train": SFT}}, "rounds.stages.train", "there from the start"),
@@ -80,10 +90,10 @@ def test_all_at_once():
     bad = rounds(count=2, stages={"a": {"kind": "x"}, "train": SFT, "c d": SFT}, overrides={"7": {}, "1": {"no": {}}})
     keys = {p.key.removeprefix("rounds.") for p in check(bad)}
     assert keys == {"stages.a.kind", "stages.train", "stages.c d", "overrides.7", "overrides.1.no"}
-    assert str(GraphError(check(bad))).count("\n") == 4
+    assert str(GraphError(check(bad))).count("\n") == 9
 
 
 def test_stages_of_no_kind_are_left_out():
     stages = {"a": {"kind": "x"}, "b": None, "sft": SFT}
     assert sorted(merged(rounds(count=1, stages=stages))) == [(1, "sft")]
-    assert [kind_of(s) for s in stages.values()] == [None, None, StageKind.sft]
+    assert [kind_of(s, STAGES) for s in stages.values()] == [None, None, "sft"]

@@ -10,19 +10,16 @@ import pytest
 from rlcore.data.rewriting.evolution import RewritingConfig
 from rlcore.data.selection.best_of_n import SelectionConfig, SelectionMethod, Unscored
 from rlcore.data.selection.pairing import PairingConfig, PairingMethod
-from rlcore.rounds.plan.config import (
-    FilterStageConfig,
-    GenerateConfig,
-    PairsConfig,
-    PreferenceStageConfig,
-    RejectionSampleConfig,
-    RewardModelStageConfig,
-    RewriteConfig,
-    ScoreBy,
-    ScoreConfig,
-    SftConfig,
-)
-from rlcore.rounds.stages.score import cuts
+from rlcore.rounds.plan.config import ScoreBy
+from rlcore.rounds.stages.filter import FilterStageConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.pairs import PairsConfig
+from rlcore.rounds.stages.preference import PreferenceStageConfig
+from rlcore.rounds.stages.rejection_sample import RejectionSampleConfig
+from rlcore.rounds.stages.reward_model import RewardModelStageConfig
+from rlcore.rounds.stages.rewrite import RewriteConfig
+from rlcore.rounds.stages.score import ScoreConfig, cuts
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.types import RewardResult
 from tests.fakes import prompts
 from tests.rounds.world import Killed, Stand, train

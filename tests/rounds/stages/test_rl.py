@@ -10,8 +10,8 @@ from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.config import RewardConfig, RewardTermConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import RewardModelScorer
-from rlcore.rounds.plan.config import RlConfig, ScoreBy
-from rlcore.rounds.stages.rl import _report, rewards_of
+from rlcore.rounds.plan.config import ScoreBy
+from rlcore.rounds.stages.rl import RlConfig, _report, rewards_of
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
 from tests.rounds.world import Stand
 

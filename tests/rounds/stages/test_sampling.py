@@ -17,19 +17,14 @@ from rlcore.data.sources.readers import DataError
 from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.plan.config import (
-    EvaluateConfig,
-    GenerateConfig,
-    Made,
-    RewriteConfig,
-    RlConfig,
-    ScoreBy,
-    ScoreConfig,
-    SftConfig,
-    StageKind,
-)
+from rlcore.rounds.plan.config import Made, ScoreBy
 from rlcore.rounds.plan.graph import Node
-from rlcore.rounds.stages.generate import chosen
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.generate import GenerateConfig, chosen
+from rlcore.rounds.stages.rewrite import RewriteConfig
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.stages.score import ScoreConfig
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.templates import AnswerConfig
 from rlcore.types import RewardResult, Status
 from tests.fakes import prompts
@@ -316,7 +311,7 @@ def test_how_requests_are_rendered_is_in_the_keys(override, stages):
     config = {"evolve": RewriteConfig(), "ask": ScoreConfig(by=ScoreBy.model), "sample": GenerateConfig()}
     configs = [compose(["data.source=jsonl", "data.train=a.jsonl", *more]) for more in ([], [override])]
     flats = [binding(plain(one)) for one in configs]
-    nodes = [Node(1, name, StageKind(kind), config[name], {}, Made.samples)
+    nodes = [Node(1, name, config[name], {}, Made.samples)
              for name, kind in (("evolve", "rewrite"), ("ask", "score"), ("sample", "generate"))]  # fmt: skip
     reads = [
         {node.stage: reads_of(node, flat, one) for node in nodes} for flat, one in zip(flats, configs, strict=True)

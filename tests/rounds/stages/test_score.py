@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlcore.data.rewriting.question import QuestionConfig
-from rlcore.rounds.plan.config import ScoreBy, ScoreConfig
-from rlcore.rounds.stages.score import scored
+from rlcore.rounds.plan.config import ScoreBy
+from rlcore.rounds.stages.score import ScoreConfig, scored
 from rlcore.types import Prompt, Sample
 from tests.fakes import FakePolicy, FakeRewardModel, FakeTokenizer
 

@@ -16,18 +16,15 @@ from rlcore.data import tables
 from rlcore.data.selection.pairing import PairingConfig
 from rlcore.loops.config import OfflineTrainConfig, Schedule
 from rlcore.rewards.config import RewardConfig
-from rlcore.rounds.plan.config import (
-    AverageConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    PairsConfig,
-    PreferenceStageConfig,
-    RewardModelStageConfig,
-    RlConfig,
-    SftConfig,
-)
-from rlcore.rounds.stages.reward import is_held_out
-from rlcore.rounds.stages.train import mixed, strangers, token_ids
+from rlcore.rounds.stages.average import AverageConfig
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.generate import GenerateConfig
+from rlcore.rounds.stages.pairs import PairsConfig
+from rlcore.rounds.stages.preference import PreferenceStageConfig, strangers
+from rlcore.rounds.stages.reward_model import RewardModelStageConfig, is_held_out
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.stages.sft import SftConfig, mixed
+from rlcore.rounds.training import token_ids
 from rlcore.types import Prompt, RewardResult, Sample, Status
 from tests.fakes import FakeTokenizer, read_model
 from tests.rounds.world import Killed, Stand, train
@@ -470,7 +467,7 @@ def test_a_stage_that_fails_leaves_nobody_believing_in_its_weights(tmp_path):
 
 
 def test_metadata_of_pairs_survives_as_kto_samples(tmp_path):
-    from rlcore.rounds.stages.train import labelled
+    from rlcore.rounds.stages.preference import labelled
 
     class Given:
         def __init__(self, table):

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from rlcore.data import tables
-from rlcore.rounds.plan.config import Made, OfflineTrainConfig, SftConfig, StageKind
+from rlcore.loops.config import OfflineTrainConfig
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.rounds.store import artefact as records
 from rlcore.rounds.store.artefact import ArtefactError, DamagedError
-from rlcore.rounds.store.content import plain, table_hash
+from rlcore.rounds.store.content import table_hash
 from rlcore.rounds.store.store import ArtefactStore, key_of
 from rlcore.types import Prompt, RewardResult, Sample
 
@@ -149,7 +152,7 @@ def test_two_drafts_whose_keys_begin_alike(tmp_path):
 
 def key(config=None, reads=None, parents=None, seed=0):
     config = SftConfig(data=["best@all"], start="start") if config is None else config
-    return key_of(StageKind.sft, plain(config), reads or {}, parents or {"data": ["h1"], "start": ["h2"]}, seed)
+    return key_of(config, reads or {}, parents or {"data": ["h1"], "start": ["h2"]}, seed)
 
 
 def test_keys_are_of_what_changes_the_result():
@@ -167,7 +170,7 @@ def test_keys_are_of_what_changes_the_result():
         key(parents={"data": ["h1", "h3"], "start": ["h2"]}),
         key(parents={"data": ["h2"], "start": ["h1"]}),
         key(seed=1),
-        key_of(StageKind.rl, {}, {}, {"data": ["h1"], "start": ["h2"]}, 0),
+        key_of(RlConfig(), {}, {"data": ["h1"], "start": ["h2"]}, 0),
     ]
     assert len({base, *others}) == len(others) + 1
 

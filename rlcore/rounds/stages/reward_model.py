@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,42 @@ from rlcore.data import tables
 from rlcore.data.batching.reward import num_tokens, reward_batch_pairs, reward_batch_samples, targets_of
 from rlcore.interfaces import RewardModel
 from rlcore.loops import offline
-from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig
+from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig, Schedule
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
+from rlcore.problems import Problem, bounded
 from rlcore.rounds.context import StageContext, joined
-from rlcore.rounds.plan.config import Made, RewardModelStageConfig
-from rlcore.rounds.stages.train import stage_checkpoints
+from rlcore.rounds.plan.config import Made, StageConfig, option_problems
 from rlcore.rounds.store.store import Artefact
+from rlcore.rounds.training import stage_checkpoints
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows
 LABELS = "labels.npy"  # next to the model in a checkpoint
 Float64 = NDArray[np.float64]
+
+
+@dataclass
+class RewardModelStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # pairs, or for regression samples with attributes
+    start: str = "start"  # a model, or a reward model to train further
+    held_out: float = bounded(0.1, ge=0, le=0.99)  # share of the prompts that is measured on, not trained on
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+    schedule: Schedule = Schedule.constant  # of training.learning_rate; linear and cosine end at a tenth of it
+    checkpoint_every: int = bounded(50, ge=0)
+
+    KIND: ClassVar = "reward_model"
+    PRODUCES: ClassVar = Made.reward_model
+    CONSUMES: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model, Made.reward_model)}
+    READS: ClassVar = ("model", "engine")
+
+    def needs_reward_model(self) -> bool:
+        return True
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        return option_problems(f"{key}.training", self.training.problems())
 
 
 def run(context: StageContext) -> Artefact:

@@ -1,11 +1,10 @@
-"""Supervised fine-tuning, and preference optimisation against a fixed reference, on the policy's own workers."""
+"""Preference optimisation against a fixed reference, on the policy's own workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,88 +15,54 @@ from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig, Family, PreferenceConfig, PreferenceKind
 from rlcore.algorithms.kto import KtoObjective
 from rlcore.algorithms.preference import PreferenceObjective
-from rlcore.checkpoint import Checkpoints
 from rlcore.data import tables
 from rlcore.data.batching.records import pairs_batch, samples_batch
-from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.loops import offline
-from rlcore.loops.evaluate import evaluate
-from rlcore.loops.offline import OfflineRun, Units
-from rlcore.ops.preference_losses import kto_reference_point
+from rlcore.loops.config import OfflineTrainConfig
+from rlcore.loops.offline import Units
+from rlcore.ops.preference_losses import KINDS, kto_reference_point
+from rlcore.problems import Problem, bounded, nearest
+from rlcore.rounds import reference
 from rlcore.rounds.context import StageContext, joined
-from rlcore.rounds.plan.config import PreferenceStageConfig, SftConfig
-from rlcore.rounds.stages import reference
-from rlcore.rounds.stages.evaluate import mean_part
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
+from rlcore.rounds.training import finish_model, token_ids, train
 from rlcore.types import TrainBatch
 
 KTO = "kto"
-MIX = 0x3147  # of the rows drawn by weight
 
 
-def sft(context: StageContext) -> Artefact:
-    """Negative log-likelihood of the responses, a mean over the tokens of a step."""
-    config: SftConfig = context.config
-    table = mixed([a.table() for a in context.inputs["data"]], weights_of(context), context.seeds(MIX))
-    ignored = token_ids(context.live.tokenizer, config.train.ignore_tokens)
+@dataclass
+class PreferenceStageConfig(StageConfig):
+    data: list[str] = field(default_factory=list)  # pairs; for `kto` scored samples will do, good from 0.5 on
+    start: str = "start"
+    reference: str | None = None  # None: `start`
+    loss: str = "dpo"  # see rlcore.ops.preference_losses
+    beta: float = bounded(0.1, gt=0)
+    label_smoothing: float = bounded(0.0, ge=0, le=1)
+    gamma: float = 0.0
+    eta: float = 1.0
+    sft_coef: float = bounded(0.0, ge=0)  # times the chosen response's negative log-likelihood per token, added
+    desirable_weight: float = bounded(1.0, ge=0)  # of kto, as is the next
+    undesirable_weight: float = bounded(1.0, ge=0)
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
 
-    def batch(units: Units) -> TrainBatch:
-        return samples_batch(table.take(units), ignored)
+    KIND: ClassVar = "preference"
+    PRODUCES: ClassVar = Made.model
+    CONSUMES: ClassVar = {"data": (Made.pairs, Made.samples), "start": (Made.model,), "reference": (Made.model,)}
+    READS: ClassVar = ("model", "engine")
 
-    context.live.hold(context.one("start"), to_train=True)
-    policy = context.live.world.policy
-    enough = reached(context) if config.stop_at_accuracy is not None else None
-    last = _train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
-    return _finish(context, {"sequences": table.num_rows, **last})
+    def consumes(self, field: str) -> tuple[Made, ...]:
+        return (Made.pairs,) if field == "data" and self.loss != KTO else self.CONSUMES[field]
 
-
-def reached(context: StageContext) -> Callable[[int], bool]:
-    """Whether the policy as it is reaches the accuracy at which the stage stops. Measured every `check_every` steps."""
-    config, live = context.config, context.live
-    prompts = tables.to_prompts(context.prompts("measured_on")[0])
-    sampling = context.sampling(1, context.seed, temperature=0.0)
-
-    def enough(step: int) -> bool:
-        if step % config.check_every:
-            return False
-        live.sent = ""
-        with live.stop.abandonable():
-            live.world.weights.publish()
-            metrics, groups = evaluate(live.world, prompts, sampling, live.reward)
-        found = mean_part(groups, config.part) if config.part else metrics["eval/heldout/mean@1"]
-        return bool(found >= config.stop_at_accuracy)
-
-    return enough
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        if self.loss not in KINDS:
+            near = nearest(self.loss, KINDS)
+            cure = f"did you mean {near}? " if near else ""
+            yield Problem(f"{key}.loss", self.loss, "unknown loss", f"{cure}expected one of: {', '.join(KINDS)}")
 
 
-def weights_of(context: StageContext) -> list[float]:
-    """One per artefact of `data`: an entry's weight is shared by all the artefacts that it leads to."""
-    sources, weights = context.node.inputs["data"], context.config.weights
-    counts = [sum(s.entry == entry for s in sources) for entry in range(len(weights))]
-    return [weights[s.entry] / counts[s.entry] for s in sources] if weights else []
-
-
-def mixed(parts: Sequence[pa.Table], weights: Sequence[float], seed: int) -> pa.Table:
-    """All rows; or with weights, as many rows in all, drawn by largest remainder in proportion to the weights, each
-    part's rows used up before any is drawn again."""
-    if not weights:
-        return tables.concat(parts)
-    total, shares = sum(p.num_rows for p in parts), np.array(weights) / sum(weights)
-    counts = np.floor(total * shares).astype(int)
-    for i in np.argsort(-(total * shares - counts), kind="stable")[: total - counts.sum()]:
-        counts[i] += 1
-    drawn = []
-    for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
-        if count and not part.num_rows:
-            raise ValueError(f"entry {i} of `data` has weight {weights[i]} and no rows")
-        rounds = -(-count // max(1, part.num_rows))
-        rng = np.random.default_rng([seed, i])
-        rows = np.concatenate([rng.permutation(part.num_rows) for _ in range(rounds)] or [np.array([], dtype=int)])
-        drawn.append(part.take(np.sort(rows[:count])))
-    return tables.concat(drawn)
-
-
-def preference(context: StageContext) -> Artefact:
+def run(context: StageContext) -> Artefact:
     """One of the losses of `rlcore.ops.preference_losses` on pairs, or `kto` on scored samples."""
     config: PreferenceStageConfig = context.config
     if config.loss == KTO:
@@ -116,8 +81,8 @@ def preference(context: StageContext) -> Artefact:
     context.live.hold(context.one("start"), to_train=True)
     policy = context.live.world.policy
     policy.set_objective(config.loss, objective)
-    last = _train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
-    return _finish(context, {"pairs": table.num_rows, **last})
+    last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
+    return finish_model(context, {"pairs": table.num_rows, **last})
 
 
 def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> PreferenceObjective:
@@ -172,9 +137,9 @@ def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
         policy.set_objective(KTO, replace(base, kl=point))
         return policy.update(known.put(plain(units), units), rate, KTO) | {"actor/kto_kl": M.Last(point)}
 
-    last = _train(context, table.num_rows, update)
+    last = train(context, table.num_rows, update)
     counts = {"samples": table.num_rows, "desirable": int(good.sum()), "dropped_unscored": dropped}
-    return _finish(context, {**counts, **last})
+    return finish_model(context, {**counts, **last})
 
 
 def strangers(uids: Sequence[str]) -> Units:
@@ -202,48 +167,3 @@ def _reference(
     return reference.compute(
         live.world.policy, num_units, batch, folder, live.world.tracker, live.stop, f"{context.node.stage}: reference"
     )
-
-
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Of texts that are one token each.
-
-    Raises:
-        ValueError: a text is another number of tokens.
-    """
-    encoded = encode(tokenizer, texts, special=False)
-    for text, ids in zip(texts, encoded, strict=True):
-        if len(ids) != 1:
-            raise ValueError(f"train.ignore_tokens: {text!r} is {len(ids)} tokens, not one")
-    return [ids[0] for ids in encoded]
-
-
-def _train(
-    context: StageContext,
-    num_units: int,
-    update: Callable[[Units, float], M.Metrics],
-    enough: Callable[[int], bool] | None = None,
-) -> dict[str, Any]:
-    live, config = context.live, context.config.train
-    live.training()
-    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, num_units)))
-    run = OfflineRun(
-        name=context.node.stage, num_units=num_units, update=update, config=config,
-        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(context),
-        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=context.seeds(), enough=enough,
-    )  # fmt: skip
-    try:
-        return offline.train(run)
-    finally:
-        tracker.close()
-
-
-def stage_checkpoints(context: StageContext) -> Checkpoints:
-    return Checkpoints(context.draft.directory / "checkpoints", keep=1)
-
-
-def _finish(context: StageContext, report: dict[str, Any]) -> Artefact:
-    folder = context.draft.directory / "model"
-    context.live.world.policy.export(folder, masters=True)
-    made = context.draft.finish_folder(Path(folder), report)
-    context.live.trained(made)
-    return made

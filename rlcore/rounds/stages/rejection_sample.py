@@ -1,0 +1,40 @@
+"""The best samples of each prompt. It needs no actor; a restart begins anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pyarrow.compute as pc
+
+from rlcore.data import tables
+from rlcore.data.selection.best_of_n import SelectionConfig, select
+from rlcore.problems import Problem
+from rlcore.rounds.context import StageContext, finish, joined, prompts_together
+from rlcore.rounds.plan.config import Made, StageConfig, option_problems
+from rlcore.rounds.store.store import Artefact
+
+
+@dataclass
+class RejectionSampleConfig(StageConfig):
+    samples: list[str] = field(default_factory=list)
+    select: SelectionConfig = field(default_factory=SelectionConfig)
+
+    KIND: ClassVar = "rejection_sample"
+    PRODUCES: ClassVar = Made.samples
+    CONSUMES: ClassVar = {"samples": (Made.samples,)}
+
+    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+        return option_problems(f"{key}.select", self.select.problems())
+
+
+def run(context: StageContext) -> Artefact:
+    config: RejectionSampleConfig = context.config
+    selection: SelectionConfig = config.select
+    kept, counts = select(
+        tables.to_samples(prompts_together(joined(context.inputs["samples"]))), selection, context.seeds()
+    )
+    table = tables.from_samples(kept)
+    mean = pc.mean(table["score"]).as_py() if kept else None
+    return finish(context, table, {"counts": counts, "mean_score": mean})

@@ -1,0 +1,60 @@
+"""What the stages that train the policy on records share: their steps, checkpoints and the export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcore import metrics as M
+from rlcore.checkpoint import Checkpoints
+from rlcore.data.tokenizer import Tokenizer, encode
+from rlcore.loops import offline
+from rlcore.loops.offline import OfflineRun, Units
+from rlcore.rounds.context import StageContext
+from rlcore.rounds.store.store import Artefact
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Of texts that are one token each.
+
+    Raises:
+        ValueError: a text is another number of tokens.
+    """
+    encoded = encode(tokenizer, texts, special=False)
+    for text, ids in zip(texts, encoded, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"train.ignore_tokens: {text!r} is {len(ids)} tokens, not one")
+    return [ids[0] for ids in encoded]
+
+
+def train(
+    context: StageContext,
+    num_units: int,
+    update: Callable[[Units, float], M.Metrics],
+    enough: Callable[[int], bool] | None = None,
+) -> dict[str, Any]:
+    live, config = context.live, context.config.train
+    live.training()
+    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, num_units)))
+    run = OfflineRun(
+        name=context.node.stage, num_units=num_units, update=update, config=config,
+        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(context),
+        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=context.seeds(), enough=enough,
+    )  # fmt: skip
+    try:
+        return offline.train(run)
+    finally:
+        tracker.close()
+
+
+def stage_checkpoints(context: StageContext) -> Checkpoints:
+    return Checkpoints(context.draft.directory / "checkpoints", keep=1)
+
+
+def finish_model(context: StageContext, report: dict[str, Any]) -> Artefact:
+    folder = context.draft.directory / "model"
+    context.live.world.policy.export(folder, masters=True)
+    made = context.draft.finish_folder(Path(folder), report)
+    context.live.trained(made)
+    return made
