@@ -1,4 +1,4 @@
-"""The console script `rlcore`."""
+"""The console script `rlcore`: reads the command line, prints, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -8,86 +8,110 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.usage import COMMANDS_HELP, USAGE
 from rlcore.problems import UserError, suggest
 
-USAGE = """rlcore: online RL training for language models on Ray, vLLM and DeepSpeed
-
-  rlcore train [overrides]    train; --cfg job prints the config, --multirun sweeps, +experiment=NAME picks a recipe
-  rlcore plan [overrides]     check the config; placement, batch arithmetic and memory; starts nothing
-  rlcore eval [overrides]     accuracy of a model (model.path=...) or of a run's newest checkpoint on the held-out set
-  rlcore rounds [overrides]   several rounds of sampling, filtering, SFT, preferences and RL on the same live actors
-  rlcore rounds status [...]  the tree of its stages, and what each round gained
-  rlcore report RUN_DIR       summary and learning curve of a run
-  rlcore rewards list         the rewards a config can name
-  rlcore rewards score FILE.jsonl --reward NAME --out OUT.jsonl
-                              judge stored completions by one of them
-  rlcore doctor               what this machine has, what is missing, how to mend it
-
-Overrides are Hydra's: key=value, group=option. Without any, the quickstart job runs.
-"""
+HELP = ("-h", "--help", "help")
 
 
 def main() -> None:
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE)
+    if not arguments or arguments[0] in HELP:
+        known = arguments[1:] and arguments[1] in COMMANDS_HELP
+        print(COMMANDS_HELP[arguments[1]] if known else USAGE)
         sys.exit(0 if arguments else 2)
     name, rest = arguments[0], arguments[1:]
+    if "--version" in arguments[:2]:
+        print(f"rlcore {_version()}")
+        sys.exit(0)
     if name not in COMMANDS:
         print(f"rlcore: no command {name!r}{suggest(name, COMMANDS)}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
+    own_help = name == "rewards" and rest[:1] and rest[0] in ("list", "score")  # argparse lists the options of these
+    if any(argument in ("-h", "--help") for argument in rest) and not own_help:
+        print(COMMANDS_HELP[name])
+        sys.exit(0)
     if name == "doctor":  # must work where packages are missing, which `guarded` imports
         sys.exit(doctor(rest))
     sys.exit(guarded(lambda: COMMANDS[name](rest)))
 
 
+def _version() -> str:
+    import rlcore
+
+    return str(rlcore.__version__)
+
+
 def guarded(action: Callable[[], int]) -> int:
-    """Runs a command. What a user can mend is shown without a traceback; the rest with one."""
+    """Runs a command and returns its exit code. User errors are shown without a traceback, others with one."""
     from rlcore.loops.stop import Interrupted
 
     try:
         return action()
     except Interrupted as stop:
-        print(f"stopped by {stop}; the same command goes on from the checkpoint", file=sys.stderr)
+        print(f"stopped by {stop}; rerun the same command to resume from the checkpoint", file=sys.stderr)
         return {"SIGINT": 130, "SIGTERM": 143}.get(str(stop), 1)
     except KeyboardInterrupt:
-        print("left at once; the same command goes on from the newest checkpoint", file=sys.stderr)
+        print("stopped immediately; rerun the same command to resume from the newest checkpoint", file=sys.stderr)
         return 130
     except UserError as error:
         print(f"\nrlcore: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()
-        print("\nrlcore: an error that was not foreseen, see the traceback above", file=sys.stderr)
+        print("\nrlcore: unexpected error, see the traceback above", file=sys.stderr)
         return 1
 
 
 def train(arguments: list[str]) -> int:
+    return _hydra("rlcore train", arguments, _train)
+
+
+def _train(config: Any) -> int:
     from actors.run import train
+    from rlcore.report import render, write_report
 
-    return _hydra("rlcore train", arguments, train)
-
-
-def evaluate(arguments: list[str]) -> int:
-    from actors.run import evaluate
-
-    return _hydra("rlcore eval", arguments, evaluate)
-
-
-def plan(arguments: list[str]) -> int:
-    from actors import validate
-    from actors.plan import plan
-
-    print(plan(validate.compose(arguments)))
+    result = train(config, handle_signals=True)
+    print(render(write_report(result.run_dir)))
+    if result.already_finished:
+        print(f"\n{result.run_dir} is complete. To train longer: trainer.steps=...; for another run: run_dir=...")
+    else:
+        files = {"model": result.model, "curve": result.run_dir / "curve.png", "metrics": result.metrics_file}
+        print("\n" + "\n".join(f"{name:8} {path}" for name, path in files.items()))
     return 0
 
 
+def evaluate(arguments: list[str]) -> int:
+    from actors.run import eval_overrides
+
+    return _hydra("rlcore eval", eval_overrides(arguments), _evaluate)
+
+
+def _evaluate(config: Any) -> int:
+    from actors.run import evaluate
+
+    result = evaluate(config, handle_signals=True)
+    print(f"model   {result.model}\ndata    {result.data}\n")
+    for name, value in result.metrics.items():
+        print(f"{name:32} {value:.4f}")
+    return 0
+
+
+def plan(arguments: list[str]) -> int:
+    from actors.plan import plan
+
+    made = plan(_compose(arguments))
+    print(made.text)
+    return 0 if made.ok else 1
+
+
 def rounds(arguments: list[str]) -> int:
-    from actors import rounds, validate
+    from actors import rounds
+    from actors.config_file import expand
 
     if arguments[:1] == ["status"]:
-        return rounds.status(rounds.status_config(arguments[1:]))
-    return rounds.rounds(validate.compose(arguments), arguments)
+        return rounds.status(_compose(arguments[1:]))
+    return rounds.rounds(_compose(arguments), expand(arguments))
 
 
 def report(arguments: list[str]) -> int:
@@ -114,11 +138,53 @@ def doctor(arguments: list[str]) -> int:
     return int(any(check.status == "FAIL" for check in checks))
 
 
-def _hydra(name: str, arguments: list[str], action: Callable[..., int]) -> int:
-    """Hydra's own application around `action(config)`; plain runs are composed by us, for errors that name the cure."""
-    from actors import validate
+def keys(arguments: list[str]) -> int:
+    from actors import keys
+    from actors.config import Config
 
-    if not any(a.startswith("-") for a in arguments):
+    found = list(keys.keys(Config()))
+    for prefix in arguments:
+        shown = [key for key in found if f"{key.name}.".startswith(f"{prefix}.")] or [
+            key for key in found if prefix in key.name.split(".")
+        ]
+        if not shown:
+            print(f"no key {prefix!r}{suggest(prefix, [key.name for key in found])}", file=sys.stderr)
+            return 1
+        print(keys.render(shown))
+    if not arguments:
+        print(keys.render(found))
+    return 0
+
+
+def init(arguments: list[str]) -> int:
+    from actors.config_file import write_starter
+
+    if len(arguments) > 1:
+        print("usage: rlcore init [FILE.yaml]", file=sys.stderr)
+        return 2
+    file = Path(arguments[0] if arguments else "rlcore.yaml")
+    write_starter(file)
+    print(f"{file} is written: edit it, then run `rlcore plan --config {file}`")
+    return 0
+
+
+def _compose(arguments: list[str]) -> Any:
+    from actors import config_file, validate
+
+    return validate.compose(config_file.expand(arguments))
+
+
+HYDRA_FLAGS = (
+    "--cfg", "-c", "--resolve", "--package", "-p", "--multirun", "-m", "--info", "-i", "--hydra-help", "--run", "-r",
+)  # fmt: skip
+
+
+def _hydra(name: str, arguments: list[str], action: Callable[[Any], int]) -> int:
+    """Hydra's application around `action(config)` for Hydra's flags; plain runs are composed here: clearer errors."""
+    from actors import config_file, validate
+
+    arguments = config_file.expand(arguments)
+    if not any(argument.partition("=")[0] in HYDRA_FLAGS for argument in arguments):
         return action(validate.compose(arguments))
     import hydra
 
@@ -144,6 +210,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "rewards": rewards,
     "doctor": doctor,
+    "init": init,
+    "keys": keys,
 }
 
 if __name__ == "__main__":

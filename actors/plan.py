@@ -11,13 +11,14 @@ from pathlib import Path
 from rich.table import Table
 
 from actors.config import Config, DeadlinesConfig, DType, ModelConfig
+from actors.inputs import inspect_inputs
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
 from actors.ray_connection import connected
 from actors.ray_probe import ClusterError, named_address
 from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
-from rlcore.problems import Problem
+from rlcore.problems import Problem, plural
 from rlcore.rounds.plan.graph import Node as Stage
 
 GIB = 2**30
@@ -41,24 +42,38 @@ class Shape:
         return 2 * self.layers * self.kv_width * bytes_each
 
 
-def plan(config: Config) -> str:
-    """The plan as text. Starts no actor; asks a running Ray cluster for its nodes only when `cluster.address` or
-    RAY_ADDRESS names one. A config that cannot work gives a plan that says so, not an exception.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    text: str
+    problems: list[Problem]  # errors and warnings
+    fits: bool  # the workers fit on the cluster
+
+    @property
+    def ok(self) -> bool:
+        return self.fits and all(problem.warning for problem in self.problems)
+
+
+def plan(config: Config) -> Plan:
+    """What the config would do. Starts no actor; asks a running Ray cluster for its nodes only when `cluster.address`
+    or RAY_ADDRESS names one. A config that cannot work gives a plan that says so, not an exception.
     """
     nodes, found = plan_rounds(config) if config.rounds.stages else ([], [])
+    every = [*problems(config), *found]
+    every += inspect_inputs(config, {problem.key for problem in every if not problem.warning})
+    placement, fits = _placement(config)
     parts = [
-        _checks([*problems(config), *found]), "" if found else _stages(nodes),
-        _placement(config), _batch(config), _memory(config), _weight_sync(config),
+        _checks(every), "" if found else _stages(nodes), placement, _batch(config), _memory(config),
+        _weight_sync(config),
     ]  # fmt: skip
-    return "\n\n".join(part for part in parts if part)
+    return Plan("\n\n".join(part for part in parts if part), every, fits)
 
 
 def _checks(found: Sequence[Problem]) -> str:
     if not found:
         return "Checks: all passed"
     errors = sum(not problem.warning for problem in found)
-    head = f"Checks: {errors} to mend, {len(found) - errors} to consider"
-    marks = [("  [consider]" if problem.warning else "  [mend]") + "\n" + problem.render() for problem in found]
+    head = f"Checks: {plural(errors, 'error')}, {plural(len(found) - errors, 'warning')}"
+    marks = [("  [warning]" if problem.warning else "  [error]") + "\n" + problem.render() for problem in found]
     return "\n".join([head, *marks])
 
 
@@ -91,19 +106,19 @@ def _spans(numbers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _placement(config: Config) -> str:
+def _placement(config: Config) -> tuple[str, bool]:
     try:
         wanted = units(config.cluster.roles)
         nodes, origin = _nodes(config, wanted)
         homes = check_fit(wanted, nodes)
     except PlacementError as error:
-        return f"Placement: {error}"
+        return f"Placement: {error}", False
     names: dict[str, list[str]] = {}
     for unit, unit_homes in zip(wanted, homes, strict=True):
         for role in unit.roles:
             count = getattr(config.cluster.roles, role).num_workers
             names[role] = [home.name if home else "?" for home in unit_homes[:count]]
-    return f"{render_table(config.cluster.roles, names)}\n{origin}"
+    return f"{render_table(config.cluster.roles, names)}\n{origin}", True
 
 
 def _nodes(config: Config, wanted: Sequence[Unit]) -> tuple[list[Node], str]:

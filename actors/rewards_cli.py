@@ -85,12 +85,19 @@ def score(options: argparse.Namespace) -> None:
     """Judges every row of the file in a `VerifierPool`, as training does, and writes the results beside it."""
     if options.out.exists() and options.out.resolve() == options.file.resolve():
         raise RewardError(f"--out {options.out} is the file of the completions itself")
+    if options.out.is_dir():
+        raise RewardError(f"--out {options.out} is a folder: name a file in it")
     term = _term(options.reward, options.option)
     total = _checked(options.file)
     counts: Counter[str] = Counter()
     failures: list[str] = []
     points, started = 0.0, time.monotonic()
     partial = options.out.with_name(options.out.name + ".partial")
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise RewardError(f"--out {options.out} cannot be written: {error}") from error
     progress = _Progress(total)
     try:
         pool = VerifierPool(options.processes, options.timeout, options.memory)

@@ -12,6 +12,7 @@ from actors.config import Config, Device, DType
 from actors.placement import ROLES, PlacementError, units
 from actors.rules_algorithm import algorithm_problems
 from actors.rules_launch import launch_problems
+from actors.rules_model import model_problems
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem, out_of_bounds
@@ -27,7 +28,7 @@ HERE = "relative paths start at the working directory"
 def problems(config: Config) -> list[Problem]:
     """Everything wrong, errors first; warnings are marked."""
     rules = (
-        _values, _batch, algorithm_problems, _sampling, _model, _data, _rewards, _roles, _gpus, _sync, _engine,
+        _values, _batch, algorithm_problems, _sampling, _model, _folder, _data, _rewards, _roles, _gpus, _sync, _engine,
         launch_problems,
     )  # fmt: skip
     found: dict[tuple[str, str], Problem] = {}
@@ -119,6 +120,10 @@ def _model(c: Config) -> Iterator[Problem]:
         text = "the engines get the merged weights, and bfloat16 rounds most of the first tens of small steps away"
         cure = "model.dtype=float32, or a learning rate as large as adapters take (1e-4)"
         yield Problem("model.lora.rank", m.lora.rank, text, cure, True)
+
+
+def _folder(c: Config) -> Iterator[Problem]:
+    yield from model_problems(c, device_of(c))
 
 
 def _data(c: Config) -> Iterator[Problem]:

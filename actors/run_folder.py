@@ -21,7 +21,7 @@ from rlcore.redact import strip_secrets
 
 # A resumed run may be longer, logged, placed or saved otherwise; anything else would be another experiment.
 FREE_KEYS = (
-    "resume", "run_dir", "name", "tracking", "cluster", "trainer.steps", "trainer.eval", "trainer.checkpoint",
+    "resume", "run_dir", "name", "eval", "tracking", "cluster", "trainer.steps", "trainer.eval", "trainer.checkpoint",
     "trainer.parity", "trainer.max_tokens_per_micro_batch", "engine.zero_stage",
     "reward.processes_per_worker", "rollout.max_restarts",
 )  # fmt: skip
@@ -80,6 +80,20 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def same_experiment(config: Config, run_dir: Path) -> bool:
+    """Whether a run folder was made under this config, as far as it defines the experiment."""
+    return not changed_keys(config, run_dir)
+
+
+def changed_keys(config: Config, run_dir: Path) -> dict[str, tuple[Any, Any]]:
+    """Key -> its value in the run folder and now, of those that define the experiment."""
+    if not (run_dir / "config.yaml").is_file():
+        return {"config.yaml": ("missing", "")}
+    before = binding(strip_secrets(yaml.safe_load((run_dir / "config.yaml").read_text())))
+    now = binding(strip_secrets(plain(config)))
+    return {k: (before.get(k), now.get(k)) for k in sorted({*before, *now}) if before.get(k) != now.get(k)}
+
+
 def claim(config: Config) -> Path:
     """Creates the run folder or accepts one that this config may go on with.
 
@@ -94,16 +108,12 @@ def claim(config: Config) -> Path:
     if not saved and config.resume is Resume.must:
         raise RunFolderError(f"{run_dir} holds no checkpoint and resume=must: check run_dir, or set resume=auto")
     recorded = run_dir / "config.yaml"
-    if saved and recorded.exists():
-        before = binding(strip_secrets(yaml.safe_load(recorded.read_text())))
-        now = binding(strip_secrets(plain(config)))
-        changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
-        if changed:
-            lines = "\n".join(f"  {k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed)
-            raise RunFolderError(
-                f"{run_dir} holds checkpoints of another config:\n{lines}\n"
-                f"Give run_dir=... for a new run, put the keys back to go on, or delete the folder"
-            )
+    if saved and recorded.exists() and (changed := changed_keys(config, run_dir)):
+        lines = "\n".join(f"  {k}: {before!r} -> {now!r}" for k, (before, now) in changed.items())
+        raise RunFolderError(
+            f"give run_dir=... for a new run: {run_dir} holds checkpoints of another config. To resume that run, "
+            f"put these keys back:\n{lines}"
+        )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         partial = run_dir / "config.yaml.partial"

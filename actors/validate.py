@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,15 +17,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
+from actors.aliases import OWN, alias
 from actors.config import Config
+from actors.config_file import from_file
 from actors.rules import problems
 from rlcore.problems import Problem, UserError, nearest
 
 LOG = logging.getLogger("rlcore")
 CONF = str(Path(__file__).resolve().parent.parent / "conf")  # by place: a project may have a package `conf` of its own
+MISSING = "must be given"
 REQUIRED = "<required>"  # in YAML, for what has no default; OmegaConf's ??? is lost when it meets a dataclass default
 SCHEMA = "schema"  # first entry of the defaults list in conf/config.yaml
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
@@ -43,6 +46,19 @@ class ConfigError(UserError, ValueError):
 def register() -> None:
     """Stores the schema where `conf/config.yaml` finds it. Call it before `hydra.main`; twice does no harm."""
     ConfigStore.instance().store(name=SCHEMA, node=Config, provider="rlcore")
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    """The default of `name`: what a run folder is called after, so that runs of other models or data do not collide."""
+    path, train, source = (OmegaConf.select(_root_, k) for k in ("model.path", "data.train", "data.source"))
+    algorithm = OmegaConf.select(_root_, "algorithm.name")
+    train = train[0] if isinstance(train, ListConfig) and train else train
+    source = getattr(source, "value", source)
+    model, data = Path(str(path)).name if path else "tiny", Path(str(train)).stem if train else str(source)
+    parts = ["quickstart"] if (model, data) == ("tiny", "addition") else [model, data]
+    parts += [] if algorithm == "grpo" else [algorithm]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(map(str, parts)))
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -53,10 +69,12 @@ def compose(overrides: Sequence[str]) -> Config:
             is raised it holds the impossible combinations of what is left, too; otherwise `check` looks for those.
     """
     found: list[Problem] = []
+    overrides = [_quoted(override) for override in overrides]
     try:
         raw = _raw(overrides)
     except REFUSALS as error:
-        alone = {override: _alone(override) for override in overrides}
+        base = [override for override in overrides if from_file(override)]
+        alone = {override: None if override in base else _alone(override, base) for override in overrides}
         found = [problem for problem in alone.values() if problem]
         if not found:  # each is fine, together they are not
             raise ConfigError([_explain(" ".join(overrides), error)]) from None
@@ -109,9 +127,16 @@ def _raw(overrides: Sequence[str]) -> DictConfig:
     return raw
 
 
-def _alone(override: str) -> Problem | None:
+def _quoted(override: str) -> str:
+    """`model.path=~/x` as Hydra wants it; its grammar reads a bare tilde as an operator."""
+    key, separator, value = override.partition("=")
+    bare = value.startswith("~") and not any(c in value for c in "'\\,")
+    return f"{key}='{value}'" if separator and bare else override
+
+
+def _alone(override: str, base: Sequence[str]) -> Problem | None:
     try:
-        _raw([override])
+        _raw([*base, override])
     except REFUSALS as error:
         return _explain(override, error)
     return None
@@ -124,8 +149,18 @@ def _explain(override: str, error: Exception) -> Problem:
     if isinstance(error, MissingConfigException) and error.options is not None:
         options = list(error.options)
         near = _hint(value, options)
-        return Problem(key, value, "no such preset", f"{near}choose one of: {', '.join(options)}")
+        own = f"; {OWN[key]}" if key in OWN else ""
+        return Problem(key, value, "unknown preset", f"{near}choose one of: {', '.join(options)}{own}")
     cause = error.__cause__
+    if override.startswith("-"):
+        return _flag(override)
+    if override.endswith((".yaml", ".yml")) and "=" not in override:
+        return Problem(override, "", "a config file needs its flag", f"write --config {override}")
+    if is_dataclass(group := _default(key)) and key not in GROUPS:
+        names = [f.name for f in fields(group)]
+        inner = f"{key}.peak={value or '...'}; " if "peak" in names else ""
+        cure = f"{inner}set one of its keys: {', '.join(f'{key}.{name}' for name in names)}"
+        return Problem(key, value, "a group of keys, not a value", cure)
     if key in OPTIONAL_GROUPS:
         return Problem(key, value, "in no defaults list", f"append it: +{key}={value}")
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
@@ -147,7 +182,7 @@ def _explain(override: str, error: Exception) -> Problem:
     if not key:
         return Problem(override, "", f"does not parse ({first})", QUOTING)
     choices = re.findall(r"\w+", first.partition("expected one of")[2])
-    cure = f"{_hint(value, choices)}the default is {_default(key)}"
+    cure = f"{_hint(value, choices)}give a value such as {_default(key)}"
     return Problem(key, value, first, cure)
 
 
@@ -158,9 +193,17 @@ def _default(key: str) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def _flag(override: str) -> Problem:
+    name = override.lstrip("-").partition("=")[0]
+    near = alias(name) or _nearest_key(name.replace("-", "_"))
+    cure = f"options are written key=value: {near}=..." if near else "options are written key=value; see `rlcore keys`"
+    return Problem(override, "", "unknown flag", cure)
+
+
 def _unknown(key: str, value: Any) -> Problem:
-    near = _nearest_key(key)
-    cure = f"did you mean {near}?" if near else "see `rlcore train --cfg job` for all keys"
+    near = alias(key) if key not in KEYS else ""
+    near = near or _nearest_key(key)
+    cure = f"did you mean {near}?" if near else "`rlcore keys` lists all keys"
     return Problem(key, value, "unknown key", cure)
 
 
@@ -186,7 +229,7 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
         found.append(_unknown(key, value))
         remove()
     for key in [key for key, value in _leaves(container) if value == REQUIRED]:
-        found.append(Problem(key, "", "must be given", f"add {key}=..."))
+        found.append(Problem(key, "", MISSING, f"add {key}=..."))
         _put(container, key, None)
     while True:
         try:
@@ -197,10 +240,17 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
             key = str(error.full_key or "")
             value = OmegaConf.select(OmegaConf.create(container), key, throw_on_resolution_failure=False) if key else ""
             leads_nowhere = isinstance(error, InterpolationResolutionError)
-            cure = f"set {key}=..." if leads_nowhere else "see `rlcore train --cfg job`"
+            parent = key.partition(".")[0]
+            cure = f"set {key}=..." if leads_nowhere else f"`rlcore keys {parent}` lists types and defaults"
             found.append(Problem(key, value, str(error).splitlines()[0], cure))
             if not key or not _put(container, key, OmegaConf.select(OmegaConf.structured(default), key)):
                 return default, found  # nothing left to mend: the problems found are what matters
+
+
+def convert_values(values: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
+    """The defaults with these values, of a YAML file, and everything in the file that is wrong."""
+    config, found = _convert(OmegaConf.create(dict(values)))
+    return config, [problem for problem in found if problem.text != MISSING]
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,8 @@
-"""rlcore: records, pure functions, algorithms, rewards and loops of online RL for language models."""
+"""rlcore: records, pure functions, algorithms, rewards and loops of online RL for language models.
+
+`train`, `evaluate`, `plan` and `compose` start actors and live in `actors.api`, above this package. They are imported
+on first use, by name: `import rlcore` stays light, and nothing in rlcore imports its actors.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlcore.problems import UserError
     from rlcore.registry import advantage, policy_loss
     from rlcore.rewards.registry import reward
     from rlcore.types import RewardInput, RewardResult, Status
 
-__all__ = ["RewardInput", "RewardResult", "Status", "advantage", "policy_loss", "reward"]
+__all__ = ["RewardInput", "RewardResult", "Status", "UserError", "advantage", "policy_loss", "reward"]
 
-_MODULES = {"advantage": "rlcore.registry", "policy_loss": "rlcore.registry", "reward": "rlcore.rewards.registry"}
+_MODULES = {
+    "advantage": "rlcore.registry", "policy_loss": "rlcore.registry", "reward": "rlcore.rewards.registry",
+    "UserError": "rlcore.problems",
+}  # fmt: skip
+_ACTORS = ("EvalResult", "Plan", "RunResult", "compose", "evaluate", "plan", "train")
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported on first use: `rlcore doctor` must start where packages are missing."""
+    if name in _ACTORS:
+        return getattr(import_module("actors.api"), name)
+    if name == "__version__":
+        return _version()
     if name not in __all__:
         raise AttributeError(f"module 'rlcore' has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, "rlcore.types")), name)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("rlcore")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "0+unknown"

@@ -116,6 +116,14 @@ def out_of_bounds(settings: Any, path: str = "") -> Iterator[Problem]:
                 yield Problem(name, item, "not a number", "give a number")
 
 
+def plural(count: int, noun: str) -> str:
+    """
+    >>> plural(1, "error"), plural(1200, "step")
+    ('1 error', '1,200 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = (), cutoff: float = 0.6) -> str:
     """The name of `known` most likely meant by `name`: by spelling, else the first of the usual synonyms `also`.
 

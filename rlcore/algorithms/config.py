@@ -83,10 +83,10 @@ class CorrectionMode(str, enum.Enum):
 class CorrectionConfig:
     """Importance weights between the sampler's and the trainer's log-probs."""
 
-    level: CorrectionLevel = CorrectionLevel.token
-    mode: CorrectionMode = CorrectionMode.truncate
-    low: float = bounded(0.0, ge=0)
-    high: float = bounded(2.0, gt=0, le=math.inf)
+    level: CorrectionLevel = CorrectionLevel.token  # one weight per token, per sequence, or none
+    mode: CorrectionMode = CorrectionMode.truncate  # weights beyond the limits are truncated, or their tokens masked
+    low: float = bounded(0.0, ge=0)  # lowest weight
+    high: float = bounded(2.0, gt=0, le=math.inf)  # highest weight
 
 
 @dataclass
@@ -99,22 +99,22 @@ class FilterConfig:
 class PreferenceConfig:
     """Online preference learning: of a prompt's samples the best against the worst."""
 
-    loss: PreferenceKind = PreferenceKind.dpo
-    beta: float = bounded(0.1, gt=0)
+    loss: PreferenceKind = PreferenceKind.dpo  # see rlcore.ops.preference_losses
+    beta: float = bounded(0.1, gt=0)  # strength of the pull to the reference
     label_smoothing: float = bounded(0.0, ge=0, le=0.49)  # cdpo and robust
     gamma: float = bounded(0.0, ge=0)  # target margin of simpo
     eta: float = bounded(1.0, gt=0)  # scale of the reward difference in the rpo losses
     sft_coef: float = bounded(0.0, ge=0)  # times the chosen response's negative log-likelihood per token, added
     pairs_per_prompt: int = bounded(1, ge=1)  # best against worst, second best against second worst, ...
     min_margin: float = bounded(0.0, ge=0)  # a pair's rewards must differ by more; equal ones never make a pair
-    opponent: Opponent = Opponent.policy
+    opponent: Opponent = Opponent.policy  # where the second response of a pair comes from
     explore_coef: float = bounded(1e-5, ge=0)  # alpha of xpo
 
 
 @dataclass
 class AlgorithmConfig:
-    name: str = "grpo"
-    family: Family = Family.policy_gradient
+    name: str = "grpo"  # of the preset, for messages
+    family: Family = Family.policy_gradient  # policy gradient, or preferences between samples
     files: list[str] = field(default_factory=list)  # Python files that register advantages and losses of your own
     advantage: str = "group"  # group, gae, returns, nash_md, or a registered name
     baseline: Baseline = Baseline.mean  # of group
@@ -124,27 +124,27 @@ class AlgorithmConfig:
     lam: float = bounded(1.0, ge=0, le=1)  # of gae
     whiten: bool = False  # advantages to mean 0 and deviation 1 over all trained tokens of a step
     loss: str = "ppo_clip"  # ppo_clip, gspo, cispo, reinforce, mdloo, or a registered name
-    clip_low: float = bounded(0.2, gt=0, le=1)
-    clip_high: float = bounded(0.2, gt=0, le=math.inf)
-    dual_clip: float | None = bounded(None, gt=1)
-    aggregation: Aggregation = Aggregation.token_mean
+    clip_low: float = bounded(0.2, gt=0, le=1)  # the ratio is clipped below 1 - clip_low
+    clip_high: float = bounded(0.2, gt=0, le=math.inf)  # the ratio is clipped above 1 + clip_high
+    dual_clip: float | None = bounded(None, gt=1)  # bound on the loss of bad tokens (arXiv 1912.09729); None: none
+    aggregation: Aggregation = Aggregation.token_mean  # how token losses become one number
     aggregation_constant: float | None = bounded(None, gt=0)  # denominator of seq_sum_constant; None: max_new_tokens
     kl_coef: float = bounded(0.0, ge=0)  # of the KL to the reference; 0 needs no reference role
-    kl_kind: KLKind = KLKind.auto
-    kl_in: KLPlace = KLPlace.loss
+    kl_kind: KLKind = KLKind.auto  # estimator of the KL
+    kl_in: KLPlace = KLPlace.loss  # where the KL to the reference is charged
     kl_clamp: float | None = bounded(10.0, gt=0, le=math.inf)  # of log-ratios and estimates, in nats; None: none
     kl_weighted: bool = False  # weigh the KL in the loss by pi / pi_old: unbiased also in later updates of a step
     kl_target: float | None = bounded(None, gt=0)  # nats per response that an adaptive kl_coef aims at; None: fixed
     kl_horizon: int = bounded(10_000, ge=1)  # samples over which the adaptive one reacts
     step_kl_coef: float = bounded(0.0, ge=0)  # of the KL to the policy that sampled, in mdloo
-    entropy_coef: float = 0.0
+    entropy_coef: float = 0.0  # of an entropy bonus
     value_clip: float | None = bounded(0.2, gt=0)  # of the critic's loss
     critic_warmup_steps: int = bounded(0, ge=0)  # steps at the start in which only the critic learns
     overlong_buffer: float = bounded(0.0, ge=0, le=1)  # share of max_new_tokens over which a penalty grows; 0: none
     overlong_penalty: float = bounded(1.0, ge=0)  # its size at max_new_tokens, subtracted from the reward
     refill_rounds: int = bounded(0, ge=0)  # further rounds of sampling when filters leave a step short of prompts
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
-    filters: FilterConfig = field(default_factory=FilterConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)  # samples and groups left out of training
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
     @property

@@ -38,7 +38,7 @@ class Tier(str, enum.Enum):
 class SandboxConfig:
     """Where the programs of the reward `code` run."""
 
-    tier: Tier = Tier.auto
+    tier: Tier = Tier.auto  # isolation of programs
     url: str | None = None  # of the tier remote: `python -m rlcore.rewards.sandbox.server` answers there
     retries: int = bounded(2, ge=0)  # of the tier remote, within the deadline
     readable: list[str] = field(default_factory=list)  # further files and folders that programs may read
@@ -61,7 +61,7 @@ class MathAnswer(str, enum.Enum):
 class MathConfig:
     """Options of every term `math`; a term's own options come first."""
 
-    answer: MathAnswer = MathAnswer.boxed
+    answer: MathAnswer = MathAnswer.boxed  # where the answer of a response is read
 
 
 @dataclass
@@ -75,15 +75,17 @@ class RewardTermConfig:
 @dataclass
 class RewardConfig:
     fn: str | None = None  # shorthand for a single term by path
+    # rewards, added up by their weights
+    # rewards, added up by their weights
     terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
     processes_per_worker: int = bounded(1, ge=1)  # verifier processes of each worker of the role `verifier`
     timeout_s: float = bounded(5.0, gt=0)  # per sample; then the worker process is killed and replaced
-    memory_limit_mb: int = bounded(2048, ge=64)
-    on_failure: OnFailure = OnFailure.mask
+    memory_limit_mb: int = bounded(2048, ge=64)  # of one verifier process
+    on_failure: OnFailure = OnFailure.mask  # what a response without a score counts
     fallback: Fallback = Fallback.none  # where no verifier applies: without reference, or one that cannot be read
-    fallback_weight: float = 1.0
+    fallback_weight: float = 1.0  # of the fallback's score
     model: str | None = None  # of the term `reward_model`: a Hugging Face sequence classification folder or hub id
     math: MathConfig = field(default_factory=MathConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)  # a language model that grades or compares
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     max_failed_share: float = bounded(0.5, gt=0, le=1)  # of a step's samples; above it the run stops and shows some

@@ -16,16 +16,16 @@ class WandbMode(str, enum.Enum):
 
 @dataclass
 class WandbConfig:
-    mode: WandbMode = WandbMode.offline
-    project: str = "rlcore"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
+    mode: WandbMode = WandbMode.offline  # offline keeps the files in the run folder
+    project: str = "rlcore"  # name of the project
+    entity: str | None = None  # user or team
+    tags: list[str] = field(default_factory=list)  # labels of the run
 
 
 @dataclass
 class TrackingConfig:
-    console: bool = True
-    tensorboard: bool = False
-    wandb: WandbConfig = field(default_factory=WandbConfig)
+    console: bool = True  # table of steps in the terminal
+    tensorboard: bool = False  # write TensorBoard files into the run folder
+    wandb: WandbConfig = field(default_factory=WandbConfig)  # Weights & Biases
     samples_every: int = bounded(10, ge=0)  # steps between tables of completions
     num_samples: int = bounded(8, ge=0)  # rows of such a table

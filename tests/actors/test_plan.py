@@ -35,24 +35,24 @@ def test_every_layout_is_planned_without_gpu_or_ray(layout, monkeypatch):
     import ray
 
     monkeypatch.setattr(ray, "init", lambda *a, **k: pytest.fail("started Ray"))
-    text = plan(compose([f"cluster={layout}"]))
+    text = plan(compose([f"cluster={layout}"])).text
     assert "Placement" in text
     assert "too small" not in text
     assert "?" not in text.split("Batches")[0].split("Placement")[1]
 
 
 def test_sixty_four_gpus_fill_eight_nodes():
-    text = plan(compose(["cluster=gpu64", "algorithm.kl_coef=0.01"]))
+    text = plan(compose(["cluster=gpu64", "algorithm.kl_coef=0.01"])).text
     assert "8 x 8 GPUs" in text
     assert "node-7 x8" in text
     assert "Weight sync: nccl" in text
-    text = plan(compose(["cluster=gpu64_colocated"]))
+    text = plan(compose(["cluster=gpu64_colocated"])).text
     assert "0.5 (shared)" in text
     assert "Weight sync: ipc" in text
 
 
 def test_batch_arithmetic_of_the_quickstart():
-    text = plan(compose(["cluster.roles.policy.num_workers=2", "cluster.roles.policy.cpus_per_worker=0.1"]))
+    text = plan(compose(["cluster.roles.policy.num_workers=2", "cluster.roles.policy.cpus_per_worker=0.1"])).text
     assert value(text, "completions per step") == "512"
     assert value(text, "optimizer steps per step") == "2"
     assert value(text, "completions per policy rank") == "128"
@@ -62,26 +62,27 @@ def test_batch_arithmetic_of_the_quickstart():
 
 
 def test_micro_batches_follow_the_token_limit():
-    text = plan(compose(["trainer.max_tokens_per_micro_batch=100"]))  # 4 sequences of 24; 256 per update over 2 ranks
+    # 4 sequences of 24; 256 per update over 2 ranks
+    text = plan(compose(["trainer.max_tokens_per_micro_batch=100"])).text
     assert value(text, "micro-batches per rank, at most") == "32"
 
 
 def test_a_broken_config_is_planned_with_its_problems():
-    text = plan(compose(["trainer.max_staleness=2", "rollout.weight_sync=ipc"]))
-    assert "2 to mend" in text
+    text = plan(compose(["trainer.max_staleness=2", "rollout.weight_sync=ipc"])).text
+    assert "2 errors" in text
     assert "not built yet" in text
     assert "Weight sync: none works" in text
 
 
 def test_a_layout_that_does_not_fit_this_machine_says_what_is_missing():
-    text = plan(compose(["cluster.roles.policy.cpus_per_worker=4000"]))
+    text = plan(compose(["cluster.roles.policy.cpus_per_worker=4000"])).text
     assert "lower cluster.roles.policy.cpus_per_worker" in text
     assert "Batches" in text
 
 
 def test_an_unreadable_model_does_not_stop_the_plan(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    text = plan(compose([f"model.path={tmp_path}"]))
+    text = plan(compose([f"model.path={tmp_path}"])).text
     assert "not estimated" in text
     assert "Weight sync" in text
 
@@ -125,10 +126,10 @@ def test_memory_of_the_critic_follows_its_own_ranks():
     assert {name: size / SHAPE.parameters for name, size in held.items()} == {
         "weights": 1, "gradients": 1, "master weights": 1, "Adam states": 2,
     }  # fmt: skip
-    text = plan(config)
+    text = plan(config).text
     assert value(text, "completions per critic rank") == str(-(-int(value(text, "completions per policy rank")) // 2))
     assert re.search(r"│ critic +│ weights", text)
-    assert "critic" not in plan(compose([])).split("Batches")[1]
+    assert "critic" not in plan(compose([])).text.split("Batches")[1]
 
 
 def test_key_value_bytes():
@@ -244,18 +245,18 @@ def test_sizes_are_readable():
 
 
 def test_stages_of_rounds_are_shown_with_what_they_read():
-    text = plan(compose(["+experiment=llama3", "rounds.count=3"]))
+    text = plan(compose(["+experiment=llama3", "rounds.count=3"])).text
     rows = {line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:-1]] for line in text.splitlines()
             if line.count("│") == 6}  # fmt: skip
     assert rows["base"] == ["sft", "1", "answers, start, heldout", "model"]
     assert rows["evaluate"] == ["evaluate", "1-3", "average, heldout", "report"]
     assert "completions in the run" not in text
-    assert "Stages" not in plan(compose([]))
+    assert "Stages" not in plan(compose([])).text
 
 
 def test_stages_that_cannot_be_planned_are_shown_as_such():
-    text = plan(compose(["+experiment=llama3", "rounds.stages.sft.start=nosuch"]))
-    assert "Checks: 1 to mend" in text
+    text = plan(compose(["+experiment=llama3", "rounds.stages.sft.start=nosuch"])).text
+    assert "Checks: 1 error" in text
     assert "no stage makes `nosuch`" in text
 
 

@@ -186,11 +186,11 @@ def test_a_head_that_is_still_starting() -> None:
 
 def test_plan_tells_refused_from_silent_from_none_named() -> None:
     config = Config(cluster=at(None))
-    assert "no Ray cluster named" in plan(config)
+    assert "no Ray cluster named" in plan(config).text
     with listener() as address:
         config.cluster = at(address, 1.0)
-        assert "did not answer within 1 s" in plan(config)
-    text = plan(config)
+        assert "did not answer within 1 s" in plan(config).text
+    text = plan(config).text
     assert f"cluster.address={address} refuses connections" in text
     assert "no Ray cluster named" not in text
 

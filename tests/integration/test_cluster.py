@@ -173,6 +173,6 @@ def test_a_busy_cluster_fails_at_the_deadline_and_keeps_nothing(place):
 def test_plan_asks_a_named_cluster_for_its_nodes(cluster):
     config = Config(cluster=layout(policy=RoleConfig(gpus_per_worker=1), rollout=RoleConfig(gpus_per_worker=1)))
     config.cluster.address = cluster.address
-    text = plan(config)
+    text = plan(config).text
     assert f"Nodes of the Ray cluster at {cluster.address}" in text
     assert ray.is_initialized(), "a connection that was there stays"

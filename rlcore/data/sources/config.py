@@ -49,25 +49,25 @@ class ProceduralTaskConfig:
 
 @dataclass
 class ProceduralConfig:
-    tasks: list[ProceduralTaskConfig] = field(default_factory=list)
+    tasks: list[ProceduralTaskConfig] = field(default_factory=list)  # tasks of reasoning-gym, mixed
     seed: int | None = None  # of the rows; None: the run's
 
 
 @dataclass
 class DataConfig:
-    source: SourceKind = SourceKind.addition
+    source: SourceKind = SourceKind.addition  # kind of the data
     train: Any = None  # path, glob, folder, or a list of them; unused by built-in sources
     eval: Any = None  # likewise; None with a file source: `num_eval` rows are held out of `train`
     train_split: str = ""  # of a folder or glob with several splits; "": train
     eval_split: str = ""  # "": the only split that is not train
-    num_eval: int = bounded(500, ge=1)
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
+    num_eval: int = bounded(500, ge=1)  # held-out rows, where data.eval names no file
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)  # names of the columns in the file
+    procedural: ProceduralConfig = field(default_factory=ProceduralConfig)  # of source=procedural
     chat_template: bool = False  # render prompts through the tokenizer's chat template
     chat_template_file: str | None = None  # a Jinja template to use instead
     chat_options: dict[str, Any] = field(default_factory=dict)  # variables of the template, as enable_thinking: false
-    system_prompt: str | None = None
+    system_prompt: str | None = None  # system message in front of every prompt, with chat_template
     prompt_template: str = "{prompt}"  # applied to the prompt string before the chat template
-    max_prompt_tokens: int = bounded(64, ge=1)
-    long_prompts: LongPrompt = LongPrompt.skip
-    shuffle: bool = True
+    max_prompt_tokens: int = bounded(64, ge=1)  # longest prompt
+    long_prompts: LongPrompt = LongPrompt.skip  # what happens to longer ones
+    shuffle: bool = True  # in another order each epoch; false: as in the file

@@ -44,8 +44,8 @@ class RubricConfig:
 class JudgeScaleConfig:
     """The scores of a pointwise judge; they go to [0, 1]: (score - low) / (high - low)."""
 
-    low: int = 1
-    high: int = 10
+    low: int = 1  # the worst score
+    high: int = 10  # the best score
 
 
 @dataclass
@@ -56,17 +56,17 @@ class JudgePromptConfig:
     in; all other braces stay as they are.
     """
 
-    pointwise: str = ""
-    pairwise: str = ""
+    pointwise: str = ""  # question about one response
+    pairwise: str = ""  # question about two responses
     reference: str = ""  # goes before the question where the row has a reference and the template no place for it
     reminder: str = ""  # what an answer without verdict is met with
-    system: str = ""
+    system: str = ""  # system message of the judge
     column: str = ""  # of the row that holds the bare question; empty: the prompt as the policy sees it
 
 
 @dataclass
 class JudgeReadingConfig:
-    how: JudgeReading = JudgeReading.text
+    how: JudgeReading = JudgeReading.text  # how the verdict is read
     verdict: str = r"\[\[([ABC])\]\]"  # regular expression, one group: A, B, or C for a tie
     score: str = r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]"  # regular expression, one group: a number
     reminders: int = bounded(1, ge=0)  # further questions where no verdict was found
@@ -77,11 +77,11 @@ class JudgeEndpointConfig:
     """Of kind `endpoint`."""
 
     base_url: str | None = None  # as in http://host:8000/v1
-    model: str | None = None
+    model: str | None = None  # name of the model at the endpoint
     api_env: str = ""  # NAME of the environment variable that holds the key; empty: no key is sent
-    max_concurrency: int = bounded(16, ge=1)
-    retries: int = bounded(4, ge=0)
-    request_timeout_s: float = bounded(60.0, gt=0)
+    max_concurrency: int = bounded(16, ge=1)  # requests at the same time
+    retries: int = bounded(4, ge=0)  # of a request that failed
+    request_timeout_s: float = bounded(60.0, gt=0)  # of one request
     deadline_s: float = bounded(180.0, gt=0)  # of one question with its retries
     extra: dict[str, Any] = field(default_factory=dict)  # further fields of the request, as they are
 
@@ -91,14 +91,14 @@ class JudgeEngineConfig:
     """Of kind `engine`: vLLM on the weights of a folder, never synced."""
 
     path: str | None = None  # Hugging Face folder or hub id
-    tensor_parallel_size: int = bounded(1, ge=1)
-    dtype: str = "auto"
-    max_model_len: int = bounded(4096, ge=1)
-    max_num_seqs: int = bounded(256, ge=1)
-    gpu_memory_utilization: float = bounded(0.9, gt=0, le=1)
-    cpu_kv_cache_gib: float = bounded(1.0, gt=0)
-    enforce_eager: bool = False
-    trust_remote_code: bool = False
+    tensor_parallel_size: int = bounded(1, ge=1)  # GPUs of one engine
+    dtype: str = "auto"  # of the weights; auto: as in the folder
+    max_model_len: int = bounded(4096, ge=1)  # longest question with its answer
+    max_num_seqs: int = bounded(256, ge=1)  # questions that one engine answers at the same time
+    gpu_memory_utilization: float = bounded(0.9, gt=0, le=1)  # share of a GPU's memory that an engine takes
+    cpu_kv_cache_gib: float = bounded(1.0, gt=0)  # KV cache of an engine on CPU
+    enforce_eager: bool = False  # no compiled graphs
+    trust_remote_code: bool = False  # run the Python code that comes with the model folder
     chat_template: bool | None = None  # None: where the tokenizer has one
     chat_options: dict[str, Any] = field(default_factory=dict)  # of the chat template, such as enable_thinking
     deadline_s: float = bounded(600.0, gt=0)  # of one call; what is not answered then is a time-out
@@ -108,15 +108,17 @@ class JudgeEngineConfig:
 
 @dataclass
 class JudgeConfig:
-    kind: JudgeKind = JudgeKind.none
-    mode: JudgeMode = JudgeMode.pointwise
+    kind: JudgeKind = JudgeKind.none  # who judges
+    mode: JudgeMode = JudgeMode.pointwise  # grades of single responses, or comparisons
     against: JudgeAgainst = JudgeAgainst.group  # pairwise
     max_pairs: int = bounded(28, ge=1)  # of one group, each asked in both orders; 28 are all pairs of 8
-    max_new_tokens: int = bounded(512, ge=1)
-    temperature: float = bounded(0.0, ge=0)
-    rubrics: list[RubricConfig] = field(default_factory=lambda: [RubricConfig()])
+    max_new_tokens: int = bounded(512, ge=1)  # longest answer of the judge
+    temperature: float = bounded(0.0, ge=0)  # of the judge's answers
+    rubrics: list[RubricConfig] = field(default_factory=lambda: [RubricConfig()])  # questions of a pointwise judge
     scale: JudgeScaleConfig = field(default_factory=JudgeScaleConfig)
     prompts: JudgePromptConfig = field(default_factory=JudgePromptConfig)
+    # how a verdict is found in the judge's answer
+    # how a verdict is found in the judge's answer
     reading: JudgeReadingConfig = field(default_factory=JudgeReadingConfig)
     engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
     endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)

@@ -100,7 +100,7 @@ def option_problems(key: str, texts: Iterable[str]) -> Iterator[Problem]:
 class RoundsConfig:
     """`rlcore rounds`. Stages run in the order that their references demand, otherwise as listed."""
 
-    count: int = 1
+    count: int = 1  # number of rounds
     stages: dict[str, Any] = field(default_factory=dict)  # name: {kind: ..., options of that kind}
     overrides: dict[str, Any] = field(default_factory=dict)  # number of a round: {stage name: {option: value}}
     models: dict[str, str] = field(default_factory=dict)  # name: a Hugging Face folder, to be referred to

@@ -1,0 +1,71 @@
+"""The Python interface: `rlcore.train`, `rlcore.evaluate`, `rlcore.plan`. It prints nothing and sets no signal handler.
+
+    result = rlcore.train({"defaults": {"algorithm": "rloo"}, "trainer": {"steps": 20}, "run_dir": "runs/mine"})
+    print(result.metrics["reward/mean"], result.model)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors import config_file, run, validate
+from actors import plan as planning
+from actors.config import Config
+from actors.plan import Plan
+from actors.run import EvalResult, RunResult
+
+Given = Config | Mapping[str, Any] | str | os.PathLike[str] | Sequence[str] | None
+
+
+def compose(config: Given = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run.
+
+    Args:
+        config: a `Config`; nested keys and values, with presets under `defaults`; the path of a YAML file of the same;
+            a list of overrides such as `["algorithm=rloo", "trainer.steps=20"]`; or None for the quickstart.
+        overrides: further overrides, which win. Not together with a `Config`: set its attributes.
+
+    Raises:
+        ConfigError, ConfigFileError: everything that is wrong, each with its cure.
+    """
+    if isinstance(config, Config):
+        if overrides:
+            raise TypeError("overrides change a composed config: set the attributes of the Config instead")
+        return config
+    quiet = ["tracking.console=false"]  # unless the caller asks for it
+    if config is None:
+        return validate.compose([*quiet, *overrides])
+    if isinstance(config, Mapping):
+        return validate.compose(config_file.from_values(config, overrides, quiet=True))
+    if isinstance(config, str | os.PathLike):
+        return validate.compose(config_file.expand(["--config", os.fspath(config), *overrides]))
+    return validate.compose([*quiet, *config, *overrides])
+
+
+def train(config: Given = None, overrides: Sequence[str] = ()) -> RunResult:
+    """Trains and exports a model; resumes where the run folder holds a checkpoint. For the arguments see `compose`.
+
+    Raises:
+        UserError: what the user can fix; the message says how.
+    """
+    return run.train(compose(config, overrides))
+
+
+def evaluate(config: Given = None, overrides: Sequence[str] = ()) -> EvalResult:
+    """Measures a model on held-out prompts, see `actors.run.evaluate`. For the arguments see `compose`.
+
+    Raises:
+        UserError: what the user can fix; the message says how.
+    """
+    return run.evaluate(compose(config, overrides))
+
+
+def plan(config: Given = None, overrides: Sequence[str] = ()) -> Plan:
+    """Checks a config without starting anything: `plan(...).ok`, `.problems`, `.text`. For the arguments see `compose`.
+
+    Raises:
+        ConfigError, ConfigFileError: it does not compose.
+    """
+    return planning.plan(compose(config, overrides))
