@@ -19,7 +19,7 @@ import regex as timed  # type: ignore[import-untyped, unused-ignore]
 
 from rlcore.rewards import text as rules
 from rlcore.rewards.constraints.layout import parse_json
-from rlcore.rewards.extract import box, visible
+from rlcore.rewards.math.reading.extract import box, visible
 from rlcore.rewards.registry import RewardError, failure, loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rlcore.rewards.extract import visible
+from rlcore.rewards.math.reading.extract import visible
 from rlcore.rewards.registry import RewardError, failure, loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 

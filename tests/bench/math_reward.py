@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rlcore.rewards import math, structure, symbolic, units
+from rlcore.rewards import math
+from rlcore.rewards.math.grammar import units
+from rlcore.rewards.math.values import structure, symbolic
 from tests.rewards.corpora import pairs
 
 

@@ -27,7 +27,7 @@ from rlcore.rewards.constraints.kinds import (
     read_constraint,
     read_row,
 )
-from rlcore.rewards.extract import visible
+from rlcore.rewards.math.reading.extract import visible
 from rlcore.rewards.registry import reward
 from rlcore.types import RewardInput, RewardResult, Status
 

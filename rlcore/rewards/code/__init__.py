@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from rlcore.rewards import code_layouts
-from rlcore.rewards.code_compare import Tolerance, equal, same_output, same_value
-from rlcore.rewards.code_layouts import Tests, TestsError
+from rlcore.rewards.code import layouts as code_layouts
+from rlcore.rewards.code.compare import Tolerance, equal, same_output, same_value
+from rlcore.rewards.code.layouts import Tests, TestsError
 from rlcore.rewards.config import SandboxConfig, Tier
 from rlcore.rewards.registry import failure, loading, reward
 from rlcore.rewards.sandbox import Call, Ending, Job, Limits, Outcome, Sandbox, SandboxError, get, held

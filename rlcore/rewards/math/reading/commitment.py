@@ -11,9 +11,10 @@ import re
 from fractions import Fraction
 from itertools import combinations, pairwise
 
-from rlcore.rewards import agreement, exact, formula, numeric, spelling, structure, verdict
-from rlcore.rewards.quantities import values
-from rlcore.rewards.tokens import split
+from rlcore.rewards.math.grammar import formula, spelling
+from rlcore.rewards.math.grammar.tokens import split
+from rlcore.rewards.math.reading.quantities import values
+from rlcore.rewards.math.values import agreement, exact, numeric, structure, verdict
 
 MAX_SIDES = 12
 MAX_CONTEXT = 240  # characters before and after an answer in which an alternative is looked for

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from rlcore.rewards import code_layouts
+from rlcore.rewards.code import layouts as code_layouts
 from rlcore.rewards.code import program, score
-from rlcore.rewards.code_compare import Tolerance, same_output, same_value
+from rlcore.rewards.code.compare import Tolerance, same_output, same_value
 from rlcore.rewards.registry import call
 from rlcore.rewards.sandbox import SandboxConfig, SandboxError, Tier, commands, get
 from rlcore.types import RewardInput, Status

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpmath import MPContext  # type: ignore[import-untyped]
 
-from rlcore.rewards.formula import OF_SEVERAL, SERIES, Node
+from rlcore.rewards.math.grammar.formula import OF_SEVERAL, SERIES, Node
 
 DIGITS = 50
 MAX_BITS = 60_000  # of an exact numerator or denominator; beyond, floating point

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rlcore.rewards import claim, conclusion, extract, quantities, statement
+from rlcore.rewards.math.reading import claim, conclusion, extract, quantities, statement
 
 
 @pytest.mark.parametrize(

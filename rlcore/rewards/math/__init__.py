@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rlcore.rewards import exact, extract, marked, prose, spelling, structure, units, verdict
-from rlcore.rewards.commitment import readings
 from rlcore.rewards.config import MathAnswer
+from rlcore.rewards.math.grammar import spelling, units
+from rlcore.rewards.math.reading import extract, marked, prose
+from rlcore.rewards.math.reading.commitment import readings
+from rlcore.rewards.math.values import exact, structure, verdict
 from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
-SYMBOLIC = "rlcore.rewards.symbolic"
+SYMBOLIC = "rlcore.rewards.math.values.symbolic"
 MISSING = ("nan", "<na>", "nat", "null")  # what a missing value of a table becomes as text
 MAX_ANSWER = 1000  # characters of an answer that is worth reading
 _ASSIGNED = re.compile(

@@ -9,9 +9,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rlcore.rewards import conclusion, exact
-from rlcore.rewards.claim import BETWEEN, main, trimmed
-from rlcore.rewards.quantities import SPELT, formulas, is_expression, last_side, masked, spelt, unbold, values
+from rlcore.rewards.math.reading import conclusion
+from rlcore.rewards.math.reading.claim import BETWEEN, main, trimmed
+from rlcore.rewards.math.reading.quantities import (
+    SPELT,
+    formulas,
+    is_expression,
+    last_side,
+    masked,
+    spelt,
+    unbold,
+    values,
+)
+from rlcore.rewards.math.values import exact
 
 MAX_LINE = 1500  # characters of a statement that are read
 MAX_READ = 8  # statements, from the last

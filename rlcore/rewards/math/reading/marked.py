@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from rlcore.rewards import conclusion, extract, statement
-from rlcore.rewards.commitment import alternatives, chained, denied, hedged, one_of, same
 from rlcore.rewards.config import MathAnswer
+from rlcore.rewards.math.reading import conclusion, extract, statement
+from rlcore.rewards.math.reading.commitment import alternatives, chained, denied, hedged, one_of, same
 
 MAX_LATER = 4000  # characters behind an answer in which it may be taken back
 

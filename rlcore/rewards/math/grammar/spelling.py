@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rlcore.rewards import prose
+from rlcore.rewards.math.reading import prose
 
 _RELATIONS = {
     r"\leqslant": "≤", r"\leq": "≤", r"\le": "≤", r"\geqslant": "≥", r"\geq": "≥", r"\ge": "≥", r"\neq": "≠",

@@ -4,9 +4,10 @@ import pytest
 
 from actors import rewards_cli, validate
 from actors.verifier import VerifierWorker
-from rlcore.rewards import commitment, marked, options, registry
+from rlcore.rewards import options, registry
 from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
 from rlcore.rewards.math import score
+from rlcore.rewards.math.reading import commitment, marked
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import read
 

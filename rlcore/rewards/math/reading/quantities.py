@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rlcore.rewards import exact
-from rlcore.rewards.numerals import COUNTS, PARTS
+from rlcore.rewards.math.grammar.numerals import COUNTS, PARTS
+from rlcore.rewards.math.values import exact
 
 
 @dataclass(frozen=True, slots=True)

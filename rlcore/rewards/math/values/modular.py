@@ -11,8 +11,8 @@ import math
 import random
 from fractions import Fraction
 
-from rlcore.rewards.formula import Node, symbols
-from rlcore.rewards.numeric import MAX_FACTORIAL, OutOfBounds, Undefined, evaluate
+from rlcore.rewards.math.grammar.formula import Node, symbols
+from rlcore.rewards.math.values.numeric import MAX_FACTORIAL, OutOfBounds, Undefined, evaluate
 
 PRIMES = (2**127 - 1, 2**107 - 1, 2**89 - 1)
 MAX_DEGREE = 1 << 32

@@ -1,4 +1,4 @@
-"""Whether two answers, as `rlcore.rewards.structure` reads them, are the same."""
+"""Whether two answers, as `rlcore.rewards.math.values.structure` reads them, are the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import re
 from fractions import Fraction
 from itertools import permutations
 
-from rlcore.rewards import agreement, regions
-from rlcore.rewards.formula import Node, contains, symbols
-from rlcore.rewards.structure import Answer, Index, Items, Matrix, Named, Relation, Span, Value, interval, region_of
-from rlcore.rewards.tokens import FUNCTIONS
+from rlcore.rewards.math.grammar.formula import Node, contains, symbols
+from rlcore.rewards.math.grammar.tokens import FUNCTIONS
+from rlcore.rewards.math.values import agreement, regions
+from rlcore.rewards.math.values.structure import (
+    Answer,
+    Index,
+    Items,
+    Matrix,
+    Named,
+    Relation,
+    Span,
+    Value,
+    interval,
+    region_of,
+)
 
 _CONSTANT = re.compile(r"[CcKk]_\d|[ck]|[A-DK]")  # of a general solution
 _BASIS = ("i_vec", "j_vec", "k_vec")

@@ -11,8 +11,8 @@ import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from rlcore.rewards import units
-from rlcore.rewards.numerals import COUNTS, SCALES, spelt_number
+from rlcore.rewards.math.grammar import units
+from rlcore.rewards.math.grammar.numerals import COUNTS, SCALES, spelt_number
 
 MAX_DIGITS = 1000  # of one number as written
 MAX_EXPONENT = 1000  # of ten

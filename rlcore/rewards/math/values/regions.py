@@ -8,9 +8,9 @@ from fractions import Fraction
 from functools import total_ordering
 from typing import Any
 
-from rlcore.rewards.agreement import FLIPPED, close, constant, difference, replaced, same_value
-from rlcore.rewards.formula import Node, symbols
-from rlcore.rewards.numeric import mp
+from rlcore.rewards.math.grammar.formula import Node, symbols
+from rlcore.rewards.math.values.agreement import FLIPPED, close, constant, difference, replaced, same_value
+from rlcore.rewards.math.values.numeric import mp
 
 NEAR = 1e-20  # relative difference below which two ends are compared as formulas
 

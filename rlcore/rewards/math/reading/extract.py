@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
-from rlcore.rewards import conclusion, exact, statement
-from rlcore.rewards.quantities import formulas, has_words, is_expression, last_side, masked, unbold
+from rlcore.rewards.math.reading import conclusion, statement
+from rlcore.rewards.math.reading.quantities import formulas, has_words, is_expression, last_side, masked, unbold
+from rlcore.rewards.math.values import exact
 
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)

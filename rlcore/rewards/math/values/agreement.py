@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from rlcore.rewards import modular
-from rlcore.rewards.formula import Node, contains, symbols
-from rlcore.rewards.numeric import DIGITS, OutOfBounds, Undefined, Value, evaluate, floating, measured, mp
+from rlcore.rewards.math.grammar.formula import Node, contains, symbols
+from rlcore.rewards.math.values import modular
+from rlcore.rewards.math.values.numeric import DIGITS, OutOfBounds, Undefined, Value, evaluate, floating, measured, mp
 
 EXACT = 10.0 ** -(DIGITS // 2)  # relative difference below which computed values are equal
 GUARD = 20  # digits that rounding errors of a whole formula stay within

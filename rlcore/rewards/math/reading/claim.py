@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from rlcore.rewards import exact
-from rlcore.rewards.quantities import (
+from rlcore.rewards.math.reading.quantities import (
     SPELT,
     Value,
     formulas,
@@ -23,6 +22,7 @@ from rlcore.rewards.quantities import (
     unbold,
     values,
 )
+from rlcore.rewards.math.values import exact
 
 _ROUNDED = re.compile(
     r",?\s+\(?(?:(?:or|which is|that is|i\.e\.,?)\s+(?:about|approximately|approx\.?|roughly|around|nearly)|≈|"

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rewards import exact, extract
 from rlcore.rewards.math import score
+from rlcore.rewards.math.reading import extract
+from rlcore.rewards.math.values import exact
 from rlcore.types import Status
 
 # (final answer, reference): equal, decided without sympy

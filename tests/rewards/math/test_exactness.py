@@ -2,9 +2,9 @@
 
 import pytest
 
-from rlcore.rewards import modular
-from rlcore.rewards.formula import parse
 from rlcore.rewards.math import score
+from rlcore.rewards.math.grammar.formula import parse
+from rlcore.rewards.math.values import modular
 from rlcore.types import Status
 
 DIFFERENT = [

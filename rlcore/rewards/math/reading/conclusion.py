@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from rlcore.rewards.claim import BOLD, OPENER, main
-from rlcore.rewards.quantities import formulas, masked, unbold, values
+from rlcore.rewards.math.reading.claim import BOLD, OPENER, main
+from rlcore.rewards.math.reading.quantities import formulas, masked, unbold, values
 
 MAX_PHRASE = 60  # characters of an answer in words
 MAX_TAIL = 3000  # characters at the end of a response in which its conclusion is looked for

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rlcore.rewards.tokens import (
+from rlcore.rewards.math.grammar.tokens import (
     ALIASES,
     BARS,
     ENDS,

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.rewards import exact, formula, numeric, regions, structure, symbolic, units, verdict
 from rlcore.rewards import math as math_reward
-from rlcore.rewards.formula import Unreadable, parse
-from rlcore.rewards.numeric import OutOfBounds, Undefined, evaluate
+from rlcore.rewards.math.grammar import formula, units
+from rlcore.rewards.math.grammar.formula import Unreadable, parse
+from rlcore.rewards.math.values import exact, numeric, regions, structure, symbolic, verdict
+from rlcore.rewards.math.values.numeric import OutOfBounds, Undefined, evaluate
 
 VALUES = [
     ("2+3*4", 14), ("2-3-4", -5), ("12/3/2", 2), ("-2^2", -4), ("2^3^2", 512), ("2^-3", Fraction(1, 8)), ("--3", 3),

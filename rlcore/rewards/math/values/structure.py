@@ -12,10 +12,11 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 
-from rlcore.rewards import exact, formula, regions, spelling
-from rlcore.rewards.formula import Node, Unreadable
-from rlcore.rewards.regions import EVERYTHING, Piece, Region
-from rlcore.rewards.tokens import CLOSING, OPENING, PIECE, split
+from rlcore.rewards.math.grammar import formula, spelling
+from rlcore.rewards.math.grammar.formula import Node, Unreadable
+from rlcore.rewards.math.grammar.tokens import CLOSING, OPENING, PIECE, split
+from rlcore.rewards.math.values import exact, regions
+from rlcore.rewards.math.values.regions import EVERYTHING, Piece, Region
 
 MAX_ITEMS = 60
 
