@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.config import Config, Device, RolesConfig, WeightSyncBackend
+from actors.config import Config, Device
 from actors.critic import CriticWorker
 from actors.gpu_sharing import GpuSharing
 from actors.group import ActorGroup, Pending, WorkerError
@@ -18,8 +18,9 @@ from actors.handles import RewardHandle, RolloutHandle, WeightHandle
 from actors.handles_reward import RewardModelHandle
 from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
 from actors.judge import CONCURRENCY, JudgeWorker, start_judge
+from actors.memory import model_shape, reserved_bytes
 from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model, rope_problem
-from actors.placement import Placement
+from actors.placement import Placement, together
 from actors.policy import PolicyWorker
 from actors.ray_connection import check_address, connected
 from actors.reference import ReferenceWorker
@@ -27,7 +28,7 @@ from actors.restarts import RestartPolicy
 from actors.reward_model import RewardModelWorker
 from actors.rollout import RolloutWorker
 from actors.verifier import VerifierWorker
-from actors.weight_sync import choose_backend
+from actors.weight_sync import GROUP_BACKENDS, choose_backend
 from actors.worker import LanguageModelWorker, StartSpec
 from rlcore.algorithms.config import Family, Opponent
 from rlcore.algorithms.objective import Objective
@@ -132,12 +133,6 @@ def weight_backend(config: Config, device: str) -> str:
     return backend
 
 
-def together(roles: RolesConfig, a: str, b: str) -> bool:
-    """The two roles share a placement group, and so their GPUs."""
-    first, second = (getattr(roles, name).colocate_with or name for name in (a, b))
-    return bool(first == second)
-
-
 @dataclass
 class Groups:
     """The groups of actors, wired by `Builder`."""
@@ -166,14 +161,14 @@ class Builder:
             "rl": family(config.algorithm, config.rollout.temperature, config.rollout.max_new_tokens),
             "sft": SupervisedObjective(),
         }
+        self.reserved = reserved_bytes(config, model_shape(config.model)) if device == "cuda" else 0.0
         self.value_objective = ValueObjective(config.algorithm.value_clip)
 
     def build(self, run_dir: Path, tracker: Tracker) -> tuple[World, ActorGroup[RolloutWorker]]:
         config = self.config
         verifiers = self.start_rewards(tracker.message)  # a bad reward must show before a model is loaded
         judge = self.start_judge(tracker.message)
-        groups = self.start_models()
-        sharing = GpuSharing(groups.rollout, config.rollout.sleep_level, self.deadlines.sync_s)
+        groups, sharing = self.start_models(tracker.message)
         weights, restarts = self.wire_weights(groups, sharing, tracker.message)
         scorer = LogprobHandle(self.scoring("policy", groups.policy, sharing), config.rollout.temperature)
         critic = None
@@ -285,24 +280,35 @@ class Builder:
             self.stack.callback(model_scorer.close)
         return ComposedScorer(verifiers, model_scorer, judge, self.config.reward)
 
-    def start_models(self) -> Groups:
-        """Engines and models, all at the same time."""
+    def start_models(self, message: Callable[[str], None]) -> tuple[Groups, GpuSharing]:
+        """Engines and models, all at the same time. On shared GPUs first the engines, since vLLM takes its share of
+        what is free when it starts, then the models, in the memory that sleeping engines give back."""
         roles = self.config.cluster.roles
-        groups = Groups(self.group(RolloutWorker, "rollout", max_concurrency=4), self.group(PolicyWorker, "policy"))
+        rollout, policy = self.group(RolloutWorker, "rollout", max_concurrency=4), self.group(PolicyWorker, "policy")
+        groups = Groups(rollout, policy)
+        kinds: list[tuple[str, Any, tuple[Any, ...]]] = [
+            ("reference", ReferenceWorker, ()),
+            ("critic", CriticWorker, (self.value_objective,)),
+            ("reward", RewardModelWorker, ()),
+        ]
+        models = [("policy", groups.policy, PolicyWorker, (self.objectives,))]
+        for role, worker, extra in kinds:
+            if getattr(roles, role).num_workers:
+                setattr(groups, role, group := self.group(worker, role))
+                models.append((role, group, worker, extra))
+        shared = [group for role, group, *_ in models if together(roles, role, "rollout")]
+        sharing = GpuSharing(groups.rollout, self.config.rollout.sleep_level, self.deadlines.sync_s, shared)
         starting = [self.start(groups.rollout, RolloutWorker.start, self.rollout_arguments)]
-        starting.append(self.start_ranks(groups.policy, PolicyWorker, self.objectives))
-        if roles.reference.num_workers:
-            groups.reference = self.group(ReferenceWorker, "reference")
-            starting.append(self.start_ranks(groups.reference, ReferenceWorker))
-        if roles.critic.num_workers:
-            groups.critic = self.group(CriticWorker, "critic")
-            starting.append(self.start_ranks(groups.critic, CriticWorker, self.value_objective))
-        if roles.reward.num_workers:
-            groups.reward = self.group(RewardModelWorker, "reward")
-            starting.append(self.start_ranks(groups.reward, RewardModelWorker))
+        if self.device == "cuda":
+            message("rollout engines start; on a new machine vLLM first compiles and captures graphs for minutes")
+            if shared:
+                starting.pop().result()
+                sharing.for_training()
+        for _, group, worker, extra in models:
+            starting.append(self.start_ranks(group, worker, *extra))
         for pending in starting:
             pending.result()
-        return groups
+        return groups, sharing
 
     def wire_weights(
         self, groups: Groups, sharing: GpuSharing, message: Callable[[str], None]
@@ -324,7 +330,7 @@ class Builder:
             restarts,
             connect=lambda senders: self.connect_weights(senders, rollout),
             reference=groups.reference if sends else None,
-            exclusive=self.backend != "host",
+            exclusive=self.backend in GROUP_BACKENDS,
         )
         weights.join()
         sharing.resend = weights.resend
@@ -357,12 +363,11 @@ class Builder:
         return self.start(group, worker.start, arguments)
 
     def rollout_arguments(self, rank: int) -> tuple[Any, ...]:
-        config = self.config
-        rollout = replace(config.rollout, weight_sync=WeightSyncBackend(self.backend))  # the engine cannot know `auto`
+        config, rollout = self.config, self.config.rollout
         longest = rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens
         return (
             str(self.inputs.model_path), rollout, self.device, config.model.dtype.value, longest, self.threads,
-            config.seed + rank,
+            config.seed + rank, self.reserved,
         )  # fmt: skip
 
     def connect_weights(self, senders: ActorGroup[Any], rollout: ActorGroup[RolloutWorker]) -> None:

@@ -29,9 +29,10 @@ class DType(str, enum.Enum):
 
 class WeightSyncBackend(str, enum.Enum):
     auto = "auto"  # host on CPU, ipc when policy and rollout share GPUs, nccl otherwise
-    host = "host"
-    nccl = "nccl"
-    ipc = "ipc"
+    host = "host"  # through host memory and Ray's object store
+    ipc = "ipc"  # CUDA IPC between processes on one GPU
+    nccl = "nccl"  # a group of policy rank 0 and every engine
+    gloo = "gloo"  # the same group on CPU
 
 
 @dataclass
@@ -101,7 +102,7 @@ class RolloutConfig:
     stop: list[str] = field(default_factory=list)  # texts that end a response
     max_model_len: int | None = bounded(None, ge=1)  # None: longest prompt plus max_new_tokens
     max_num_seqs: int = bounded(256, ge=1)  # responses that one engine generates at the same time
-    gpu_memory_utilization: float = bounded(0.6, gt=0, le=1)  # share of a GPU's memory that an engine takes
+    gpu_memory_utilization: float | None = bounded(None, gt=0, le=1)  # of a GPU; None: what the roles on it leave
     cpu_kv_cache_gib: float = bounded(1.0, gt=0)  # KV cache of an engine on CPU
     enforce_eager: bool = False  # no compiled graphs: a quicker start, slower generation on a GPU
     prefix_caching: bool = True  # compute the common beginning of prompts once

@@ -162,9 +162,9 @@ def _vllm() -> list[Check]:
         return [Check("vLLM", FAIL, f"does not import: {last[:200]}", "`make install` (CPU), or pip install '.[gpu]'")]
     version, device, plugins = json.loads(answer)
     checks = [Check("vLLM", OK, f"{version}, platform {device}")]
-    if "rlcore_host_weights" not in plugins:
+    if "rlcore_weights" not in plugins:
         cure = "install the package once (pip install --no-deps -e .): tensor-parallel engines find the sync through it"
-        checks.append(Check("vLLM plug-in", WARN, "rlcore_host_weights is not registered", cure))
+        checks.append(Check("vLLM plug-in", WARN, "rlcore_weights is not registered", cure))
     return checks
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from actors.group import ActorDied, ActorGroup
 from actors.rollout import RolloutWorker
+from actors.worker import ModelWorker
 
 DROPS_WEIGHTS = 2  # the sleep level from which an engine has to be sent its weights again
+
+PARTS = ("weights", "kv_cache")  # of a sleeping engine; vLLM's names
 
 
 class GpuSharing:
@@ -19,16 +22,27 @@ class GpuSharing:
     A generation is under way from `generating` until its last group arrived or the caller gave up. Models work between
     generations only: a scorer that is fed during one first calls `wait_for_generation`.
 
+    Before an engine wakes, the models give back the memory that torch only caches. For a weight sync the engines wake
+    without their KV cache: the buckets of the sync find room in its place.
+
     An engine that died holds no memory: it is skipped here, and restarted by whoever calls it next.
 
     Args:
         level: `rollout.sleep_level`; 0: the engines stay awake and models may work at any time.
         timeout_s: of one call.
+        models: the groups on the engines' GPUs.
     """
 
-    def __init__(self, rollout: ActorGroup[RolloutWorker], level: int, timeout_s: float) -> None:
-        self._rollout, self._level, self._timeout_s = rollout, level, timeout_s
-        self._awake, self._generations, self._changed = True, 0, threading.Condition()
+    def __init__(
+        self,
+        rollout: ActorGroup[RolloutWorker],
+        level: int,
+        timeout_s: float,
+        models: Sequence[ActorGroup[Any]] = (),
+    ) -> None:
+        self._rollout, self._level, self._timeout_s, self._models = rollout, level, timeout_s, models
+        self._asleep: tuple[str, ...] = ()
+        self._generations, self._changed = 0, threading.Condition()
         self.resend: Callable[[], None] = lambda: None  # sends the engines the weights that they held last
 
     def for_training(self) -> None:
@@ -45,23 +59,24 @@ class GpuSharing:
                     "a model that shares the engines' GPUs was called while rollout engines generate: read every group "
                     "first (rollout.sleep_level)"
                 )
-            if self._awake:
+            if self._asleep != PARTS:
+                self._wake(*PARTS)  # vLLM takes an engine that is half awake for asleep
                 self._each(RolloutWorker.sleep, self._level, phase="sleep")
-                self._awake = False
+                self._asleep = PARTS
 
     def for_weights(self) -> None:
-        """Wakes the engines; they may be without weights until the caller has sent some."""
+        """Makes room for the engines' weights; they may be without any until the caller has sent some."""
         with self._changed:
-            self._wake()
+            self._wake("weights")
 
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Wakes the engines, with the weights they held last, and keeps them awake until the end of the block."""
         with self._changed:
             self._generations += 1
-            woken = self._wake()
+            had_none = self._wake(*PARTS)
         try:
-            if woken and self._level >= DROPS_WEIGHTS:
+            if had_none and self._level >= DROPS_WEIGHTS:
                 self.resend()
             yield
         finally:
@@ -76,12 +91,15 @@ class GpuSharing:
         with self._changed:
             self._changed.wait_for(lambda: not self._generations)
 
-    def _wake(self) -> bool:
-        if self._awake:
+    def _wake(self, *parts: str) -> bool:
+        """True if the weights were asleep."""
+        if not (wanted := [part for part in parts if part in self._asleep]):
             return False
-        self._each(RolloutWorker.wake, phase="wake")
-        self._awake = True
-        return True
+        for group in self._models:
+            group.broadcast(ModelWorker.release, timeout_s=self._timeout_s, phase="release memory")
+        self._each(RolloutWorker.wake, wanted, phase="wake")
+        self._asleep = tuple(part for part in self._asleep if part not in wanted)
+        return "weights" in wanted
 
     def _each(self, method: Callable[..., Any], *args: Any, phase: str) -> None:
         calls = [

@@ -55,7 +55,7 @@ class WeightHandle:
     restarts: RestartPolicy
     connect: Callable[[ActorGroup[Any]], None]  # joins a group of senders to all engines
     reference: ActorGroup[ReferenceWorker] | None = None  # None: it never sends
-    exclusive: bool = False  # an engine hears only the group joined last, and no engine is sent to alone: NCCL and IPC
+    exclusive: bool = False  # an engine hears only the group joined last, and no engine is sent to alone
     version: int = -1  # of the policy's weights that were sent last
     _from_reference: bool = False  # whose weights the engines hold, or should
     _joined: ActorGroup[Any] | None = None  # where exclusive
@@ -136,7 +136,11 @@ class WeightHandle:
                 + ", ".join(f"rollout[{i}] reports version {v}" for i, v in wrong.items())
             )
         seconds = time.perf_counter() - begun
-        return {"sync/megabytes": M.Last(sent[0]["bytes"] / 1e6), "sync/seconds": M.Last(seconds)}
+        return {
+            "sync/megabytes": M.Last(sent[0]["bytes"] / 1e6),
+            "sync/seconds": M.Last(seconds),
+            "sync/pause_s": M.Last(sent[0]["pause_s"]),
+        }
 
 
 @dataclass

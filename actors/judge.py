@@ -20,7 +20,8 @@ from actors.group import ActorError, ActorGroup
 from actors.models import load_tokenizer
 from actors.restarts import RestartPolicy
 from actors.rollout import RolloutWorker
-from actors.vllm_engine import PendingGroup, Request, sampling_parameters
+from actors.vllm_engine import PendingGroup, Request
+from actors.vllm_settings import sampling_parameters
 from rlcore.interfaces import Sampling
 from rlcore.problems import UserError
 from rlcore.rewards.judge.config import JudgeEngineConfig

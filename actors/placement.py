@@ -319,3 +319,9 @@ def to_text(what: RenderableType, width: int = 120) -> str:
     out = StringIO()
     Console(file=out, width=width, no_color=True, highlight=False).print(what)
     return out.getvalue().rstrip()
+
+
+def together(roles: RolesConfig, a: str, b: str) -> bool:
+    """The two roles share a placement group, and so their GPUs."""
+    first, second = (getattr(roles, name).colocate_with or name for name in (a, b))
+    return bool(first == second)

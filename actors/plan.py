@@ -6,40 +6,25 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rich.table import Table
 
-from actors.config import Config, DeadlinesConfig, DType, ModelConfig
+from actors.config import Config, DeadlinesConfig, DType
 from actors.inputs import inspect_inputs
+from actors.memory import GIB, Shape, engine_share, model_shape, trainer_bytes
 from actors.placement import Node, PlacementError, Unit, check_fit, cluster_nodes, render_table, to_text, units
 from actors.ray_connection import connected
 from actors.ray_probe import ClusterError, named_address
 from actors.rounds_config import plan_rounds
 from actors.rules import device_of, problems, shares_gpu
-from rlcore.ops.logprobs import CHUNK_ELEMENTS
 from rlcore.problems import Problem, plural
 from rlcore.rounds.plan.graph import Node as Stage
 
-GIB = 2**30
 GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a made-up GPU node
 GPU_GIB = 80.0  # of a made-up GPU
 CONNECT_S = 15.0  # at most, to ask a cluster for its nodes
-CHARACTERS = 2 + 256  # vocabulary of the tiny model: special tokens and every byte
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What memory depends on: counts of parameters, vocabulary entries, layers, and key/value width per layer."""
-
-    parameters: int
-    vocabulary: int
-    layers: int
-    kv_width: int
-
-    def kv_bytes(self, bytes_each: int) -> int:
-        """Of one token: keys and values of every layer."""
-        return 2 * self.layers * self.kv_width * bytes_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,55 +157,6 @@ def _batch(config: Config) -> str:
     return to_text(table)
 
 
-def model_shape(model: ModelConfig) -> Shape:
-    """From the model's config; no weight is read.
-
-    Raises:
-        ModelError, OSError, ValueError: the config of `model.path` cannot be read.
-    """
-    from actors.models import count_parameters
-
-    parameters = count_parameters(model)
-    if model.path is None:
-        tiny = model.tiny
-        return Shape(parameters, CHARACTERS, tiny.num_layers, tiny.hidden_size)
-    from transformers import AutoConfig
-
-    extra = {"gguf_file": model.gguf_file} if model.gguf_file else {}
-    path = str(Path(model.path).expanduser()) if Path(model.path).expanduser().is_dir() else model.path
-    hf = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code, **extra).get_text_config()
-    heads = hf.num_attention_heads
-    kv_heads = getattr(hf, "num_key_value_heads", None) or heads
-    head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
-    return Shape(parameters, hf.vocab_size, hf.num_hidden_layers, kv_heads * head_dim)
-
-
-def trainer_bytes(config: Config, shape: Shape, role: str = "policy") -> dict[str, float]:
-    """Bytes on one worker of the policy or the critic, by what they hold.
-
-    Stages as in ZeRO (arXiv 1910.02054): 1 splits master weights and Adam states over the ranks, 2 the gradients too,
-    3 the weights too. bfloat16 adds float32 master weights and runs stage 0 as 1. The policy holds logits for one chunk
-    of positions at a time; the critic has none, and is counted with the output layer that its head stands for.
-    Activations are not in it: with gradient checkpointing they are small beside the weights; without, they grow with
-    `trainer.max_tokens_per_micro_batch`.
-    """
-    ranks, p = max(getattr(config.cluster.roles, role).num_workers, 1), shape.parameters
-    low = config.model.dtype is DType.bfloat16
-    stage = max(config.engine.zero_stage, 1 if low else 0)
-    split = [ranks if stage >= needed else 1 for needed in (3, 2, 1)]
-    bytes_each = 2 if low else 4
-    held = {
-        "weights": p * bytes_each / split[0],
-        "gradients": 4 * p / split[1],
-        "master weights": 4 * p / split[2] if stage else 0.0,
-        "Adam states": 8 * p / split[2],
-    }
-    if role == "policy":
-        logits = min(config.trainer.max_tokens_per_micro_batch, max(1, CHUNK_ELEMENTS // shape.vocabulary))
-        held["logits and their gradient"] = 2.0 * logits * shape.vocabulary * bytes_each
-    return held
-
-
 def _memory(config: Config) -> str:
     try:
         shape = model_shape(config.model)
@@ -258,9 +194,10 @@ def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple
         room, origin = r.cpu_kv_cache_gib * GIB, "rollout.cpu_kv_cache_gib"
     else:
         gpu, real = _gpu_bytes()
-        room = gpu * r.gpu_memory_utilization - weights
+        share = engine_share(config, shape, gpu)
+        room = gpu * share - weights
         which = "this" if real else "a made-up"
-        origin = f"{r.gpu_memory_utilization:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
+        origin = f"{share:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
     seqs = max(0, int(room * r.tensor_parallel_size // (longest * per_token)))
     yield "rollout", [
         ("weights", weights),

@@ -15,21 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
 from actors.config import RolloutConfig
+from actors.memory import GIB, free_share
 from actors.vllm_engine import (
     Finished,
     PendingGroup,
     Request,
     Sample,
     VllmEngine,
-    engine_arguments,
-    set_environment,
-    transfer_backend,
 )
+from actors.vllm_settings import engine_arguments, set_environment
 from rlcore.interfaces import Sampling
 
 __all__ = ["Finished", "Request", "RolloutWorker", "Sample"]
@@ -37,6 +37,7 @@ __all__ = ["Finished", "Request", "RolloutWorker", "Sample"]
 LINGER_S = 0.005  # `collect` gathers a little longer than the first group: fewer, larger replies
 IDLE_WAIT_S = 0.1  # how often a waiting loop looks at deadlines
 SHUTDOWN_S = 60.0
+MIN_SHARE = 0.05  # of a GPU
 T = TypeVar("T")
 
 
@@ -66,29 +67,34 @@ class RolloutWorker:
         max_model_len: int,
         threads: int,
         seed: int,
+        reserved_bytes: float = 0.0,
     ) -> dict[str, Any]:
         """Builds the engine with dummy weights; the first update brings the real ones.
 
         Args:
             model_path: Hugging Face folder: config and tokenizer are read, weights are not.
-            config: with `weight_sync` resolved by `choose_backend`; `auto` counts as not colocated.
             device: "cpu" or "cuda".
             dtype: "float32" or "bfloat16".
             threads: OpenMP threads per tensor-parallel worker; CPU only.
+            reserved_bytes: of the GPU, for other processes; counts where `gpu_memory_utilization` is not set.
 
         Returns:
             `describe()`.
+
+        Raises:
+            ValueError: the other processes leave no room for an engine.
         """
         if self._thread is not None:
             raise RuntimeError("this rollout worker was already started")
-        set_environment(device, config.tensor_parallel_size, threads)
+        set_environment(device, config.tensor_parallel_size, threads, dtype)
+        if device == "cuda" and config.gpu_memory_utilization is None:
+            config = replace(config, gpu_memory_utilization=_share(reserved_bytes, config.sleep_level > 0))
         arguments = engine_arguments(model_path, config, device, dtype, max_model_len, seed)
-        backend = transfer_backend(config, device)
 
         def build() -> VllmEngine:
             if device == "cpu":
                 torch.set_num_threads(threads)  # a setting of the calling thread: why the loop builds its engine itself
-            return VllmEngine(arguments, backend, device)
+            return VllmEngine(arguments, device)
 
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, args=(build, ready), name="rollout-loop", daemon=True)
@@ -169,27 +175,32 @@ class RolloutWorker:
     # ---- weights
 
     def init_weights(self, info: dict[str, Any]) -> None:
-        """vLLM's `init_weight_transfer_engine`: what the backend needs to meet the trainer (nothing for `host`)."""
+        """How the engine meets the trainer: `transport` ("host", "ipc", "nccl", "gloo") and what that needs."""
         self._on_loop(lambda: self._engine.init_weights(info))
 
     def begin_update(self, version: int, deadline_s: float = 600.0) -> None:
-        """Stops sampling until `finish_update`. After `deadline_s` the update is broken (see `abort_update`)."""
+        """Opens an update. Sampling stops until `finish_update`; with requests under way, and room for a second set of
+        weights, it continues until then. After `deadline_s` the update is broken (see `abort_update`).
+        """
         self._on_loop(lambda: self._engine.begin_update(version, deadline_s))
 
     def load_bucket(self, payload: dict[str, Any]) -> None:
-        """One `weight_sync.pack` payload, or the update info of vLLM's backends. A failure breaks the update."""
+        """One bucket, as the transport sends it. A failure breaks the update."""
         self._on_loop(lambda: self._engine.load_bucket(payload))
 
-    def finish_update(self, version: int) -> None:
-        """All weights are in: sampling goes on under `version`.
+    def finish_update(self, version: int) -> float:
+        """All weights are in: sampling continues under `version`.
+
+        Returns:
+            Seconds for which requests under way had to wait.
 
         Raises:
-            ValueError: weights are missing (host backend), or `version` is not the one begun.
+            ValueError: weights are missing, or `version` is not the one begun.
         """
-        self._on_loop(lambda: self._engine.finish_update(version))
+        return self._on_loop(lambda: self._engine.finish_update(version))
 
     def abort_update(self) -> None:
-        """Gives up the update under way, if any. The weights are a mixture then: no sampling until a whole update."""
+        """Gives up the update under way, if any. If a bucket was loaded, no sampling until a whole update."""
 
         def stop() -> None:
             if self._engine.update is not None:
@@ -269,3 +280,14 @@ class RolloutWorker:
         with self._changed:
             self._error = error
             self._changed.notify_all()
+
+
+def _share(reserved: float, turns: bool) -> float:
+    total = float(torch.cuda.get_device_properties(0).total_memory)
+    if (share := free_share(reserved, total, turns)) < MIN_SHARE:
+        raise ValueError(
+            f"a GPU of {total / GIB:.0f} GiB has no room for a rollout engine beside the {reserved / GIB:.0f} GiB of "
+            "the roles that share it: more policy workers with engine.zero_stage=3, engine.offload_optimizer=true, "
+            "GPUs of its own (cluster.roles.rollout.colocate_with=null), or set rollout.gpu_memory_utilization"
+        )
+    return share

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.config import Config, Device, DType
-from actors.placement import ROLES, PlacementError, units
+from actors.placement import ROLES, PlacementError, together, units
 from actors.rules_algorithm import algorithm_problems
 from actors.rules_launch import launch_problems
 from actors.rules_model import model_problems
@@ -186,12 +186,15 @@ def _scorers(c: Config) -> Iterator[Problem]:
         yield Problem(key, 0, "reward.judge.kind=engine needs the role judge", "set it to 1")
     elif judge.kind is not JudgeKind.engine and roles.judge.num_workers > 0:
         yield Problem(key, roles.judge.num_workers, "no engine is asked to judge", "set reward.judge.kind=engine, or 0")
-    taken = judge.engine.gpu_memory_utilization + c.rollout.gpu_memory_utilization
-    shared = (roles.judge.colocate_with or "judge") == (roles.rollout.colocate_with or "rollout")
-    if judge.kind is JudgeKind.engine and shared and device_of(c) == "cuda" and taken > 1:
-        key, value = "reward.judge.engine.gpu_memory_utilization", judge.engine.gpu_memory_utilization
-        text = f"the judge never sleeps, and with rollout.gpu_memory_utilization that is {taken:g} of one GPU"
-        yield Problem(key, value, text, "make the sum at most 1, or give the judge GPUs of its own")
+    if judge.kind is JudgeKind.engine and together(roles, "judge", "rollout") and device_of(c) == "cuda":
+        key, value, own = "reward.judge.engine.gpu_memory_utilization", judge.engine.gpu_memory_utilization, "set both"
+        engine, text = c.rollout.gpu_memory_utilization, "the judge never sleeps, and with"
+        if engine is None:
+            text = f"{text} rollout.gpu_memory_utilization=null nothing says how the two divide one GPU"
+            yield Problem(key, value, text, f"{own} so that the sum is below 1, or give the judge GPUs of its own")
+        elif value + engine > 1:
+            text = f"{text} rollout.gpu_memory_utilization that is {value + engine:g} of one GPU"
+            yield Problem(key, value, text, "make the sum at most 1, or give the judge GPUs of its own")
     yield from _reward_model(c, REWARD_MODEL in asked)
 
 
@@ -298,8 +301,7 @@ def _gpus(c: Config) -> Iterator[Problem]:
 
 def shares_gpu(c: Config) -> bool:
     """Whether policy and rollout live in the same bundles."""
-    policy, rollout = c.cluster.roles.policy.colocate_with, c.cluster.roles.rollout.colocate_with
-    return rollout == "policy" or policy == "rollout" or (rollout is not None and rollout == policy)
+    return together(c.cluster.roles, "policy", "rollout")
 
 
 def device_of(c: Config) -> str:

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.config import RolloutConfig, WeightSyncBackend
 from actors.vllm_model import adapt_engine
-from actors.weight_sync import HOST_BACKEND, choose_backend, register
+from actors.vllm_settings import build_engine, sampling_parameters
 from rlcore.interfaces import Sampling
 from rlcore.types import Float32, Int32
+
+GPU_RESERVE_BYTES = 1 << 30  # left free where a second set of weights waits on the GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +84,28 @@ class VllmEngine:
 
     Args:
         arguments: of `engine_arguments`.
-        backend: of the weight transfer.
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, arguments: dict[str, Any], backend: str, device: str) -> None:
+    def __init__(self, arguments: dict[str, Any], device: str) -> None:
         self.groups: dict[str, PendingGroup] = {}  # vLLM request id -> group under way
         self.version = -1  # of the loaded weights
         self.unusable = "no weights were ever sent to it"  # why it cannot sample; "" when it can
         self.asleep = False
         self.update: tuple[int, float] | None = None  # version and time limit of the update under way
         self._broken = False  # vLLM has not closed its side of an update that broke off
-        self._backend, self._device, self._limit = backend, device, arguments["max_model_len"]
-        self._llm = _build(arguments, backend)
+        self._staged = False  # the update under way waits for its last bucket, and sampling goes on
+        self._begun_at, self._update_bytes = 0.0, 0  # of the update under way, or the last one
+        self._transport, self._device, self._limit = "", device, arguments["max_model_len"]
+        self._llm = build_engine(arguments)
         self._rpc(adapt_engine)
         self.tokenizer = self._llm.get_tokenizer()
 
     # ---- sampling
 
     def can_step(self) -> bool:
-        return bool(self.groups) and not self.unusable and self.update is None and not self.asleep
+        waits = self.update is not None and not self._staged
+        return bool(self.groups) and not self.unusable and not waits and not self.asleep
 
     def step(self) -> list[PendingGroup]:
         """One forward pass over the batch; the groups that are complete with it."""
@@ -164,28 +167,45 @@ class VllmEngine:
     # ---- weights
 
     def init_weights(self, info: dict[str, Any]) -> None:
+        """How to meet the trainer; see `actors.weights.vllm_side.InitInfo`."""
         self._rpc("init_weight_transfer_engine", init_info=info)
+        self._transport = info["transport"]
 
     def begin_update(self, version: int, deadline_s: float) -> None:
+        """With requests under way, and room for a second set of weights, buckets wait until the last has come."""
         if self.update is not None:
             raise RuntimeError(f"the update to version {self.update[0]} is still under way; abort it first")
         if self._broken:
             self._close_broken_update()
-        self.update = (version, time.monotonic() + deadline_s)
+        self._begun_at = time.monotonic()
+        self.update = (version, self._begun_at + deadline_s)
+        self._staged = bool(self.groups) and not self.unusable and self._has_room()
+        self._update_bytes = 0
         self._update_rpc("start_weight_update")
 
-    def load_bucket(self, payload: dict[str, Any]) -> None:
-        self._need_update()
-        self._update_rpc("update_weights", update_info=payload)
+    def _has_room(self) -> bool:
+        """Whether the weights fit beside the model. The last update says how large they are."""
+        if self._device == "cpu":
+            return True
+        free, _ = torch.cuda.mem_get_info()
+        return 0 < self._update_bytes < free - GPU_RESERVE_BYTES
 
-    def finish_update(self, version: int) -> None:
+    def load_bucket(self, payload: dict[str, Any]) -> None:
+        _, ends_at = self._need_update()
+        self._update_bytes += payload["num_bytes"]
+        more = {"staged": self._staged, "seconds": ends_at - time.monotonic()}
+        self._update_rpc("update_weights", update_info=payload | more)
+
+    def finish_update(self, version: int) -> float:
+        """Seconds for which requests under way had to wait."""
         begun, _ = self._need_update()
         if version != begun:
             raise ValueError(f"finish_update({version}) during the update to version {begun}")
-        if self._backend == HOST_BACKEND:
-            self._update_rpc("update_weights", update_info={"last": True})
+        paused_at = time.monotonic() if self._staged else self._begun_at
+        self._staged = False  # from here on the old weights are overwritten
+        self._update_rpc("update_weights", update_info={"last": True})
         self._update_rpc("finish_weight_update")
-        if hasattr(self._llm, "set_weight_version"):
+        if hasattr(self._llm, "set_weight_version"):  # vLLM 0.26 has none
             self._llm.set_weight_version(str(version))
         # note how many tokens every running sample has, so that its later ones can be told apart
         for state in self._llm.output_processor.request_states.values():
@@ -194,10 +214,15 @@ class VllmEngine:
         self.version, self.unusable, self.update = version, "", None
         if not self._llm.has_unfinished_requests():  # else the cache's blocks are in use, and the salt must do
             self._reset_prefix_cache()
+        return time.monotonic() - paused_at if self.groups else 0.0
 
     def break_update(self, why: str) -> None:
-        """The weights are a mixture now: no sampling until a whole update."""
-        self.update, self.version, self._broken = None, -1, True
+        """The weights are a mixture now: no sampling until a whole update. While buckets only wait, they are not."""
+        self.update, self._broken = None, True
+        if self._staged:
+            self._staged = False
+            return
+        self.version = -1
         self.unusable = f"{why}; its weights are a mixture until a whole update is sent"
 
     def check_deadline(self) -> bool:
@@ -260,7 +285,7 @@ class VllmEngine:
             "node": socket.gethostname(),
             "vllm": vllm.__version__,
             "device": self._device,
-            "backend": self._backend,
+            "transport": self._transport,
             "version": self.version,
             "max_model_len": self._limit,
             "kv_cache_tokens": (cache.num_gpu_blocks or 0) * cache.block_size,
@@ -292,106 +317,4 @@ def _sample(output: Any, text: str, group: PendingGroup) -> Sample:
         versions=label_versions(len(output.token_ids), group.version, group.marks.get(output.index, ())),
         finish_reason=output.finish_reason,
         text=text,
-    )
-
-
-def transfer_backend(config: RolloutConfig, device: str) -> str:
-    """As `choose_backend` for an engine that cannot know its neighbours: `auto` is taken as not colocated."""
-    resolved = config.weight_sync is not WeightSyncBackend.auto
-    return config.weight_sync.value if resolved and device != "cpu" else choose_backend(config, device, colocated=False)
-
-
-def set_environment(device: str, tensor_parallel_size: int, threads: int) -> None:
-    """What vLLM reads when it is imported; what the user has set stays."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}.items():
-        os.environ.setdefault(name, value)
-    if device != "cpu":
-        return
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    # The sampler's two small functions gain nothing from being compiled, which takes seconds at every start.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if tensor_parallel_size == 1:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < tensor_parallel_size * threads:
-        raise ValueError(
-            f"tensor_parallel_size {tensor_parallel_size} with {threads} threads each needs as many cores; "
-            f"there are {len(cores)}"
-        )
-    groups = [cores[i * threads : (i + 1) * threads] for i in range(tensor_parallel_size)]
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, group)) for group in groups))
-
-
-def engine_arguments(
-    model_path: str,
-    config: RolloutConfig,
-    device: str,
-    dtype: str,
-    max_model_len: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `EngineArgs`; `config.extra` has the last word.
-
-    On CPU tied embeddings are untied in the engine: a repacked output head would keep its old weights after an update.
-    """
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "dtype": dtype,
-        "seed": seed,
-        "max_model_len": max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "enforce_eager": config.enforce_eager or device == "cpu",
-        "enable_prefix_caching": config.prefix_caching,
-        "load_format": "dummy",
-        "logprobs_mode": "processed_logprobs",  # after temperature: what the trainer computes
-        "generation_config": "vllm",  # a model folder's sampling defaults would bias every log-prob
-        "disable_log_stats": True,
-        # With it a step may be under way while weights change, and its tokens would get the wrong version.
-        "async_scheduling": False,
-    }
-    if device == "cpu":
-        arguments |= {
-            "kv_cache_memory_bytes": int(config.cpu_kv_cache_gib * 2**30),
-            "hf_overrides": {"tie_word_embeddings": False},
-        }
-    else:
-        arguments |= {
-            "gpu_memory_utilization": config.gpu_memory_utilization,
-            "enable_sleep_mode": config.sleep_level > 0,
-        }
-    return arguments | dict(config.extra)
-
-
-def _build(arguments: dict[str, Any], backend: str) -> Any:
-    from vllm import EngineArgs, LLMEngine
-    from vllm.config import WeightTransferConfig
-
-    if backend == HOST_BACKEND:
-        register()
-    transfer = WeightTransferConfig(backend=backend)
-    return LLMEngine.from_engine_args(EngineArgs(**arguments, weight_transfer_config=transfer))
-
-
-def sampling_parameters(sampling: Sampling) -> Any:
-    """vLLM's `SamplingParams`: final outputs only, flat log-probs of the sampled tokens, text only for stop strings.
-
-    No per-request seed: on CPU it kills the engine when a prompt is prefilled in more than one step.
-    """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=sampling.num_samples,
-        max_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        stop=list(sampling.stop),
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=bool(sampling.stop),
-        output_kind=RequestOutputKind.FINAL_ONLY,
     )

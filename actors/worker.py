@@ -37,8 +37,8 @@ class StartSpec:
 
 
 class ModelWorker:
-    """One rank of a model. `start` on every rank at once; then every method but `address`, `describe` and `memory` is a
-    collective.
+    """One rank of a model. `start` on every rank at once; then every method but `address`, `describe`, `memory` and
+    `release` is a collective.
 
     A plain class; Ray is applied elsewhere.
     """
@@ -63,6 +63,10 @@ class ModelWorker:
     def memory(self) -> dict[str, float]:
         """Bytes; see `process.memory`."""
         return process.memory()
+
+    def release(self) -> None:
+        """Gives GPU memory that is only cached back to the driver, for another process on the GPU."""
+        process.release()
 
     def save(self, directory: str) -> None:
         """See `TrainEngine.save`; of a model that is trained."""
@@ -101,13 +105,15 @@ class LanguageModelWorker(ModelWorker):
         """Joins this group to the rollout engines. Call again after one was replaced, or this group's own engine.
 
         Args:
-            backend: "host", "nccl" or "ipc", as `choose_backend` says.
+            backend: "host", "ipc", "nccl" or "gloo", as `choose_backend` says.
             engines: handles of all rollout actors.
             dtype: of the rollout engines, e.g. "bfloat16"; weights are cast to it before they travel.
             bucket_bytes: of one message.
             deadline_s: of a whole `send_weights`.
             tensor_parallel_size: GPUs of one rollout engine.
         """
+        if self._sender is not None:
+            self._sender.close()
         self._sender = make_sender(
             backend,
             self.engine,
@@ -121,13 +127,15 @@ class LanguageModelWorker(ModelWorker):
 
     def disconnect(self) -> None:
         """Before the engine is replaced: the sender holds it, and the new one has to be connected anew."""
+        if self._sender is not None:
+            self._sender.close()
         self._sender = None
 
     def send_weights(self, version: int, only: Sequence[int] | None = None) -> dict[str, float]:
         """Sends the weights as `version` to all connected engines, or to those at the positions `only`.
 
         Returns:
-            bytes, seconds and buckets; zeros on ranks other than 0.
+            bytes, seconds, pause_s and buckets; zeros on ranks other than 0.
 
         Raises:
             RuntimeError: not connected.
@@ -139,7 +147,7 @@ class LanguageModelWorker(ModelWorker):
 
     def shutdown(self) -> None:
         """Leaves the process group. The worker can not be started again."""
-        self._sender = None
+        self.disconnect()
         super().shutdown()
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.build import Builder, Inputs, together, weight_backend
+from actors.build import Builder, Inputs, weight_backend
 from actors.config import Config, RoleConfig, RolesConfig, WeightSyncBackend
+from actors.placement import together
 from actors.validate import compose
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, PreferenceConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
@@ -55,12 +56,11 @@ def test_one_backend_must_serve_policy_and_reference(
     assert weight_backend(config, "cuda") == "host"
 
 
-def test_an_engine_is_told_the_backend_that_auto_became() -> None:
-    """Left at `auto` it would take itself for not colocated."""
-    config = compose(["cluster=gpu8_colocated"])
-    assert config.rollout.weight_sync is WeightSyncBackend.auto
-    assert builder(config, "cuda").rollout_arguments(0)[1].weight_sync is WeightSyncBackend.ipc
-    assert config.rollout.weight_sync is WeightSyncBackend.auto
+def test_an_engine_knows_what_the_others_on_its_gpu_hold() -> None:
+    shared, apart = (builder(compose([f"cluster={c}"]), "cuda") for c in ("gpu8_colocated", "gpu8"))
+    assert shared.rollout_arguments(0)[-1] > 1.5 * 2**30
+    assert apart.rollout_arguments(0)[-1] == 0
+    assert builder(compose([])).rollout_arguments(0)[-1] == 0
 
 
 def test_objectives_of_the_family() -> None:
@@ -82,5 +82,5 @@ def test_the_critic_is_clipped_as_the_algorithm_says(clip: float | None) -> None
 def test_every_worker_gets_a_seed_and_the_longest_sequence() -> None:
     config = compose(["seed=7", "data.max_prompt_tokens=10", "rollout.max_new_tokens=5"])
     arguments = [builder(config).rollout_arguments(rank) for rank in range(2)]
-    assert [a[-1] for a in arguments] == [7, 8]
+    assert [a[-2] for a in arguments] == [7, 8]
     assert {a[4] for a in arguments} == {15}

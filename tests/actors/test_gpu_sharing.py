@@ -65,16 +65,21 @@ class Engine:
         if self.waiting:
             raise RuntimeError(f"cannot sleep with {len(self.waiting)} groups under way; collect or abort them first")
         self.asleep, self.weights = True, level < 2
+        self.parts = ["weights", "kv_cache"]
         self.log.append("sleep")
 
-    def wake(self) -> None:
-        self.asleep = False
-        self.log.append("wake")
+    def wake(self, parts: list[str]) -> None:
+        self.parts = [part for part in self.parts if part not in parts]
+        self.asleep = bool(self.parts)
+        self.log.append("wake" if len(parts) == 2 else f"wake {parts[0]}")
 
 
 class RewardWorker:
     def __init__(self, log: list[str], engines: Sequence[Engine]) -> None:
         self.log, self.engines = log, engines
+
+    def release(self) -> None:
+        self.log.append("release")
 
     def scale(self) -> RewardScale:
         return RewardScale.of(("reward",))
@@ -89,9 +94,9 @@ class Rig:
         self.log: list[str] = []
         self.engines = [Engine(self.log) for _ in range(engines)]
         pool: Any = Pool(*self.engines)
-        self.sharing = GpuSharing(pool, level, 5.0)
-        self.sharing.resend = self.resend
         reward_pool: Any = Pool(RewardWorker(self.log, self.engines))
+        self.sharing = GpuSharing(pool, level, 5.0, [reward_pool] if shared else [])
+        self.sharing.resend = self.resend
         scoring = Scoring(reward_pool, 100, 5.0, self.sharing if shared else None)
         self.model = RewardModelHandle(scoring, SimpleNamespace(checkpoint_s=5.0))  # type: ignore[arg-type]
         self.scorer = RewardModelScorer(
@@ -124,11 +129,17 @@ def test_a_reward_model_on_the_engines_gpus_scores_after_generation(level: int) 
     assert rig.log == ["group"] * 6 + scored
     rig.log.clear()
     rig.step()  # a refill, or an evaluation: no update in between
-    assert rig.log == ["wake", *(["weights"] if level == 2 else []), *["group"] * 6, *scored]
+    assert rig.log == ["release", "wake", *(["weights"] if level == 2 else []), *["group"] * 6, *scored]
     rig.log.clear()
     rig.publish()
+    assert rig.log == ["release", "wake weights", "weights"]  # buckets may take the KV cache's place
+    rig.log.clear()
     rig.step()
-    assert rig.log == ["wake", "weights", *["group"] * 6, *scored]
+    assert rig.log == ["release", "wake kv_cache", *["group"] * 6, *scored]
+    rig.publish()
+    rig.log.clear()
+    rig.sharing.for_training()  # half awake
+    assert rig.log == ["release", "wake kv_cache", "sleep"]
 
 
 def test_a_reward_model_on_its_own_gpus_scores_while_the_engines_generate() -> None:
@@ -173,7 +184,7 @@ def test_models_that_score_side_by_side_put_the_engines_to_sleep_once() -> None:
     assert rig.log == ["sleep"]
     rig.sharing.for_weights()
     rig.sharing.for_weights()
-    assert rig.log == ["sleep", "wake"]
+    assert rig.log == ["sleep", "release", "wake weights"]
 
 
 def test_a_dead_engine_holds_no_memory_and_ends_no_training() -> None:

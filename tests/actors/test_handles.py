@@ -277,7 +277,7 @@ class Sender:
                 engine.heard += 1
         if failed:
             raise WeightSyncError(version, failed)
-        return {"bytes": 2e6, "seconds": 0.0, "buckets": 1.0}
+        return {"bytes": 2e6, "seconds": 0.0, "pause_s": 0.0, "buckets": 1.0}
 
 
 class Rig:

@@ -10,7 +10,8 @@ import pytest
 
 from actors import doctor
 from actors.doctor import FAIL, OK, WARN, Check
-from actors.plan import GIB, Shape, model_shape, plan, trainer_bytes
+from actors.memory import GIB, Shape, model_shape, trainer_bytes
+from actors.plan import plan
 from actors.run import train
 from actors.validate import ConfigError, compose
 from rlcore.ops.logprobs import CHUNK_ELEMENTS

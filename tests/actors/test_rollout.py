@@ -8,16 +8,11 @@ import torch
 
 from actors.config import RolloutConfig, WeightSyncBackend
 from actors.rollout import Request, RolloutWorker
-from actors.vllm_engine import engine_arguments, label_versions, transfer_backend
+from actors.vllm_engine import label_versions
 from actors.vllm_model import parameter_names
-from actors.weight_sync import (
-    ALIGNMENT,
-    WeightSyncError,
-    choose_backend,
-    make_sender,
-    pack,
-    unpack,
-)
+from actors.vllm_settings import engine_arguments
+from actors.weight_sync import WeightSyncError, choose_backend, make_sender
+from actors.weights.records import ALIGNMENT, pack, unpack
 from rlcore.interfaces import Sampling
 
 BUCKET = [
@@ -55,6 +50,15 @@ def test_unpacked_tensors_view_a_read_only_buffer(recwarn: pytest.WarningsRecord
     assert not recwarn.list
 
 
+def test_a_tied_weight_travels_once_under_both_names() -> None:
+    weight = torch.randn(8, 4)
+    payload = pack([("embed", weight), ("other", torch.randn(3)), ("head", weight)], torch.bfloat16)
+    assert payload["num_bytes"] == 64 + 64
+    (_, embed), _, (_, head) = unpack(payload)
+    assert torch.equal(embed, weight.to(torch.bfloat16))
+    assert embed.data_ptr() == head.data_ptr()
+
+
 def test_an_empty_bucket_can_be_packed() -> None:
     assert unpack(pack([])) == []
 
@@ -69,6 +73,7 @@ def test_an_empty_bucket_can_be_packed() -> None:
         ("host", "cuda", True, "host"),
         ("ipc", "cuda", True, "ipc"),
         ("nccl", "cuda", False, "nccl"),
+        ("gloo", "cpu", False, "gloo"),
     ],
 )
 def test_choice_of_backend(wanted: str, device: str, colocated: bool, backend: str) -> None:
@@ -77,16 +82,17 @@ def test_choice_of_backend(wanted: str, device: str, colocated: bool, backend: s
 
 @pytest.mark.parametrize(
     ("wanted", "device", "colocated"),
-    [("nccl", "cpu", False), ("ipc", "cpu", True), ("ipc", "cuda", False), ("nccl", "cuda", True)],
+    [
+        ("nccl", "cpu", False),
+        ("ipc", "cpu", True),
+        ("ipc", "cuda", False),
+        ("nccl", "cuda", True),
+        ("gloo", "cuda", False),
+    ],
 )
 def test_impossible_backends_are_refused(wanted: str, device: str, colocated: bool) -> None:
     with pytest.raises(ValueError, match=f"rollout.weight_sync={wanted}"):
         choose_backend(RolloutConfig(weight_sync=WeightSyncBackend(wanted)), device, colocated)
-
-
-def test_an_engine_takes_the_resolved_backend_as_it_is() -> None:
-    assert transfer_backend(RolloutConfig(weight_sync=WeightSyncBackend.ipc), "cuda") == "ipc"
-    assert transfer_backend(RolloutConfig(), "cpu") == "host"
 
 
 def test_versions_change_where_the_weights_did() -> None:
@@ -120,7 +126,7 @@ def test_a_rank_that_is_not_zero_only_joins_the_collective() -> None:
 
     sender = make_sender("host", Counting(), rank=1, dtype=torch.float32, bucket_bytes=123, deadline_s=1)
     sender.connect([object()])  # a handle it must not call
-    assert sender.send(4) == {"bytes": 0.0, "seconds": 0.0, "buckets": 0.0}
+    assert sender.send(4) == {"bytes": 0.0, "seconds": 0.0, "pause_s": 0.0, "buckets": 0.0}
     assert seen == [123]
 
 

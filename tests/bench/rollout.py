@@ -20,8 +20,8 @@ from typing import Any
 
 from actors.config import RolloutConfig
 from actors.rollout import Request, RolloutWorker
-from actors.vllm_engine import engine_arguments, sampling_parameters, set_environment
-from actors.weight_sync import pack
+from actors.vllm_settings import engine_arguments, sampling_parameters, set_environment
+from actors.weights.records import pack
 from rlcore.interfaces import Sampling
 
 
@@ -58,7 +58,7 @@ class Ours:
         hf = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         weights = dict(hf.named_parameters())
         weights["lm_head.weight"] = hf.get_output_embeddings().weight
-        ray.get(self.actor.init_weights.remote({}))
+        ray.get(self.actor.init_weights.remote({"transport": "host"}))
         ray.get(self.actor.begin_update.remote(0))
         ray.get(self.actor.load_bucket.remote(pack(list(weights.items()), getattr(torch, dtype))))
         ray.get(self.actor.finish_update.remote(0))
