@@ -42,6 +42,8 @@ class Group:
         self.finish(self.broadcast(greeting), limit_s)  # NCCL connects at the first collective
 
     def broadcast(self, flat: torch.Tensor) -> Any:
+        if self._pg is None:
+            raise GroupBrokenError("the weight group broke in an earlier broadcast")
         return self._pg.broadcast(flat, 0)
 
     def finish(self, work: Any, limit_s: float, failed: Callable[[], bool] = lambda: False) -> None:
@@ -116,7 +118,7 @@ class CollectiveLink:
         if here:
             try:
                 self.group = Group(self.kind, store, 0, size, self.device, fleet.seconds_left)
-            except (RuntimeError, GroupBrokenError) as error:  # of torch: a peer that went after the word
+            except RuntimeError as error:  # of torch: a peer that went after the word
                 fleet.failed |= dict.fromkeys(fleet.alive, f"init_weights: {error}")
         fleet.wait(calls, "init_weights")
         if fleet.failed:
@@ -152,7 +154,7 @@ class CollectiveLink:
         try:
             work = self.group.broadcast(self._flat)
             self.group.finish(work, fleet.seconds_left, lambda: fleet.has_failed(calls, "load_bucket"))
-        except (RuntimeError, GroupBrokenError) as error:
+        except RuntimeError as error:
             self.close(last=True)
             fleet.wait(calls, "load_bucket")  # they find out as well; those whose process is gone are `lost`
             fleet.failed |= dict.fromkeys(fleet.alive, f"load_bucket: {error}")
