@@ -8,7 +8,7 @@ from pathlib import Path
 from actors import validate
 from rlcore.rewards.math import score
 
-FOLDER = Path(__file__).parent.parent.parent / "examples" / "math"
+FOLDER = Path(__file__).parents[3] / "examples" / "math"
 
 
 def rows(name):
