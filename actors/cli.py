@@ -110,7 +110,7 @@ def rounds(arguments: list[str]) -> int:
     from actors.config_file import expand
 
     if arguments[:1] == ["status"]:
-        return rounds.status(_compose(arguments[1:]))
+        return rounds.status(rounds.status_config(expand(arguments[1:])))
     return rounds.rounds(_compose(arguments), expand(arguments))
 
 

@@ -109,7 +109,8 @@ INTERNAL = {
     "Unreadable": "caught by the math reward", "Undefined": "caught by the math reward",
     "OutOfBounds": "caught by the math reward", "_Lost": "caught by its own module",
  "ValueRefused": "becomes a status of a sandboxed program",
-    "ReferenceFault": "becomes a Problem of its stage",
+    "ReferenceFault": "becomes a Problem of its stage", "BrokenRow": "counted and shown with its row",
+    "NotRational": "caught by the math reward",
 }  # fmt: skip
 
 

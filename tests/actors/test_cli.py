@@ -81,6 +81,16 @@ def test_the_key_reference(monkeypatch, capsys):
     assert "did you mean 'trainer.steps'" in err
 
 
+def test_rounds_status_takes_a_run_folder(monkeypatch, tmp_path):
+    from actors import rounds
+
+    seen = []
+    monkeypatch.setattr(rounds, "status", lambda config: seen.append(config.run_dir) or 0)
+    claim(compose([f"run_dir={tmp_path}/run", "+experiment=llama3"]))
+    assert cli.rounds(["status", f"{tmp_path}/run"]) == 0
+    assert seen == [f"{tmp_path}/run"]
+
+
 # Config files
 
 

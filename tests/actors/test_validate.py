@@ -125,7 +125,7 @@ def test_overrides_reach_the_dataclasses_with_their_types():
     assert config.model.dtype is DType.bfloat16
     assert config.trainer.learning_rate.peak == 3e-6
     assert config.engine.extra == {"a": 1}
-    assert config.run_dir == f"runs/quickstart-seed{config.seed}"
+    assert config.run_dir == f"runs/quickstart-rloo-seed{config.seed}"
 
 
 def test_an_experiment_overrides_other_groups_and_yields_to_the_command_line():
