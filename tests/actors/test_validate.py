@@ -24,6 +24,10 @@ GIVEN = {
     "reward/custom": ["reward.fn=os.path:basename"],
     "rollout/gpu": ["model.tiny.max_positions=2048"],
     "experiment/code": ["data.train=README.md"],
+    "experiment/gpu_1": ["model.path=org/name", "data.train=README.md"],
+    "experiment/gpu_8_colocated": ["model.path=org/name", "data.train=README.md"],
+    "experiment/gpu_8_split": ["model.path=org/name", "data.train=README.md"],
+    "experiment/gpu_64": ["model.path=org/name", "data.train=README.md"],
     "experiment/smollm2": ["model.path=org/name", "data.train=README.md"],
 }
 
