@@ -10,11 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors import config_file, run, validate
-from actors import plan as planning
-from actors.config import Config
-from actors.plan import Plan
-from actors.run import EvalResult, RunResult
+from actors.commands import plan as planning
+from actors.commands import train as run
+from actors.commands.plan import Plan
+from actors.commands.train import EvalResult, RunResult
+from actors.config import compose as validate
+from actors.config import config_file
+from actors.config.schema import Config
 
 Given = Config | Mapping[str, Any] | str | os.PathLike[str] | Sequence[str] | None
 
@@ -54,7 +56,7 @@ def train(config: Given = None, overrides: Sequence[str] = ()) -> RunResult:
 
 
 def evaluate(config: Given = None, overrides: Sequence[str] = ()) -> EvalResult:
-    """Measures a model on held-out prompts, see `actors.run.evaluate`. For the arguments see `compose`.
+    """Measures a model on held-out prompts, see `actors.commands.train.evaluate`. For the arguments see `compose`.
 
     Raises:
         UserError: what the user can fix; the message says how.

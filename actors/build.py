@@ -10,33 +10,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.config import Config, Device
-from actors.critic import CriticWorker
-from actors.gpu_sharing import GpuSharing
-from actors.group import ActorGroup, Pending, WorkerError
-from actors.handles import RewardHandle, RolloutHandle, WeightHandle
-from actors.handles_reward import RewardModelHandle
-from actors.handles_train import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
-from actors.judge import CONCURRENCY, JudgeWorker, start_judge
-from actors.memory import model_shape, reserved_bytes
-from actors.models import ModelError, embedding_problem, load_tokenizer, other_tokenizer, prepare_model, rope_problem
-from actors.placement import Placement, together
-from actors.policy import PolicyWorker
-from actors.ray_connection import check_address, connected
-from actors.reference import ReferenceWorker
-from actors.restarts import RestartPolicy
-from actors.reward_model import RewardModelWorker
-from actors.rollout import RolloutWorker
-from actors.verifier import VerifierWorker
-from actors.weight_sync import GROUP_BACKENDS, choose_backend
-from actors.worker import LanguageModelWorker, StartSpec
+from actors.config.schema import Config, Device
+from actors.generation.handle import RolloutHandle
+from actors.generation.judge import CONCURRENCY, JudgeWorker, start_judge
+from actors.generation.rollout import RolloutWorker
+from actors.placement.gpu_sharing import GpuSharing
+from actors.placement.group import ActorGroup, Pending, WorkerError
+from actors.placement.memory import model_shape, reserved_bytes
+from actors.placement.placement import Placement, together
+from actors.placement.ray_connection import check_address, connected
+from actors.placement.restarts import RestartPolicy
+from actors.training.critic import CriticWorker
+from actors.training.handles import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
+from actors.training.models import (
+    ModelError,
+    embedding_problem,
+    load_tokenizer,
+    other_tokenizer,
+    prepare_model,
+    rope_problem,
+)
+from actors.training.policy import PolicyWorker
+from actors.training.reference import ReferenceWorker
+from actors.training.reward_handle import RewardModelHandle
+from actors.training.reward_model import RewardModelWorker
+from actors.training.worker import LanguageModelWorker, StartSpec
+from actors.verifying.handle import RewardHandle
+from actors.verifying.verifier import VerifierWorker
+from actors.weights.handle import WeightHandle
+from actors.weights.sender import GROUP_BACKENDS, choose_backend
 from rlcore.algorithms.config import Family, Opponent
 from rlcore.algorithms.objective import Objective
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
-from rlcore.checkpoint import Checkpoints
 from rlcore.data.batching.collate import collate
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
@@ -48,6 +56,7 @@ from rlcore.rewards.judge.prompts import Completer
 from rlcore.rewards.pool import LOAD_TIMEOUT_S, MIN_CHUNK
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
+from rlcore.storage.checkpoint import Checkpoints
 from rlcore.types import Group, Status, TrainBatch
 
 VERIFIER_RESTARTS = 3  # of one host, see `RestartPolicy`

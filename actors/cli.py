@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.usage import COMMANDS_HELP, USAGE
+from actors.commands.usage import COMMANDS_HELP, USAGE
 from rlcore.problems import UserError, suggest
 
 HELP = ("-h", "--help", "help")
@@ -68,7 +68,7 @@ def train(arguments: list[str]) -> int:
 
 
 def _train(config: Any) -> int:
-    from actors.run import train
+    from actors.commands.train import train
     from rlcore.report import render, write_report
 
     result = train(config, handle_signals=True)
@@ -82,13 +82,13 @@ def _train(config: Any) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
-    from actors.run import eval_overrides
+    from actors.commands.train import eval_overrides
 
     return _hydra("rlcore eval", eval_overrides(arguments), _evaluate)
 
 
 def _evaluate(config: Any) -> int:
-    from actors.run import evaluate
+    from actors.commands.train import evaluate
 
     result = evaluate(config, handle_signals=True)
     print(f"model   {result.model}\ndata    {result.data}\n")
@@ -98,7 +98,7 @@ def _evaluate(config: Any) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    from actors.plan import plan
+    from actors.commands.plan import plan
 
     made = plan(_compose(arguments))
     print(made.text)
@@ -106,8 +106,8 @@ def plan(arguments: list[str]) -> int:
 
 
 def rounds(arguments: list[str]) -> int:
-    from actors import rounds
-    from actors.config_file import expand
+    from actors.commands import rounds
+    from actors.config.config_file import expand
 
     if arguments[:1] == ["status"]:
         return rounds.status(rounds.status_config(expand(arguments[1:])))
@@ -125,13 +125,13 @@ def report(arguments: list[str]) -> int:
 
 
 def rewards(arguments: list[str]) -> int:
-    from actors.rewards_cli import main
+    from actors.commands.rewards import main
 
     return main(arguments)
 
 
 def doctor(arguments: list[str]) -> int:
-    from actors import doctor
+    from actors.commands import doctor
 
     checks = doctor.doctor()
     print(doctor.render(checks))
@@ -139,8 +139,8 @@ def doctor(arguments: list[str]) -> int:
 
 
 def keys(arguments: list[str]) -> int:
-    from actors import keys
-    from actors.config import Config
+    from actors.config import keys
+    from actors.config.schema import Config
 
     found = list(keys.keys(Config()))
     for prefix in arguments:
@@ -157,7 +157,7 @@ def keys(arguments: list[str]) -> int:
 
 
 def init(arguments: list[str]) -> int:
-    from actors.config_file import write_starter
+    from actors.config.config_file import write_starter
 
     if len(arguments) > 1:
         print("usage: rlcore init [FILE.yaml]", file=sys.stderr)
@@ -169,7 +169,8 @@ def init(arguments: list[str]) -> int:
 
 
 def _compose(arguments: list[str]) -> Any:
-    from actors import config_file, validate
+    from actors.config import compose as validate
+    from actors.config import config_file
 
     return validate.compose(config_file.expand(arguments))
 
@@ -181,7 +182,8 @@ HYDRA_FLAGS = (
 
 def _hydra(name: str, arguments: list[str], action: Callable[[Any], int]) -> int:
     """Hydra's application around `action(config)` for Hydra's flags; plain runs are composed here: clearer errors."""
-    from actors import config_file, validate
+    from actors.config import compose as validate
+    from actors.config import config_file
 
     arguments = config_file.expand(arguments)
     if not any(argument.partition("=")[0] in HYDRA_FLAGS for argument in arguments):

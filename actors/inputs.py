@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from actors.config import Config
+from actors.config.schema import Config
 from rlcore.problems import Problem, UserError
 from rlcore.types import Prompt
 
@@ -18,7 +18,7 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
     Args:
         wrong: keys of problems found already; what depends on them is left out.
     """
-    from actors.models import embedding_problem, load_tokenizer, prepare_model
+    from actors.training.models import embedding_problem, load_tokenizer, prepare_model
     from rlcore.data.sources.load import load_data
 
     def touched(*groups: str) -> bool:
@@ -53,7 +53,7 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
 
 def _reward(config: Config, prompt: Prompt) -> Iterator[Problem]:
     """Scores one row in a verifier process, as the run does before a model is loaded."""
-    from actors.verifier import VerifierWorker
+    from actors.verifying.verifier import VerifierWorker
     from rlcore.rewards.scorers import Terms, verifier_config
 
     verified = Terms.of(config.reward).split(prompt).verified

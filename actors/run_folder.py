@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from actors.config import Config
+from actors.config.schema import Config
 from rlcore.loops.config import Resume
 from rlcore.problems import UserError
 from rlcore.redact import strip_secrets

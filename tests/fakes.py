@@ -43,7 +43,7 @@ V, EOS = 12, 11
 
 
 def write_model(table: torch.Tensor, directory: Path) -> None:
-    """A folder as `rlcore.weights` reads it; equal tables give equal bytes."""
+    """A folder as `rlcore.storage.average` reads it; equal tables give equal bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file({"table": table.detach().contiguous()}, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps({"model_type": "table", "vocab_size": V}))

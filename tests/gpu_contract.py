@@ -90,8 +90,8 @@ def keywords_of(file: str, call: str) -> set[str]:
 
 
 def engine_argument_names() -> set[str]:
-    from actors.config import RolloutConfig
-    from actors.vllm_settings import engine_arguments
+    from actors.config.schema import RolloutConfig
+    from actors.generation.vllm_settings import engine_arguments
 
     config = RolloutConfig(gpu_memory_utilization=0.5)
     both = [engine_arguments("m", config, device, "bfloat16", 64, 0) for device in ("cpu", "cuda")]
@@ -99,7 +99,7 @@ def engine_argument_names() -> set[str]:
 
 
 def environment_names() -> set[str]:
-    text = (ROOT / "actors/vllm_settings.py").read_text()
+    text = (ROOT / "actors/generation/vllm_settings.py").read_text()
     return set(re.findall(r'"(VLLM_\w+)"', text))
 
 

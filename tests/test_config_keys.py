@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.config import Config
+from actors.config.schema import Config
 
 ROOT = Path(__file__).parent.parent
 NO_ATTRIBUTE = re.compile(r'(\S+?):\d+: error: (?:Item )?"(\w+)".* has no attribute "(\w+)"')

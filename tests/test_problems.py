@@ -13,7 +13,7 @@ import pytest
 
 import rlcore.problems
 from actors.cli import guarded
-from actors.config import Config
+from actors.config.schema import Config
 from rlcore.problems import Bounds, Problem, bounded, nearest, out_of_bounds, suggest
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def test_numbers_of_the_config_have_bounds_or_a_reason():
         "reward.fallback_weight", "reward.judge.scale.low", "reward.judge.scale.high",
         "reward.terms.0.weight",  # negative: a penalty
         "data.procedural.seed", "rounds.count",
-        "rollout.top_p", "rollout.top_k",  # only "off" is allowed: actors.rules
+        "rollout.top_p", "rollout.top_k",  # only "off" is allowed: actors.config.rules
     }  # fmt: skip
     assert set(_unbounded(Config(), "")) <= any_number
 

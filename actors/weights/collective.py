@@ -87,7 +87,7 @@ def _backend(kind: str, store: Store, rank: int, size: int, limit_s: float) -> A
 
 
 class CollectiveLink:
-    """The trainer's half, on the policy's rank 0. See `actors.weight_sync.Link`."""
+    """The trainer's half, on the policy's rank 0. See `actors.weights.sender.Link`."""
 
     everywhere, exclusive = False, True
 
@@ -103,7 +103,7 @@ class CollectiveLink:
 
     def join(self, fleet: Fleet) -> None:
         """Builds the group; engines that do not come are noted as failed, and there is no group then."""
-        from actors.process import free_address
+        from actors.placement.process import free_address
 
         self.close(last=True)
         engines, host = sorted(fleet.engines), free_address()[0]

@@ -12,7 +12,7 @@ from actors.weights.records import Bucket, Payload, pack, tensor_of
 
 
 class HostLink:
-    """The trainer's half. See `actors.weight_sync.Link`."""
+    """The trainer's half. See `actors.weights.sender.Link`."""
 
     everywhere = exclusive = False
     joined = True  # there is no group that could break

@@ -20,7 +20,7 @@ DEVICE_ARGUMENT = 6  # of `rebuild_cuda_tensor`: the device's index, which diffe
 
 
 class IpcLink:
-    """The trainer's half. See `actors.weight_sync.Link`. Tensors must be full and on the GPU on every policy rank."""
+    """The trainer's half. See `sender.Link`. Tensors must be full and on the GPU on every policy rank."""
 
     everywhere, exclusive = True, False
     joined = True  # there is no group that could break

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from actors.vllm_model import parameter_names
+from actors.generation.vllm_model import parameter_names
 from actors.weights.collective import CollectiveInbox
 from actors.weights.host import HostInbox
 from actors.weights.ipc import IpcInbox, synchronize
@@ -138,7 +138,7 @@ class Receiver:
 
     @staticmethod
     def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
-        """Abstract in vLLM 0.26 alone; our trainer's half is `actors.weight_sync.Sender`."""
+        """Abstract in vLLM 0.26 alone; our trainer's half is `actors.weights.sender.Sender`."""
         raise NotImplementedError
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rlcore import metrics as M
-from rlcore.checkpoint import Checkpoints
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.loops import offline
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.rounds.context import StageContext
 from rlcore.rounds.store.store import Artefact
+from rlcore.storage.checkpoint import Checkpoints
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from actors.build import Builder, Inputs, weight_backend
-from actors.config import Config, RoleConfig, RolesConfig, WeightSyncBackend
-from actors.placement import together
-from actors.validate import compose
+from actors.config.compose import compose
+from actors.config.schema import Config, RoleConfig, RolesConfig, WeightSyncBackend
+from actors.placement.placement import together
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, PreferenceConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective

@@ -11,13 +11,14 @@ import pytest
 import yaml
 
 import rlcore
-from actors import cli, config_file, keys
-from actors.config import Config
-from actors.config_file import ConfigFileError, expand
-from actors.run import _checkpoint, eval_overrides, evaluate
+from actors import cli
+from actors.commands.train import _checkpoint, eval_overrides, evaluate
+from actors.commands.usage import COMMANDS_HELP
+from actors.config import config_file, keys
+from actors.config.compose import ConfigError, check, compose
+from actors.config.config_file import ConfigFileError, expand
+from actors.config.schema import Config
 from actors.run_folder import RunFolderError, claim, plain
-from actors.usage import COMMANDS_HELP
-from actors.validate import ConfigError, check, compose
 
 ROOT = Path(__file__).parents[2]
 
@@ -216,7 +217,7 @@ def test_names_of_other_trainers_are_answered(override, text):
 
 
 def test_every_alias_leads_to_keys_that_exist():
-    from actors.aliases import ALIASES
+    from actors.config.aliases import ALIASES
 
     known = {key.name for key in keys.keys(Config())}
     targets = {word.strip("(),:") for text in ALIASES.values() for word in text.split() if "." in word}
@@ -273,7 +274,7 @@ def test_eval_of_a_run_folder_takes_its_config(tmp_path):
 def test_eval_finds_the_checkpoint_of_a_run_that_began_from_a_model(tmp_path, monkeypatch):
     config = recorded(tmp_path, "model=hf", "model.path=org/name")
     newest = tmp_path / "run/checkpoints/step-000003"
-    monkeypatch.setattr("actors.run.Checkpoints.load_latest", lambda self: (newest, {}))
+    monkeypatch.setattr("actors.commands.train.Checkpoints.load_latest", lambda self: (newest, {}))
     assert _checkpoint(config) == newest
     assert _checkpoint(dataclasses.replace(config, eval=dataclasses.replace(config.eval, checkpoint="start"))) is None
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, path="org/other"))

@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace, vocabulary: int, dtype: str) -> dict[st
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from actors.scorer import CausalScorer
+    from actors.training.scorer import CausalScorer
 
     torch.set_num_threads(1)
     config = LlamaConfig(

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from actors.config import DType, EngineConfig, ModelConfig
-from actors.policy import PolicyWorker
-from actors.worker import StartSpec
+from actors.config.schema import DType, EngineConfig, ModelConfig
+from actors.training.policy import PolicyWorker
+from actors.training.worker import StartSpec
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.data.batching.balance import split

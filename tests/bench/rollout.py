@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.config import RolloutConfig
-from actors.rollout import Request, RolloutWorker
-from actors.vllm_settings import engine_arguments, sampling_parameters, set_environment
+from actors.config.schema import RolloutConfig
+from actors.generation.rollout import Request, RolloutWorker
+from actors.generation.vllm_settings import engine_arguments, sampling_parameters, set_environment
 from actors.weights.records import pack
 from rlcore.interfaces import Sampling
 

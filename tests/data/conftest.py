@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.config import ModelConfig
-from actors.models import load_tokenizer, prepare_model
+from actors.config.schema import ModelConfig
+from actors.training.models import load_tokenizer, prepare_model
 
 
 @pytest.fixture(scope="session")

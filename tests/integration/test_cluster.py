@@ -12,10 +12,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from actors.config import ClusterConfig, Config, DeadlinesConfig, RoleConfig, RolesConfig
-from actors.group import ActorGroup
-from actors.placement import Placement, PlacementError, cluster_nodes
-from actors.plan import plan
+from actors.commands.plan import plan
+from actors.config.schema import ClusterConfig, Config, DeadlinesConfig, RoleConfig, RolesConfig
+from actors.placement.group import ActorGroup
+from actors.placement.placement import Placement, PlacementError, cluster_nodes
 
 STORE = 80 * 2**20
 UNUSED = {"policy": 0, "rollout": 0, "verifier": 0}

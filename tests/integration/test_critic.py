@@ -17,7 +17,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from actors.config import (
+from actors.config.schema import (
     ClusterConfig,
     DeadlinesConfig,
     DType,
@@ -28,12 +28,12 @@ from actors.config import (
     RoleConfig,
     RolesConfig,
 )
-from actors.critic import CriticWorker
-from actors.group import ActorGroup, WorkerError
-from actors.handles_train import Scoring, ValueHandle, shards
-from actors.placement import Placement
-from actors.value_engine import ValueEngine
-from actors.worker import StartSpec
+from actors.placement.group import ActorGroup, WorkerError
+from actors.placement.placement import Placement
+from actors.training.critic import CriticWorker
+from actors.training.handles import Scoring, ValueHandle, shards
+from actors.training.value_engine import ValueEngine
+from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.value import ValueObjective
 from rlcore.types import TrainBatch

@@ -13,12 +13,12 @@ import torch
 ray = pytest.importorskip("ray")
 pytest.importorskip("vllm")
 
-from actors.config import ClusterConfig, ModelConfig, RoleConfig, RolesConfig, TinyModelConfig  # noqa: E402
-from actors.group import ActorGroup  # noqa: E402
-from actors.judge import CONCURRENCY, JudgeEngine, JudgeError, JudgeWorker, start_judge  # noqa: E402
-from actors.models import prepare_model  # noqa: E402
-from actors.placement import Placement  # noqa: E402
-from actors.ray_connection import stay_on_loopback  # noqa: E402
+from actors.config.schema import ClusterConfig, ModelConfig, RoleConfig, RolesConfig, TinyModelConfig  # noqa: E402
+from actors.generation.judge import CONCURRENCY, JudgeEngine, JudgeError, JudgeWorker, start_judge  # noqa: E402
+from actors.placement.group import ActorGroup  # noqa: E402
+from actors.placement.placement import Placement  # noqa: E402
+from actors.placement.ray_connection import stay_on_loopback  # noqa: E402
+from actors.training.models import prepare_model  # noqa: E402
 from rlcore.rewards.judge.config import JudgeConfig, JudgeEngineConfig, JudgeMode, JudgeReading  # noqa: E402
 from rlcore.rewards.judge.pairwise import PairwiseJudge  # noqa: E402
 from rlcore.rewards.judge.pointwise import PointwiseJudge  # noqa: E402

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.config import DType, EngineConfig, LoraConfig, ModelConfig, RolloutConfig
-from actors.engine import TrainEngine, init_distributed
-from actors.policy import PolicyWorker
+from actors.config.schema import DType, EngineConfig, LoraConfig, ModelConfig, RolloutConfig
+from actors.training.engine import TrainEngine, init_distributed
+from actors.training.policy import PolicyWorker
 from rlcore import metrics as M
 from rlcore.algorithms.objective import TensorBatch
 from rlcore.ops import logprobs as ops
@@ -341,8 +341,8 @@ def cluster() -> Iterator[None]:
 def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, tied: bool, stage: int) -> None:
     import ray
 
-    from actors.rollout import RolloutWorker
-    from actors.worker import StartSpec
+    from actors.generation.rollout import RolloutWorker
+    from actors.training.worker import StartSpec
     from rlcore.interfaces import Sampling
     from tests.integration.test_rollout import PROMPTS, Rig, build_model
 

@@ -22,9 +22,9 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 # `address` of "" starts a local cluster; a task must run in either.
 PROGRAM = """
 import sys, ray
-from actors.config import ClusterConfig
-from actors.ray_connection import connected
-from actors.ray_probe import ClusterError
+from actors.config.schema import ClusterConfig
+from actors.placement.ray_connection import connected
+from actors.placement.ray_probe import ClusterError
 try:
     with connected(ClusterConfig(address=sys.argv[1] or None)):
         print("answer", ray.get(ray.remote(num_cpus=0)(lambda: 7).remote(), timeout=120))

@@ -19,7 +19,7 @@ import ray
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, Qwen2Config, Qwen2ForCausalLM
 
-from actors.config import (
+from actors.config.schema import (
     ClusterConfig,
     DeadlinesConfig,
     DType,
@@ -29,13 +29,13 @@ from actors.config import (
     RoleConfig,
     RolesConfig,
 )
-from actors.group import ActorGroup, WorkerError
-from actors.handles_reward import RewardModelHandle
-from actors.handles_train import Scoring
-from actors.models import load_tokenizer, prepare_model
-from actors.placement import Placement
-from actors.reward_model import RewardModelWorker
-from actors.worker import StartSpec
+from actors.placement.group import ActorGroup, WorkerError
+from actors.placement.placement import Placement
+from actors.training.handles import Scoring
+from actors.training.models import load_tokenizer, prepare_model
+from actors.training.reward_handle import RewardModelHandle
+from actors.training.reward_model import RewardModelWorker
+from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig, Weighting
 from rlcore.algorithms.reward_modeling import FILE, RewardObjective, RewardScale, first_labels

@@ -14,9 +14,9 @@ import torch
 ray = pytest.importorskip("ray")
 pytest.importorskip("vllm")
 
-from actors.config import RolloutConfig  # noqa: E402
-from actors.rollout import Finished, Request, RolloutWorker  # noqa: E402
-from actors.weight_sync import Sender, WeightSyncError, make_sender  # noqa: E402
+from actors.config.schema import RolloutConfig  # noqa: E402
+from actors.generation.rollout import Finished, Request, RolloutWorker  # noqa: E402
+from actors.weights.sender import Sender, WeightSyncError, make_sender  # noqa: E402
 from rlcore.interfaces import Sampling  # noqa: E402
 
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrst"

@@ -19,12 +19,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from actors.config import DType, EngineConfig, ModelConfig, OptimizerConfig
-from actors.engine import TrainEngine
-from actors.masters import NAME
-from actors.policy import PolicyWorker
-from actors.reference import ReferenceWorker
-from actors.worker import StartSpec
+from actors.config.schema import DType, EngineConfig, ModelConfig, OptimizerConfig
+from actors.training.engine import TrainEngine
+from actors.training.masters import NAME
+from actors.training.policy import PolicyWorker
+from actors.training.reference import ReferenceWorker
+from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.objective import TensorBatch

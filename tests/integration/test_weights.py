@@ -16,10 +16,10 @@ import torch
 ray = pytest.importorskip("ray")
 pytest.importorskip("vllm")
 
-from actors.config import RolloutConfig  # noqa: E402
-from actors.rollout import Finished, Request, RolloutWorker  # noqa: E402
-from actors.weight_sync import Sender, WeightSyncError, make_sender  # noqa: E402
+from actors.config.schema import RolloutConfig  # noqa: E402
+from actors.generation.rollout import Finished, Request, RolloutWorker  # noqa: E402
 from actors.weights.records import pack  # noqa: E402
+from actors.weights.sender import Sender, WeightSyncError, make_sender  # noqa: E402
 from rlcore.interfaces import Sampling  # noqa: E402
 from tests.integration.test_rollout import MAX_LEN, PROMPTS, TOLERANCE, Source, build_model  # noqa: E402
 

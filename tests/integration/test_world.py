@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from actors.build import Built, open_world, prepare
-from actors.validate import compose
+from actors.config.compose import compose
 from rlcore import metrics as M
 from rlcore.data.batching.collate import collate, supervised_batch
 from rlcore.interfaces import Sampling

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.validate import compose
+from actors.config.compose import compose
 from rlcore.algorithms.config import AlgorithmConfig, Family, FilterConfig, KLPlace, Opponent, PreferenceConfig, Scale
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective

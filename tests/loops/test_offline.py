@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcore import metrics as M
-from rlcore.checkpoint import Checkpoints
 from rlcore.loops import offline
 from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig, Schedule
 from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.storage.checkpoint import Checkpoints
 from tests.fakes import FakeTracker
 
 # ---- which rows, how many steps

@@ -11,7 +11,6 @@ import pytest
 
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig, FilterConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.checkpoint import Checkpoints
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
 from rlcore.loops import online
@@ -22,6 +21,7 @@ from rlcore.loops.sampling import RewardFailure
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.metrics import Mean
 from rlcore.rewards.config import OnFailure, RewardConfig
+from rlcore.storage.checkpoint import Checkpoints
 from rlcore.types import Group, RewardResult, Status, Trajectory
 from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, FakeTracker, FakeWeights, prompts
 

@@ -15,7 +15,6 @@ import torch
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.supervised import SupervisedObjective
-from rlcore.checkpoint import Checkpoints
 from rlcore.data import tables
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
@@ -40,6 +39,7 @@ from rlcore.rounds.stages.rl import RlConfig
 from rlcore.rounds.stages.score import ScoreConfig
 from rlcore.rounds.stages.sft import SftConfig
 from rlcore.rounds.store.store import Artefact, ArtefactStore
+from rlcore.storage.checkpoint import Checkpoints
 from rlcore.types import Group, Prompt, RewardResult, Sample
 from tests.fakes import (
     EOS,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlcore.rewards.sandbox.outcome import feed
 from rlcore.rewards.sandbox.records import Ending, Job, Limits, Outcome, SandboxError
 from rlcore.rewards.sandbox.zygote import Zygote
 
@@ -62,8 +63,6 @@ def run(zygote: Zygote, job: Job, deadline: float, table: Table) -> list[Outcome
     Raises:
         SandboxError: the language is not in the table, its command is not installed, or the job has no inputs.
     """
-    from rlcore.rewards.sandbox.local import feed
-
     if job.language not in table:
         raise SandboxError(f"no command for the language {job.language!r}; there are: python, {', '.join(table)}")
     if not job.inputs:

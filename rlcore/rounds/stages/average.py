@@ -9,7 +9,7 @@ from typing import ClassVar
 from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
-from rlcore.weights import average
+from rlcore.storage.average import average
 
 
 @dataclass

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.checkpoint import Checkpoints
 from rlcore.interfaces import RewardScorer
 from rlcore.loops import online
 from rlcore.problems import Problem
@@ -17,6 +16,7 @@ from rlcore.rewards.registry import RewardError
 from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import Made, ScoreBy, StageConfig
 from rlcore.rounds.store.store import Artefact
+from rlcore.storage.checkpoint import Checkpoints
 
 ALLOWED = ("algorithm", "trainer")  # what a stage may override: the actors are shared by all stages
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from actors import validate
+from actors.config import compose as validate
 from rlcore.rewards.math import score
 
 FOLDER = Path(__file__).parents[3] / "examples" / "math"

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.rounds import reads_of
+from actors.commands.rounds import reads_of
+from actors.config.compose import compose
 from actors.run_folder import binding, plain
-from actors.validate import compose
 from rlcore.data.rewriting.evolution import RewritingConfig
 from rlcore.data.sources.readers import DataError
 from rlcore.loops.sampling import RewardFailure

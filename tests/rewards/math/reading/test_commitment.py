@@ -2,8 +2,9 @@
 
 import pytest
 
-from actors import rewards_cli, validate
-from actors.verifier import VerifierWorker
+from actors.commands import rewards as rewards_cli
+from actors.config import compose as validate
+from actors.verifying.verifier import VerifierWorker
 from rlcore.rewards import options, registry
 from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
 from rlcore.rewards.math import score

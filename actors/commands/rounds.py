@@ -1,0 +1,328 @@
+"""What `rlcore rounds` does with a checked config: the plan, the actors, the stages, the table at the end."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from omegaconf import DictConfig, OmegaConf
+
+from actors.build import Built, Inputs, open_world, prepare
+from actors.commands.train import online_run
+from actors.config.compose import LOG, ConfigError, check, compose, to_config
+from actors.config.rounds import MADE_OF, folder_problems, plan_rounds, source_config, token_problems
+from actors.config.schema import Config, DType
+from actors.run_folder import binding, claim, locked, plain
+from rlcore.algorithms.config import Family, Opponent
+from rlcore.algorithms.policy_gradient import PolicyGradientObjective
+from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.value import ValueObjective
+from rlcore.data import tables
+from rlcore.data.examples.load import Loaded, load_examples
+from rlcore.data.sources.prompts import PromptStream
+from rlcore.data.sources.render import PromptRenderer
+from rlcore.data.tokenizer import encode
+from rlcore.interfaces import Sampling, Tracker, World
+from rlcore.loops.online import OnlineRun
+from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.problems import Problem
+from rlcore.redact import strip_secrets
+from rlcore.registry import code_digest
+from rlcore.rounds import runner
+from rlcore.rounds.context import RunContext
+from rlcore.rounds.plan.config import Made
+from rlcore.rounds.plan.graph import Node
+from rlcore.rounds.stages.rl import RlConfig
+from rlcore.rounds.status import render
+from rlcore.rounds.store.store import Artefact, ArtefactStore
+from rlcore.tracking.files import JsonlTracker
+from rlcore.tracking.trackers import Trackers, build_tracker
+from rlcore.types import Prompt, Sample
+
+# In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what
+# memory they take.
+KEYS_WITHOUT_EFFECT = (
+    "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
+    "rollout.sync_bucket_mb", "rollout.weight_sync", "rollout.sleep_level", "rollout.gpu_memory_utilization",
+    "rollout.cpu_kv_cache_gib",
+)  # fmt: skip
+
+
+def rounds(config: Config, overrides: Sequence[str]) -> int:
+    """Runs every stage that is not done. `overrides`: the command line, of which a stage `rl` composes its own config.
+
+    Raises: UserError; Interrupted, after which the same command resumes.
+    """
+    nodes = checked(config, overrides)
+    with locked(Path(config.run_dir)):
+        run_dir = claim(config)
+        inputs = prepared(config, run_dir, nodes)
+        with ArtefactStore(runner.folder_of(run_dir)) as store:
+            index = stage_index(config, nodes, store, roots_in(config, nodes, store, inputs))
+            store.remember_roots(index.roots)
+            _, made = index.known()
+            if len(made) < len(nodes):
+                _run(config, overrides, run_dir, inputs, index)
+            keys, _ = index.known()
+            print(render(nodes, keys, store))
+            print(f"curves and samples of each stage  {run_dir / runner.STAGE_FOLDERS}")
+    return 0
+
+
+def status(config: Config) -> int:
+    """The tree of rounds and stages. Reads the store alone, from data and model of the newest start: it loads nothing,
+    writes nothing and starts nothing."""
+    nodes = checked(config)
+    store = ArtefactStore(runner.folder_of(Path(config.run_dir).absolute()), read_only=True)
+    keys, _ = stage_index(config, nodes, store, store.roots()).known()
+    print(render(nodes, keys, store))
+    return 0
+
+
+def status_config(arguments: Sequence[str]) -> Config:
+    """Of `rounds status RUN_DIR` and `rounds status run_dir=RUN_DIR` the config with which that run was started; of
+    any other command line the one that it composes.
+
+    Raises:
+        ConfigError: neither can be read.
+    """
+    if len(arguments) == 1:
+        key, is_set, folder = arguments[0].rpartition("=")
+        path = Path(folder).expanduser() / "config.yaml"
+        if path.is_file() and (key == "run_dir" or not is_set):
+            config = to_config(DictConfig(OmegaConf.load(path)))
+            config.run_dir = str(path.parent)  # the folder may have moved
+            return config
+        if not is_set:
+            text = "no run folder: it holds no config.yaml"
+            raise ConfigError([Problem("run_dir", folder, text, "give the run_dir of a start, or all its overrides")])
+    return compose(arguments)
+
+
+def checked(config: Config, overrides: Sequence[str] | None = None) -> list[Node]:
+    """The plan. `overrides`: the command line; with it the configs of stages `rl` are checked too.
+
+    Raises:
+        ConfigError: with everything that is wrong, stages included.
+    """
+    nodes, found = plan_rounds(config)
+    try:
+        check(config)
+    except ConfigError as error:
+        found = [*error.problems, *found]
+    if not found and overrides is not None:
+        found = rl_problems(nodes, overrides, config)
+    if found:
+        raise ConfigError(found)
+    return nodes
+
+
+def rl_problems(nodes: Sequence[Node], overrides: Sequence[str], run: Config) -> list[Problem]:
+    """Of the run's config as each stage `rl` changes it; every one named with its stage."""
+    found: dict[tuple[str, str], Problem] = {}
+    for node in nodes:
+        if isinstance(node.config, RlConfig):
+            problems: list[Problem] = []
+            try:
+                stage = stage_config(overrides, node.config.overrides)
+                problems += shared_problems(run, stage)
+                check(stage)
+            except ConfigError as error:
+                problems += error.problems
+            for one in problems:
+                text = f"in rounds.stages.{node.stage}.overrides: {one.text}"
+                found.setdefault((node.stage, one.key), replace(one, text=text))
+    return list(found.values())
+
+
+def shared_problems(run: Config, stage: Config) -> Iterator[Problem]:
+    """What the config of a stage changes although the actors of all stages were started with it."""
+    key, mine, other = "trainer.max_tokens_per_micro_batch", run.trainer, stage.trainer
+    if other.max_tokens_per_micro_batch != mine.max_tokens_per_micro_batch:
+        text = f"all stages share the run's {mine.max_tokens_per_micro_batch}"
+        yield Problem(key, other.max_tokens_per_micro_batch, text, f"set {key} for the whole run")
+    opponent = stage.algorithm.preference.opponent
+    if opponent is Opponent.reference and run.algorithm.preference.opponent is not opponent:
+        key, text = "algorithm.preference.opponent", "the run starts no reference that can send its weights"
+        yield Problem(key, opponent, text, f"set {key}=reference for the whole run")
+
+
+def prepared(config: Config, run_dir: Path, nodes: Sequence[Node] = ()) -> Inputs:
+    """Raises ModelError, DataError; ConfigError for models that cannot take the policy's place, and for texts that
+    stages take for a token and are none."""
+    inputs = prepare(config, run_dir)
+    found = folder_problems(config, inputs.model_path, inputs.tokenizer)
+    if found := [*found, *token_problems(nodes, inputs.tokenizer)]:
+        raise ConfigError(found)
+    return inputs
+
+
+def stage_index(
+    config: Config, nodes: Sequence[Node], store: ArtefactStore, roots: Mapping[str, Artefact]
+) -> runner.StageIndex:
+    flat = binding(plain(config))
+    code = {(node.round, node.stage): code_of(node, config) for node in nodes}
+    reads = lambda node: reads_of(node, flat, config)  # noqa: E731
+    return runner.StageIndex(nodes, store, roots, reads, config.seed, lambda node: code[node.round, node.stage])
+
+
+def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
+    """What is there from the start and read by some stage, as artefacts."""
+    used = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
+    makers: dict[str, Callable[[], Artefact]] = {
+        "start": lambda: store.adopt_folder("start", inputs.model_path, Made.model),
+        "train": lambda: store.adopt_table("train", tables.from_prompts(inputs.data.train), Made.prompts),
+        "heldout": lambda: store.adopt_table("heldout", tables.from_prompts(inputs.data.eval), Made.prompts),
+        "answers": lambda: store.adopt_table("answers", answers(inputs), Made.samples),
+    }
+    for name, path in config.rounds.models.items():
+        makers[name] = lambda name=name, path=path: store.adopt_folder(name, Path(path).expanduser(), Made.model)  # type: ignore[misc]
+    for name, raw in config.rounds.sources.items():
+        makers[name] = lambda name=name, raw=raw: _source(name, raw, store, inputs)  # type: ignore[misc]
+    return {name: makers[name]() for name in makers if name in used}
+
+
+def answers(inputs: Inputs) -> pa.Table:
+    """The training prompts that have a reference, with it as response, end token included."""
+    known = [p for p in inputs.data.train if p.reference is not None]
+    ids = encode(inputs.tokenizer, [p.reference or "" for p in known], special=False)
+    end = int(inputs.tokenizer.eos_token_id)
+
+    def sample(prompt: Prompt, tokens: tuple[int, ...]) -> Sample:
+        return Sample(prompt, f"{prompt.uid}#reference", prompt.reference or "", (*tokens, end))
+
+    return tables.from_samples(sample(p, t) for p, t in zip(known, ids, strict=True))
+
+
+def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefact:
+    """Raises DataError, which names the broken rows."""
+    loaded = load_examples(source_config(raw), inputs.tokenizer, f"rounds.sources.{name}")
+    for note in source_notes(loaded):
+        LOG.warning("rounds.sources.%s: %s", name, note)
+    made = MADE_OF[source_config(raw).kind]
+    makers: dict[Made, Callable[[], pa.Table]] = {
+        Made.prompts: lambda: tables.from_prompts(loaded.prompts),
+        Made.samples: lambda: tables.from_samples(loaded.samples),
+        Made.pairs: lambda: tables.from_pairs(loaded.pairs),
+    }
+    return store.adopt_table(name, makers[made](), made)
+
+
+def source_notes(loaded: Loaded) -> list[str]:
+    """What a user must know of a source that was read: rows that are left out, and what its template asks for."""
+    skipped = {k: n for k, n in loaded.counts.items() if k.startswith("skipped_") and k != "skipped_by_limit" and n}
+    rows = f"of {loaded.counts['rows']:,} rows left out"
+    notes = [f"{n:,} {rows}: {k.removeprefix('skipped_').replace('_', ' ')}" for k, n in skipped.items()]
+    return notes + [f"  {reason}" for reason in loaded.broken] + loaded.notes
+
+
+def _under(key: str, groups: Sequence[str]) -> bool:
+    return any(key == group or key.startswith(group + ".") for group in groups)
+
+
+def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """The keys of the run's config that change what a stage makes."""
+    found = {k: v for k, v in flat.items() if _under(k, node.config.reads()) and not _under(k, KEYS_WITHOUT_EFFECT)}
+    if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
+        found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
+    return found
+
+
+def code_of(node: Node, config: Config) -> dict[str, str]:
+    """The user's own Python that a stage runs, by path, and its digest."""
+    return {target: code_digest(target) for target in node.config.code(config.reward, config.algorithm)}
+
+
+def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, index: runner.StageIndex) -> None:
+    shown = strip_secrets(plain(config))
+    tracker = build_tracker(config.tracking, run_dir, shown, len(index.plan), len(index.plan))
+    failed = True
+    try:
+        count = config.rounds.count
+        runs = f"{count} round{'s' * (count > 1)}, {len(index.plan)} stage{'s' * (len(index.plan) > 1)} to run"
+        tracker.message(f"{runs}, run folder {run_dir}")
+        stop = StopSignal(tracker.message)
+        with open_world(config, run_dir, inputs, tracker) as built, stop.installed():
+            runner.run(index, live(config, overrides, run_dir, built, stop, index.roots["start"]))
+        (run_dir / "error.txt").unlink(missing_ok=True)
+        failed = False
+    except Interrupted:
+        raise
+    except Exception:
+        (run_dir / "error.txt").write_text(traceback.format_exc())
+        raise
+    finally:
+        tracker.close(failed=failed)
+
+
+def live(
+    config: Config, overrides: Sequence[str], run_dir: Path, built: Built, stop: StopSignal, start: Artefact
+) -> RunContext:
+    rollout = config.rollout
+    sampling = Sampling(
+        num_samples=1, max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature, top_p=rollout.top_p,
+        top_k=rollout.top_k, stop=tuple(rollout.stop),
+    )  # fmt: skip
+
+    def open_tracker(folder: Path, steps: int) -> Tracker:
+        return Trackers([JsonlTracker(folder)], 0)
+
+    def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path, seed: int) -> OnlineRun:
+        stage = stage_config(overrides, stage_overrides)
+        family = PreferenceObjective if stage.algorithm.family is Family.preference else PolicyGradientObjective
+        objective = family(stage.algorithm, rollout.temperature, rollout.max_new_tokens)
+        world.policy.set_objective("rl", objective)
+        if world.critic is not None:
+            world.critic.set_objective(ValueObjective(stage.algorithm.value_clip))
+        stage.trainer.warmup.steps = 0
+        stage.seed = seed
+        stream = PromptStream(tables.to_prompts(prompts), seed, stage.data.shuffle)
+        own = replace(built, world=replace(world, prompts=stream))
+        return online_run(stage, folder, own, stop)
+
+    def ask(text: str) -> tuple[str, tuple[int, ...]]:
+        return rendered(text, config, built.inputs.tokenizer)
+
+    def ask_prompt(text: str) -> tuple[str, tuple[int, ...]]:
+        return rendered(text, config, built.inputs.tokenizer, config.data.system_prompt)
+
+    return RunContext(
+        world=built.world,
+        tokenizer=built.inputs.tokenizer,
+        sampling=sampling,
+        reward=config.reward,
+        stop=stop,
+        run_dir=run_dir,
+        exact=config.model.dtype is DType.float32 and not config.model.lora.rank,
+        open_tracker=open_tracker,
+        online_run=online,
+        render=ask,
+        render_prompt=ask_prompt,
+        max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
+        - rollout.max_new_tokens,
+        parity=config.trainer.parity,
+        policy_holds=start.hash,
+    )
+
+
+def rendered(text: str, config: Config, tokenizer: Any, system: str | None = None) -> tuple[str, tuple[int, ...]]:
+    """As a user's message where the data has a chat template, as it is elsewhere; and its token ids. The prompt
+    template is not applied: what is rewritten has it already."""
+    renderer = PromptRenderer(config.data, tokenizer, "data")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    shown = renderer.apply([*messages, {"role": "user", "content": text}], True) if renderer.chat else text
+    (ids,) = renderer.ids([shown])
+    return shown, ids
+
+
+def stage_config(overrides: Sequence[str], stage: Sequence[str]) -> Config:
+    """The run's config with a stage's overrides behind the command line's.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    return compose([*overrides, *stage])

@@ -1,0 +1,255 @@
+"""From `rounds` of a config to the plan of its stages; everything that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from actors.config.schema import Config
+from rlcore.data.examples.config import ExampleKind, ExamplesConfig
+from rlcore.problems import Problem, UserError, nearest, out_of_bounds
+from rlcore.rewards.judge.config import JudgeKind
+from rlcore.rewards.scorers import REWARD_MODEL, Terms
+from rlcore.rounds.plan import settings
+from rlcore.rounds.plan.config import BUILT_IN, Made, ScoreBy, StageConfig
+from rlcore.rounds.plan.graph import Node, resolve
+from rlcore.rounds.stages import STAGES
+
+MADE_OF = {
+    ExampleKind.prompts: Made.prompts,
+    ExampleKind.demonstrations: Made.samples,
+    ExampleKind.preferences: Made.pairs,
+    ExampleKind.labelled: Made.samples,
+    ExampleKind.attributes: Made.samples,
+    ExampleKind.attribute_pairs: Made.pairs,
+}
+
+
+def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
+    """The runs of all stages in their order, and what is wrong; the runs are of use only where nothing is."""
+    rounds = config.rounds
+    found = settings.check(rounds, STAGES)
+    if rounds.count < 1 or not rounds.stages:
+        return [], found
+    stages, wrong = _stages(config)
+    found += wrong
+    unread = [name for name in rounds.stages if name not in stages]
+    nodes, problems = resolve(stages, rounds.count, roots_of(config), unread)
+    found += problems
+    seen: dict[tuple[str, str], Problem] = {}
+    for node in nodes:
+        for problem in _of_node(config, node):
+            seen.setdefault((problem.key, problem.text), problem)
+    return nodes, [*found, *_source_problems(config), *seen.values()]
+
+
+def roots_of(config: Config) -> dict[str, Made]:
+    """What is there from the start, by name; sources that cannot be read are left out."""
+    sources: dict[str, Made] = {}
+    for name, raw in config.rounds.sources.items():
+        with suppress(OptionError):
+            sources[name] = MADE_OF[source_config(raw).kind]
+    return {**BUILT_IN, **dict.fromkeys(config.rounds.models, Made.model), **sources}
+
+
+def source_config(raw: Any) -> ExamplesConfig:
+    """Raises OptionError."""
+    if not isinstance(raw, Mapping):
+        raise OptionError("", raw, "a source is a mapping of options", "such as {kind: preferences, path: file.jsonl}")
+    made = to_dataclass(ExamplesConfig, raw)
+    assert isinstance(made, ExamplesConfig)
+    return made
+
+
+def _source_problems(config: Config) -> Iterator[Problem]:
+    for name, raw in config.rounds.sources.items():
+        key = f"rounds.sources.{name}"
+        try:
+            path = source_config(raw).path
+        except OptionError as error:
+            yield Problem(f"{key}.{error.key}".rstrip("."), error.value, str(error), error.cure)
+            continue
+        if not Path(path).expanduser().exists() or not path:
+            yield Problem(f"{key}.path", path, "no such file", "relative paths start at the working directory")
+
+
+def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]]:
+    """Stages whose options can be read, each with its config of every round, and what is wrong with the others."""
+    found: dict[tuple[str, str], Problem] = {}
+    stages: dict[str, list[StageConfig]] = {}
+    broken: set[str] = set()
+    for (number, name), raw in settings.merged(config.rounds, STAGES).items():
+        key = f"{settings.STAGES_KEY}.{name}"
+        try:
+            stage = to_stage(raw)
+        except OptionError as error:
+            broken.add(name)
+            problem = Problem(f"{key}.{error.key}" if error.key else key, error.value, str(error), error.cure)
+            found.setdefault((problem.key, problem.text), problem)
+            continue
+        stages.setdefault(name, []).append(stage)
+        assert len(stages[name]) == number or name in broken
+    return {name: stage for name, stage in stages.items() if name not in broken}, list(found.values())
+
+
+class OptionError(UserError, ValueError):
+    """An option of a stage that does not exist or has another type."""
+
+    def __init__(self, key: str, value: Any, text: str, cure: str) -> None:
+        super().__init__(text)
+        self.key, self.value, self.cure = key, value, cure
+
+
+def to_stage(raw: Mapping[str, Any]) -> StageConfig:
+    """
+    Raises:
+        OptionError: the first option that is unknown or does not fit.
+    """
+    made = to_dataclass(STAGES[raw["kind"]].config, {k: v for k, v in raw.items() if k != "kind"})
+    assert isinstance(made, StageConfig)
+    return made
+
+
+def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass out of plain values, checked by OmegaConf; raises OptionError."""
+    for key, value, known in _strangers(raw, kind(), ""):
+        near = nearest(key.rpartition(".")[2], known)
+        cure = f"did you mean {near}? " if near else ""
+        raise OptionError(key, value, "unknown option", f"{cure}expected one of: {', '.join(known)}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw)))
+    except OmegaConfBaseException as error:
+        raise _misfit(kind(), raw, error) from None
+
+
+def _misfit(default: Any, raw: Mapping[str, Any], error: OmegaConfBaseException) -> OptionError:
+    """OmegaConf names the option in some of its errors; in the others it is the first that does not fit alone."""
+    key = str(error.full_key or error.key or "")
+    if key not in raw and "." not in key:
+        key = next((name for name, value in raw.items() if not _fits(default, name, value)), key)
+    value, known = raw, default
+    for name in re.split(r"[.\[]", key) if key else []:
+        value = value.get(name, "") if isinstance(value, Mapping) else value
+        known = getattr(known, name, None)
+    cure = "write it as " + ("a list, such as [...]" if isinstance(known, list) else "a value of its type")
+    if is_dataclass(known):
+        cure = f"write a mapping of its options: {', '.join(f.name for f in fields(known))}"
+    elif known is not None and not isinstance(known, list):
+        cure = f"its default is {known.value if isinstance(known, Enum) else known}"
+    text = str(error).splitlines()[0]
+    if "Merge error" in text or "AnyNode" in text:  # OmegaConf's own words for its own classes
+        text = "it has another type"
+    return OptionError(key, value, text, cure)
+
+
+def _fits(default: Any, name: str, value: Any) -> bool:
+    try:
+        OmegaConf.merge(OmegaConf.structured(type(default)), {name: value})
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tuple[str, Any, list[str]]]:
+    known = [f.name for f in fields(default)]
+    for name, value in raw.items():
+        if name not in known:
+            yield f"{path}{name}", value, known
+        elif is_dataclass(inner := getattr(default, name)) and isinstance(value, Mapping):
+            yield from _strangers(value, inner, f"{path}{name}.")
+
+
+def _of_node(config: Config, node: Node) -> Iterator[Problem]:
+    """What the options of one run cannot be, beyond their types."""
+    stage, key = node.config, f"{settings.STAGES_KEY}.{node.stage}"
+    yield from out_of_bounds(stage, key)
+    train = getattr(stage, "train", None)
+    if train is not None and train.learning_rate.peak == 0:
+        yield Problem(f"{key}.train.learning_rate.peak", 0, "it would learn nothing", "must be above 0")
+    weights = getattr(stage, "weights", None)
+    if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+        cure = "give numbers from 0, one of them above 0"
+        yield Problem(f"{key}.weights", list(weights), "they cannot be shares of anything", cure)
+    yield from stage.problems(key, node.made)
+    yield from _of_run(config, node, key)
+
+
+def _of_run(config: Config, node: Node, key: str) -> Iterator[Problem]:
+    """What a stage needs of the run's config."""
+    stage, by = node.config, getattr(node.config, "by", None)
+    unnamed = getattr(stage, "reward_model", "") is None
+    if by is ScoreBy.judge and config.reward.judge.kind is JudgeKind.none:
+        text = f"stage {node.stage} asks a judge"
+        yield Problem("reward.judge.kind", config.reward.judge.kind, text, "set it to engine or endpoint")
+    if stage.needs_reward_model() and config.cluster.roles.reward.num_workers < 1:
+        text = f"stage {node.stage} needs a reward model"
+        yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
+    if by is ScoreBy.reward_model and unnamed:
+        text, cure = "by: reward_model needs to know which", "name the stage that made it"
+        yield Problem(f"{key}.reward_model", None, text, cure)
+    if stage.asks_reward() and unnamed and REWARD_MODEL in Terms.of(config.reward).needed:
+        text = "the run's reward asks a reward model, and this stage does not say which"
+        yield Problem(f"{key}.reward_model", None, text, "name the stage that made it, such as reward@latest")
+
+
+def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem]:
+    """Of `rounds.models`: every one is a folder of the start model's architecture, with its tokenizer.
+
+    One set of engines holds them all in turn.
+    """
+    from actors.training.models import ModelError, check_model, load_tokenizer, other_tokenizer
+
+    found = []
+    for name, path in config.rounds.models.items():
+        key, folder = f"rounds.models.{name}", Path(path).expanduser()
+        if not folder.is_dir():
+            found.append(Problem(key, path, "no such folder", "a Hugging Face folder of the run's architecture"))
+            continue
+        try:
+            check_model(folder)
+            other = load_tokenizer(folder, config.model.trust_remote_code)
+        except ModelError as error:
+            found.append(Problem(key, path, str(error), "give a model folder that loads"))
+            continue
+        if text := other_tokenizer(tokenizer, other):
+            cure = "members of a committee share the run's tokenizer: its tokens are what the others are trained on"
+            found.append(Problem(key, path, text, cure))
+        if text := other_shape(start, folder):
+            found.append(Problem(key, path, text, "the engines hold one architecture: give a model of the run's"))
+    return found
+
+
+def token_problems(nodes: Sequence[Node], tokenizer: Any) -> list[Problem]:
+    """Of `train.ignore_tokens`, one for each stage and text."""
+    from rlcore.rounds.training import token_ids
+
+    found = {}
+    for node in nodes:
+        for text in getattr(getattr(node.config, "train", None), "ignore_tokens", ()):
+            try:
+                token_ids(tokenizer, [text])
+            except ValueError as error:
+                key = f"rounds.stages.{node.stage}.train.ignore_tokens"
+                found[key, text] = Problem(key, text, str(error), "name what is a token of its own, <|im_end|> perhaps")
+    return list(found.values())
+
+
+def other_shape(start: Path, folder: Path) -> str:
+    """How the architecture of a model folder differs from the start's; "" where it does not."""
+    import transformers
+
+    from rlcore.storage.average import BOOKKEEPING
+
+    mine, other = (transformers.AutoConfig.from_pretrained(str(path)).to_dict() for path in (start, folder))
+    skip = {*BOOKKEEPING, "_name_or_path", "name_or_path"}
+    different = sorted(k for k in {*mine, *other} - skip if mine.get(k) != other.get(k))
+    return f"its config.json differs in {', '.join(different[:5])}" if different else ""

@@ -1,0 +1,285 @@
+"""A frozen vLLM engine as judge: `rlcore.rewards.judge.prompts.Completer` over a group of its own actors.
+
+Its weights come from its folder and are never synced. A call blocks one actor thread until its prompts are done; calls
+run side by side in the engine's batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.config.schema import RolloutConfig
+from actors.generation.rollout import RolloutWorker
+from actors.generation.vllm_engine import PendingGroup, Request
+from actors.generation.vllm_settings import sampling_parameters
+from actors.placement.group import ActorError, ActorGroup
+from actors.placement.restarts import RestartPolicy
+from actors.training.models import load_tokenizer
+from rlcore.interfaces import Sampling
+from rlcore.problems import UserError
+from rlcore.rewards.judge.config import JudgeEngineConfig
+from rlcore.rewards.judge.endpoint import log_sum
+from rlcore.rewards.judge.prompts import Messages, Reply, plain
+from rlcore.types import Status
+
+CONCURRENCY = 4  # calls at the same time in one actor
+SLACK_S = 60.0
+
+
+class JudgeError(UserError, ValueError):
+    """A judge that cannot be used as it is set up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of one prompt; `logprobs` by token id where choices were given."""
+
+    text: str
+    finish_reason: str
+    logprobs: dict[int, float]
+
+
+class JudgeWorker(RolloutWorker):
+    """One vLLM engine with the weights of its folder. `complete` may be called from several threads."""
+
+    def start_frozen(
+        self,
+        model_path: str,
+        config: RolloutConfig,
+        device: str,
+        dtype: str,
+        max_model_len: int,
+        threads: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """As `start`, with the weights of the folder."""
+        extra: dict[str, Any] = {"load_format": "auto", "hf_overrides": {}}  # never synced: ties may stay tied
+        frozen = RolloutConfig(**{**vars(config), "extra": extra | config.extra})
+        self.start(model_path, frozen, device, dtype, max_model_len, threads, seed)
+
+        def ready() -> None:
+            self._engine.version, self._engine.unusable = 0, ""
+
+        self._on_loop(ready)
+        return self.describe()
+
+    def complete(
+        self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int], timeout_s: float
+    ) -> dict[int, Answer]:
+        """Answers by index of the request; those not there by the deadline are dropped and left out.
+
+        Args:
+            allowed: if given, one of these tokens is generated, and `Answer.logprobs` are those of all of them,
+                renormalised over them.
+        """
+        ends_at = time.monotonic() + timeout_s
+        self._on_loop(lambda: self._add_frozen(call_id, requests, sampling, allowed))
+        done: list[PendingGroup] = []
+        with self._changed:
+            while len(done) < len(requests) and (left := ends_at - time.monotonic()) > 0:
+                mine = [g for g in self._finished if g.call_id == call_id]
+                self._finished = [g for g in self._finished if g.call_id != call_id]
+                done += mine
+                if not mine:
+                    self._check_alive()
+                    self._changed.wait(timeout=min(left, 1.0))
+        if len(done) < len(requests):
+            self.abort(call_id)
+        if not done:  # of an empty list some tokenizers decode one empty text
+            return {}
+        texts = self._engine.tokenizer.batch_decode(
+            [list(g.output.outputs[0].token_ids) for g in done], skip_special_tokens=True
+        )
+        return {g.index: _answer(g, text, allowed) for g, text in zip(done, texts, strict=True)}
+
+    def _add_frozen(
+        self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int]
+    ) -> None:
+        parameters = sampling_parameters(sampling)
+        if allowed:
+            parameters.allowed_token_ids, parameters.logprobs = list(allowed), len(allowed)
+        names = [f"{call_id}/{request.index}" for request in requests]
+        self._engine._add(names, list(requests), parameters)
+        for name, request in zip(names, requests, strict=True):
+            self._engine.groups[name] = PendingGroup(call_id, request.index, self._engine.version, {})
+
+
+def _answer(group: PendingGroup, text: str, allowed: Sequence[int]) -> Answer:
+    output = group.output.outputs[0]
+    logprobs: dict[int, float] = {}
+    if allowed and len(output.logprobs):
+        first = output.logprobs[0]
+        logprobs = {token: float(first[token].logprob) for token in allowed if token in first}
+    return Answer(text, output.finish_reason or "stop", logprobs)
+
+
+class JudgeEngine:
+    """`Completer` over a started group; made by `start_judge`. An engine that dies is restarted and asked again."""
+
+    def __init__(
+        self,
+        group: ActorGroup[JudgeWorker],
+        tokenizer: Any,
+        config: JudgeEngineConfig,
+        max_model_len: int,
+        restarts: RestartPolicy,
+    ) -> None:
+        self.group, self.tokenizer, self.config, self.max_model_len = group, tokenizer, config, max_model_len
+        self._restarts, self._calls = restarts, itertools.count()
+        has = getattr(tokenizer, "chat_template", None) is not None
+        if config.chat_template and not has:
+            raise JudgeError(f"reward.judge.engine.chat_template=true, but the tokenizer of {config.path} has none")
+        self._chat = has if config.chat_template is None else config.chat_template
+
+    def complete(
+        self,
+        prompts: Sequence[str | Messages],
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] = (),
+    ) -> list[Reply]:
+        """See `Completer.complete`. A prompt that leaves no room for its answer is an error of its own.
+
+        Raises:
+            JudgeError: a choice that is not one token of the judge's tokenizer.
+            WorkerFailed: an engine keeps failing, or a request is one that no engine can serve.
+        """
+        tokens = [self._tokens(choice) for choice in choices]
+        allowed = sorted({t for ids in tokens for t in ids})
+        budget = 1 if choices else max_tokens
+        requests = [Request(i, f"judged-{i}", tuple(ids)) for i, ids in enumerate(map(self._encode, prompts))]
+        fitting = [r for r in requests if 0 < len(r.token_ids) <= self.max_model_len - budget]
+        sampling = Sampling(1, budget, temperature=0.0 if choices else temperature)
+        engines = len(self.group)
+        shares = [(rank, fitting[rank::engines]) for rank in range(engines) if fitting[rank::engines]]
+        answers: dict[int, Answer] = {}
+        with ThreadPoolExecutor(max(1, len(shares))) as pool:
+            for part in pool.map(lambda share: self._ask(share[0], share[1], sampling, allowed), shares):
+                answers |= part
+        fits = {r.index for r in fitting}
+        return [self._reply(r, answers.get(r.index), r.index in fits, choices, tokens, budget) for r in requests]
+
+    def limit_s(self, num_prompts: int) -> float:
+        return (self.config.deadline_s + SLACK_S) * (1 + self.config.max_restarts)
+
+    def _ask(self, rank: int, share: list[Request], sampling: Sampling, allowed: list[int]) -> dict[int, Answer]:
+        limit = self.config.deadline_s
+        while True:
+            call, starts = f"judge-{next(self._calls)}", self._restarts.starts(rank)
+            try:
+                answers = self.group.one(
+                    rank, JudgeWorker.complete, call, share, sampling, allowed, limit,
+                    timeout_s=limit + SLACK_S, phase="judge",
+                )  # fmt: skip
+            except ActorError as error:
+                self._restarts.recover({rank: error}, {rank: starts})
+            else:
+                self._restarts.served(rank)
+                return answers
+
+    def _encode(self, prompt: str | Messages) -> list[int]:
+        if not self._chat:
+            return list(self.tokenizer([plain(prompt)], add_special_tokens=True)["input_ids"][0])
+        talk = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        options = self.config.chat_options
+        text = self.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **options)
+        return list(self.tokenizer([text], add_special_tokens=False)["input_ids"][0])
+
+    def _tokens(self, choice: str) -> list[int]:
+        """The tokens that say the choice: with and without a space in front."""
+        encoded = self.tokenizer([choice, f" {choice}"], add_special_tokens=False)["input_ids"]
+        single = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id})
+        if not single:
+            raise JudgeError(
+                f"{choice!r} is {len(encoded[0])} tokens of the judge {self.config.path}: a choice must be one. Narrow "
+                "reward.judge.scale (1 to 5), or set reward.judge.reading.how=text"
+            )
+        return single
+
+    def _reply(
+        self,
+        request: Request,
+        answer: Answer | None,
+        fits: bool,
+        choices: Sequence[str],
+        tokens: Sequence[Sequence[int]],
+        budget: int,
+    ) -> Reply:
+        if not fits:
+            return Reply(
+                status=Status.ERROR,
+                error=f"the judge's prompt has {len(request.token_ids)} tokens and its answer up to {budget}; the "
+                f"judge takes {self.max_model_len}: raise reward.judge.engine.max_model_len",
+            )
+        if answer is None:
+            return Reply(
+                status=Status.TIMEOUT,
+                error=f"no answer within {self.config.deadline_s:g} s (reward.judge.engine.deadline_s)",
+            )
+        if not choices:
+            return Reply(answer.text, finish_reason=answer.finish_reason)
+        logprobs = tuple(log_sum([answer.logprobs[t] for t in ids if t in answer.logprobs]) for ids in tokens)
+        return Reply(choices[max(range(len(choices)), key=logprobs.__getitem__)], logprobs=logprobs)
+
+
+def start_judge(
+    group: ActorGroup[JudgeWorker],
+    config: JudgeEngineConfig,
+    device: str,
+    threads: int = 1,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    message: Callable[[str], None] = lambda text: None,
+) -> JudgeEngine:
+    """Starts the engines of a group (made with `max_concurrency` CONCURRENCY) on the judge's folder.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: OpenMP threads of each engine; CPU only.
+        timeout_s: of the start of an engine.
+        message: reports restarts.
+
+    Raises:
+        JudgeError, ModelError: no path, no tokenizer, or settings that do not go together.
+        ActorError: an engine did not start.
+    """
+    if not config.path:
+        raise JudgeError("reward.judge.engine.path is not set: name the judge's model folder or hub id")
+    path = str(Path(config.path).expanduser()) if Path(config.path).expanduser().is_dir() else config.path
+    tokenizer = load_tokenizer(path, config.trust_remote_code)
+    length = min(config.max_model_len, _longest(path))
+    extra = {"trust_remote_code": config.trust_remote_code} | config.extra
+    rollout = RolloutConfig(
+        tensor_parallel_size=config.tensor_parallel_size,
+        max_num_seqs=config.max_num_seqs,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        cpu_kv_cache_gib=config.cpu_kv_cache_gib,
+        enforce_eager=config.enforce_eager,
+        extra=extra,
+    )
+
+    def arguments(rank: int) -> tuple[Any, ...]:
+        return (path, rollout, device, config.dtype, length, threads, seed + rank)
+
+    def restart(ranks: Sequence[int]) -> None:
+        group.restart(ranks, JudgeWorker.start_frozen, arguments, timeout_s)
+
+    calls = [arguments(rank) for rank in range(len(group))]
+    group.scatter(JudgeWorker.start_frozen, calls, timeout_s=timeout_s, phase="start judge")
+    key = f"reward.judge.engine.max_restarts={config.max_restarts}"
+    restarts = RestartPolicy(group, restart, config.max_restarts, key, message)
+    return JudgeEngine(group, tokenizer, config, length, restarts)
+
+
+def _longest(path: str) -> int:
+    """Positions of the model of a folder; no limit where its config does not say."""
+    file = Path(path) / "config.json"
+    positions = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    return positions if isinstance(positions, int) else 2**62

@@ -1,0 +1,293 @@
+"""A rollout worker: vLLM held in the process, stepped by a loop thread of its own.
+
+Everything that touches the engine runs on that thread, as a command between two steps: adding the requests of a call in
+one go, taking new weights, aborting. Callers (Ray actor threads) put a command in a queue and wait for its result.
+
+Who waits for whom: `submit` and the weight calls wait for the step under way; `collect` waits for groups; the loop
+waits for commands when it has nothing to step, and while an update is under way (until its deadline).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from actors.config.schema import RolloutConfig
+from actors.generation.vllm_engine import (
+    Finished,
+    PendingGroup,
+    Request,
+    Sample,
+    VllmEngine,
+)
+from actors.generation.vllm_settings import engine_arguments, set_environment
+from actors.placement.memory import GIB, free_share
+from rlcore.interfaces import Sampling
+
+__all__ = ["Finished", "Request", "RolloutWorker", "Sample"]
+
+LINGER_S = 0.005  # `collect` gathers a little longer than the first group: fewer, larger replies
+IDLE_WAIT_S = 0.1  # how often a waiting loop looks at deadlines
+SHUTDOWN_S = 60.0
+MIN_SHARE = 0.05  # of a GPU
+T = TypeVar("T")
+
+
+class RolloutWorker:
+    """One vLLM engine (with its tensor-parallel workers). Methods may be called from any thread.
+
+    Raises:
+        RuntimeError: from every method, with the original error as its cause, once the loop thread has died.
+    """
+
+    def __init__(self) -> None:
+        self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._changed = threading.Condition()  # guards the next two; told after every command and finished group
+        self._finished: list[PendingGroup] = []
+        self._error: BaseException | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    # ---- life
+
+    def start(
+        self,
+        model_path: str,
+        config: RolloutConfig,
+        device: str,
+        dtype: str,
+        max_model_len: int,
+        threads: int,
+        seed: int,
+        reserved_bytes: float = 0.0,
+    ) -> dict[str, Any]:
+        """Builds the engine with dummy weights; the first update brings the real ones.
+
+        Args:
+            model_path: Hugging Face folder: config and tokenizer are read, weights are not.
+            device: "cpu" or "cuda".
+            dtype: "float32" or "bfloat16".
+            threads: OpenMP threads per tensor-parallel worker; CPU only.
+            reserved_bytes: of the GPU, for other processes; counts where `gpu_memory_utilization` is not set.
+
+        Returns:
+            `describe()`.
+
+        Raises:
+            ValueError: the other processes leave no room for an engine.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this rollout worker was already started")
+        set_environment(device, config.tensor_parallel_size, threads, dtype)
+        if device == "cuda" and config.gpu_memory_utilization is None:
+            config = replace(config, gpu_memory_utilization=_share(reserved_bytes, config.sleep_level > 0))
+        arguments = engine_arguments(model_path, config, device, dtype, max_model_len, seed)
+
+        def build() -> VllmEngine:
+            if device == "cpu":
+                torch.set_num_threads(threads)  # a setting of the calling thread: why the loop builds its engine itself
+            return VllmEngine(arguments, device)
+
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._main, args=(build, ready), name="rollout-loop", daemon=True)
+        self._thread.start()
+        ready.result()
+        return self.describe()
+
+    def shutdown(self) -> None:
+        """Ends the loop and frees the engine. Unfinished requests are dropped. May be called twice."""
+        self._closing = True
+        if self._thread is not None and self._thread.is_alive():
+            self._commands.put((lambda: None, Future()))
+            self._thread.join(timeout=SHUTDOWN_S)
+
+    def describe(self) -> dict[str, Any]:
+        """pid, node, vLLM and weight versions, device, KV cache tokens, running requests, memory of this process."""
+        return self._on_loop(lambda: self._engine.describe())
+
+    def sleep(self, level: int) -> None:
+        """Frees the engine's GPU memory (1: weights go to host memory, 2: weights are dropped). CPU engines ignore it.
+
+        Raises:
+            RuntimeError: requests are under way.
+        """
+        self._on_loop(lambda: self._engine.sleep(level))
+
+    def wake(self, tags: list[str] | None = None) -> None:
+        """Takes the memory back; `tags` may name a part ("weights", "kv_cache"). Nothing happens when it is awake."""
+        self._on_loop(lambda: self._engine.wake(tags))
+
+    # ---- sampling
+
+    def submit(self, call_id: str, requests: Sequence[Request], sampling: Sampling) -> None:
+        """Adds all requests between two steps. Results come from `collect`, tagged with `call_id`.
+
+        With `sampling.seed`, on an engine that has nothing else to do, equal weights, prompts and seed give equal
+        samples: the generators are seeded and the prefix cache is emptied, so that every step has the same batch.
+
+        Raises:
+            ValueError: a prompt leaves no room for a token, an index or `call_id` is in use; nothing was added.
+            RuntimeError: no whole set of weights is loaded.
+        """
+        self._on_loop(lambda: self._engine.submit(call_id, requests, sampling))
+
+    def collect(self, timeout_s: float) -> list[Finished]:
+        """Groups finished since the last call: waits until there is one, or `timeout_s` has passed (empty list).
+
+        Raises:
+            RuntimeError: requests wait, but the weights are unusable (a weight update broke off).
+        """
+        ends_at = time.monotonic() + timeout_s
+        self._check_alive()
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished or self._error or self._stuck(), timeout=timeout_s)
+            self._check_alive()
+            if not self._finished and self._stuck():
+                raise RuntimeError(f"cannot sample: {self._engine.unusable}")
+            if self._finished and self._engine.groups:
+                linger = min(LINGER_S, max(ends_at - time.monotonic(), 0.0))
+                self._changed.wait_for(lambda: self._error or not self._engine.groups, timeout=linger)
+            done, self._finished = self._finished, []
+        return self._engine.records(done) if done else []
+
+    def abort(self, call_id: str) -> None:
+        """Drops a call's requests and its results that were not collected. Unknown ids are ignored."""
+
+        def drop() -> None:
+            self._engine.abort(call_id)
+            with self._changed:
+                self._finished = [group for group in self._finished if group.call_id != call_id]
+
+        self._on_loop(drop)
+
+    def idle(self) -> bool:
+        """No request is under way and no result waits to be collected."""
+        return self._on_loop(lambda: not self._engine.groups and not self._finished)
+
+    # ---- weights
+
+    def init_weights(self, info: dict[str, Any]) -> None:
+        """How the engine meets the trainer: `transport` ("host", "ipc", "nccl", "gloo") and what that needs."""
+        self._on_loop(lambda: self._engine.init_weights(info))
+
+    def begin_update(self, version: int, deadline_s: float = 600.0) -> None:
+        """Opens an update. Sampling stops until `finish_update`; with requests under way, and room for a second set of
+        weights, it continues until then. After `deadline_s` the update is broken (see `abort_update`).
+        """
+        self._on_loop(lambda: self._engine.begin_update(version, deadline_s))
+
+    def load_bucket(self, payload: dict[str, Any]) -> None:
+        """One bucket, as the transport sends it. A failure breaks the update."""
+        self._on_loop(lambda: self._engine.load_bucket(payload))
+
+    def finish_update(self, version: int) -> float:
+        """All weights are in: sampling continues under `version`.
+
+        Returns:
+            Seconds for which requests under way had to wait.
+
+        Raises:
+            ValueError: weights are missing, or `version` is not the one begun.
+        """
+        return self._on_loop(lambda: self._engine.finish_update(version))
+
+    def abort_update(self) -> None:
+        """Gives up the update under way, if any. If a bucket was loaded, no sampling until a whole update."""
+
+        def stop() -> None:
+            if self._engine.update is not None:
+                self._engine.break_update("the last weight update was aborted")
+
+        self._on_loop(stop)
+
+    def version(self) -> int:
+        """Of the loaded weights; -1 before the first update and after a broken one."""
+        return self._on_loop(lambda: self._engine.version)
+
+    # ---- callers' side
+
+    def _stuck(self) -> bool:
+        return bool(self._engine.groups and self._engine.unusable)
+
+    def _check_alive(self) -> None:
+        if self._error is not None:
+            raise RuntimeError(f"the rollout loop died: {type(self._error).__name__}: {self._error}") from self._error
+        if self._thread is None or not self._thread.is_alive():
+            raise RuntimeError("the rollout worker is not running")
+
+    def _on_loop(self, function: Callable[[], T]) -> T:
+        self._check_alive()
+        result: Future[T] = Future()
+        self._commands.put((function, result))
+        while not result.done():  # the loop may die between the check and the put, with nobody left to answer
+            with contextlib.suppress(TimeoutError):
+                result.exception(timeout=1.0)
+            if not result.done():
+                self._check_alive()
+        return result.result()
+
+    # ---- loop thread
+
+    def _main(self, build: Callable[[], VllmEngine], ready: Future[None]) -> None:
+        try:
+            self._engine = build()
+        except BaseException as error:
+            self._fail(error)
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        try:
+            self._serve()
+        except BaseException as error:
+            self._fail(error)
+        with contextlib.suppress(Exception):  # the first error is the one that counts
+            self._engine.shutdown()
+
+    def _serve(self) -> None:
+        engine = self._engine
+        while not self._closing:
+            told = self._run_commands(wait=not engine.can_step())
+            told = engine.check_deadline() or told
+            done = engine.step() if engine.can_step() else []
+            if done or told:
+                with self._changed:
+                    self._finished += done
+                    self._changed.notify_all()
+
+    def _run_commands(self, wait: bool) -> bool:
+        """Runs all that are queued; true if there was one."""
+        ran = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                timeout = IDLE_WAIT_S if wait and not ran else 0
+                function, result = self._commands.get(block=timeout > 0, timeout=timeout)
+                ran = True
+                try:
+                    result.set_result(function())
+                except Exception as error:
+                    result.set_exception(error)
+        return ran
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+
+def _share(reserved: float, turns: bool) -> float:
+    total = float(torch.cuda.get_device_properties(0).total_memory)
+    if (share := free_share(reserved, total, turns)) < MIN_SHARE:
+        raise ValueError(
+            f"a GPU of {total / GIB:.0f} GiB has no room for a rollout engine beside the {reserved / GIB:.0f} GiB of "
+            "the roles that share it: more policy workers with engine.zero_stage=3, engine.offload_optimizer=true, "
+            "GPUs of its own (cluster.roles.rollout.colocate_with=null), or set rollout.gpu_memory_utilization"
+        )
+    return share

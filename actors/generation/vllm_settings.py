@@ -1,0 +1,110 @@
+"""What vLLM is started with: environment, engine arguments, sampling parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from actors.config.schema import RolloutConfig
+from actors.weights.vllm_side import BACKEND, register
+from rlcore.interfaces import Sampling
+
+
+def set_environment(device: str, tensor_parallel_size: int, threads: int, dtype: str = "bfloat16") -> None:
+    """What vLLM reads when it is imported; what the user has set stays."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}.items():
+        os.environ.setdefault(name, value)
+    if device != "cpu":
+        if dtype == "float32":  # Triton's dot products would round their inputs to TF32, and parity would show it
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+        if importlib.util.find_spec("flashinfer") is None:  # vLLM 0.26 would look for it in its sampler
+            os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+        return
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    # The sampler's two small functions gain nothing from being compiled, which takes seconds at every start.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if tensor_parallel_size == 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < tensor_parallel_size * threads:
+        raise ValueError(
+            f"tensor_parallel_size {tensor_parallel_size} with {threads} threads each needs as many cores; "
+            f"there are {len(cores)}"
+        )
+    groups = [cores[i * threads : (i + 1) * threads] for i in range(tensor_parallel_size)]
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, group)) for group in groups))
+
+
+def engine_arguments(
+    model_path: str,
+    config: RolloutConfig,
+    device: str,
+    dtype: str,
+    max_model_len: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Keyword arguments of vLLM's `EngineArgs`; `config.extra` has the last word.
+
+    On CPU tied embeddings are untied in the engine: a repacked output head would keep its old weights after an update.
+    """
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "dtype": dtype,
+        "seed": seed,
+        "max_model_len": max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enforce_eager": config.enforce_eager or device == "cpu",
+        "enable_prefix_caching": config.prefix_caching,
+        "load_format": "dummy",
+        "logprobs_mode": "processed_logprobs",  # after temperature: what the trainer computes
+        "generation_config": "vllm",  # a model folder's sampling defaults would bias every log-prob
+        "disable_log_stats": True,
+        # With it a step may be under way while weights change, and its tokens would get the wrong version.
+        "async_scheduling": False,
+    }
+    if device == "cpu":
+        arguments |= {
+            "kv_cache_memory_bytes": int(config.cpu_kv_cache_gib * 2**30),
+            "hf_overrides": {"tie_word_embeddings": False},
+        }
+    else:
+        arguments |= {
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enable_sleep_mode": config.sleep_level > 0,
+        }
+    return arguments | dict(config.extra)
+
+
+def build_engine(arguments: dict[str, Any]) -> Any:
+    from vllm import EngineArgs, LLMEngine
+    from vllm.config import WeightTransferConfig
+
+    register()
+    transfer = WeightTransferConfig(backend=BACKEND)
+    return LLMEngine.from_engine_args(EngineArgs(**arguments, weight_transfer_config=transfer))
+
+
+def sampling_parameters(sampling: Sampling) -> Any:
+    """vLLM's `SamplingParams`: final outputs only, flat log-probs of the sampled tokens, text only for stop strings.
+
+    No per-request seed: on CPU it kills the engine when a prompt is prefilled in more than one step.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.num_samples,
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop=list(sampling.stop),
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=bool(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,400 @@
+"""A causal language model under DeepSpeed: forward, backward, step, save, export, gather.
+
+Two habits of DeepSpeed are undone here, and nowhere else:
+
+- it averages gradients over ranks and divides by the number of accumulation steps. `backward` scales so that the
+  gradient is that of the plain sum of all losses over micro-batches and ranks;
+- it ends a step after a fixed number of micro-batches. `backward(last=...)` says which one is the last of a step.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from actors.config.schema import DType, EngineConfig, ModelConfig
+from actors.placement.process import random_states, set_random_states
+from actors.training import checkpoint_format, lora, reshard
+from actors.training.masters import restore_masters, write_masters
+from actors.training.model_folder import check_export, load_model, save_model
+from actors.training.scorer import CausalScorer, Scorer
+from rlcore.types import Float32, TrainBatch
+
+EXPORT_BUCKET_BYTES = 256 << 20
+
+
+def init_distributed(
+    rank: int, world_size: int, master_addr: str, master_port: int, device: str, timeout_s: float
+) -> None:
+    """Joins the process group (gloo on CPU, nccl on CUDA) and hands it to DeepSpeed. Once per process.
+
+    DeepSpeed's shared-memory all-reduce, which it would compile with g++ at first use, serves tensor-parallel
+    inference alone; it is switched off, so no compiler is needed.
+
+    Args:
+        device: "cpu" or "cuda"; with "cuda" the process must see its own GPU as device 0.
+        timeout_s: of the rendezvous and of every later collective.
+
+    Raises:
+        torch.distributed.DistError: the others did not come in time.
+    """
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+    os.environ.update(MASTER_ADDR=master_addr, MASTER_PORT=str(master_port))
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    else:
+        torch.cuda.set_device(0)
+    dist.init_process_group(
+        "gloo" if device == "cpu" else "nccl",
+        init_method=f"tcp://{master_addr}:{master_port}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # DeepSpeed's calls, one warning per step
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend=dist.get_backend(), auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def leave_distributed() -> None:
+    """Ends this process's part of the group; nothing when there is none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def zero_stage(model: ModelConfig, engine: EngineConfig) -> int:
+    """The stage that runs. Stage 0 in bfloat16 is run as stage 1: it alone keeps float32 master weights and float32
+    accumulation; DeepSpeed's stage 0 would add up gradients in bfloat16."""
+    return 1 if engine.zero_stage == 0 and model.dtype is DType.bfloat16 else engine.zero_stage
+
+
+def deepspeed_config(model: ModelConfig, engine: EngineConfig, trainable: bool = True) -> dict[str, Any]:
+    """The DeepSpeed configuration, `engine.extra` merged in last.
+
+    Raises:
+        ValueError: a stage that does not exist, or optimizer offload without ZeRO.
+    """
+    stage, low = zero_stage(model, engine), model.dtype is DType.bfloat16
+    if engine.zero_stage not in range(4):
+        raise ValueError(f"engine.zero_stage={engine.zero_stage}: there are stages 0, 1, 2 and 3")
+    if engine.offload_optimizer and stage == 0:
+        raise ValueError("engine.offload_optimizer=true needs engine.zero_stage of 1, 2 or 3")
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # asked for, used for nothing here
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 10**9,
+        "gradient_clipping": engine.optimizer.max_grad_norm if stage else 0.0,  # stage 0 is clipped by `step`
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": stage},
+    }
+    if low:
+        config |= {"bf16": {"enabled": True, "check_grad_overflow": True}, "communication_data_type": "fp32"}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if engine.offload_optimizer and trainable:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return _merged(config, engine.extra)
+
+
+def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if nested else value
+    return result
+
+
+class TrainEngine:
+    """One rank of a model, sharded as the ZeRO stage says. Every method but the properties is a collective.
+
+    Without `trainable` there is no optimizer: below ZeRO-3 a plain module, under ZeRO-3 sharded inference.
+
+    Args:
+        model_path: a Hugging Face folder or hub id.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ValueError: see `deepspeed_config` and `load_model`.
+    """
+
+    def __init__(
+        self, model_path: str, model: ModelConfig, engine: EngineConfig, device: str, trainable: bool = True
+    ) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.device = torch.device("cuda:0" if device == "cuda" else "cpu")
+        self.stage, self.dtype, self.trainable = zero_stage(model, engine), model.dtype, trainable
+        self._path, self._max_norm, self._packing = model_path, engine.optimizer.max_grad_norm, engine.packing
+        config = deepspeed_config(model, engine, trainable)
+        self.module = self._load(model_path, model)
+        self.scorer = self._wrap(self.module)
+        self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
+        self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
+        self._engine: Any = None
+        if trainable or self.stage == 3:
+            self._initialize(config, engine)
+        else:
+            self.scorer.requires_grad_(False).to(self.device)
+        if self._has_masters:
+            restore_masters(self.module, model_path, model)
+        if isinstance(self.scorer, Scorer):
+            self.scorer.check(self._packing, self.device)
+        if trainable and self.rank == 0:
+            check_export(self.module, model_path)
+
+    def _load(self, path: str, model: ModelConfig) -> nn.Module:
+        """The Hugging Face module: its parameters' names are those of `buckets` and `export`."""
+        module = load_model(path, model)
+        if model.lora.rank and self.trainable:  # a frozen engine is the reference: the model without adapters
+            seed = [torch.initial_seed()]
+            dist.broadcast_object_list(seed)
+            lora.add_adapters(module, model.lora, seed[0])
+        return module
+
+    def _wrap(self, module: nn.Module) -> nn.Module:
+        """What DeepSpeed trains and `forward` calls. It holds `module` as its attribute `hf`."""
+        return CausalScorer(module)
+
+    def _initialize(self, config: dict[str, Any], engine: EngineConfig) -> None:
+        import deepspeed
+
+        if self.stage == 3:  # shards parameter by parameter: the device never holds the whole model
+            deepspeed.zero.Init(module=self.scorer, config_dict_or_path=config)
+        self._adam = None
+        if self.trainable:
+            o = engine.optimizer
+            trained = [p for p in self.scorer.parameters() if p.requires_grad]
+            # torch's own fused kernel: DeepSpeed's would be compiled at first use
+            self._adam = torch.optim.AdamW(trained, 0.0, tuple(o.betas), o.eps, o.weight_decay, fused=True)  # type: ignore[arg-type]
+        mode = self.module.training
+        with redirect_stdout(io.StringIO()):  # it prints memory use, whatever the log level
+            self._engine, *_ = deepspeed.initialize(model=self.scorer, optimizer=self._adam, config=config)
+        self.scorer.train(mode)
+        if self.stage == 0 and self.world_size == 1:  # flattening gradients to sum them over one rank is a mere copy
+            self._engine.enable_backward_allreduce = False
+
+    # ---- forward
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """Calls the module of `_wrap`. Adapters drop out only where a gradient is wanted."""
+        for dropout in self._dropouts:
+            dropout.training = torch.is_grad_enabled()
+        # scoring goes past DeepSpeed's own forward, which readies a backward; ZeRO-3's hooks sit on the module itself
+        module = self._engine if self._engine is not None and torch.is_grad_enabled() else self.scorer
+        return module(*args, **options)
+
+    def forward(
+        self, tokens: Tensor, temperature: float, first: int = 1, entropy: bool = False, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and, when asked for, entropies; with gradient unless torch.no_grad() is on.
+
+        Args:
+            tokens: [b, t] int64 on the engine's device, padded on the right with any id.
+            first: of the columns wanted, 1 <= first <= t; those before it are 0.
+            lengths: [b] int64 on the engine's device, tokens of each row that are real; None: all of them.
+
+        Returns:
+            [b, t] float32 each (or None). Values at padding mean nothing.
+        """
+        out: Tensor = self.run(tokens, lengths, temperature, first, entropy, self._packing)
+        return out[0], out[1] if entropy else None
+
+    @torch.no_grad()
+    def logprobs(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float) -> Float32:
+        """Log-probs of every token given those before it.
+
+        Args:
+            shard: b rows, padded on the right to T.
+            micro_batches: rows of each pass; every row in exactly one. Under ZeRO-3 every rank must have the same
+                number of them; an empty one still takes part in the gathering.
+
+        Returns:
+            [b, T] float32; index 0 and padding are 0.
+        """
+        result = np.zeros(shard.tokens.shape, dtype=np.float32)
+        for rows in micro_batches:
+            if len(rows) == 0:
+                if self.stage == 3:
+                    self.forward(torch.zeros(1, 2, dtype=torch.int64, device=self.device), temperature)
+                continue
+            micro = shard.select(rows)
+            arrays = (torch.from_numpy(a.astype(np.int64)) for a in (micro.tokens, micro.lengths))
+            tokens, lengths = (a.to(self.device) for a in arrays)
+            values = self.forward(tokens, temperature, lengths=lengths)[0].cpu().numpy()
+            real = np.arange(values.shape[1]) < micro.lengths[:, None]
+            result[np.asarray(rows), : values.shape[1]] = np.where(real, values, 0.0)
+        return result
+
+    # ---- training
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds the gradient of one micro-batch. After the `last` one it is the gradient of the sum over all ranks.
+
+        A loss that is not finite makes the whole gradient not finite, on every rank, so that `step` skips.
+        """
+        factor = torch.where(torch.isfinite(loss.detach()), float(self.world_size), torch.nan)
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * factor, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> tuple[float, bool]:
+        """Clips and takes the optimizer step, unless the gradient is not finite.
+
+        Returns:
+            The gradient's 2-norm before clipping and whether the step was taken; both equal on every rank.
+        """
+        assert self._adam is not None
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        if self.stage == 0:
+            return self._step_unsharded()
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()), bool(self._engine.was_step_applied())
+
+    def _step_unsharded(self) -> tuple[float, bool]:
+        parameters = [p for p in self.scorer.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            self._engine.zero_grad()
+            return float(norm), False
+        if self._max_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_norm, norm)
+        self._engine.step()
+        return float(norm), True
+
+    def reset_optimizer(self) -> None:
+        """Forgets Adam's moments and step count, as if training began with the present weights."""
+        assert self._adam is not None
+        for state in self._adam.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):  # in place: DeepSpeed holds views of these
+                    value.zero_()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The full gradient by parameter name, between the last `backward` and `step`. For tests: it gathers all."""
+        from deepspeed.utils import safe_get_full_grad
+
+        named = [(n.removeprefix("hf."), p) for n, p in self.scorer.named_parameters() if p.requires_grad]
+        return {n: safe_get_full_grad(p).detach().float().cpu().clone() for n, p in named}
+
+    # ---- weights
+
+    def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
+        """Every weight as a checkpoint holds it; see `checkpoint_format.buckets`.
+
+        Under ZeRO-3 a bucket is gathered on every rank and freed again when the next is asked for: copy what you keep,
+        and iterate on all ranks alike.
+        """
+        return checkpoint_format.buckets(self.module, max_bytes, self._gathered)
+
+    def _gathered(self, parameters: Sequence[Tensor]) -> Any:
+        if self.stage != 3:
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(parameters))
+
+    def export(self, directory: str | Path, masters: bool = False) -> None:
+        """Writes a Hugging Face folder (safetensors, config, tokenizer, generation config) in the model's dtype.
+
+        Rank 0 writes and holds one copy of the model in host memory; every rank must call.
+
+        Args:
+            masters: in bfloat16, write the float32 master weights too (`masters.NAME`; a second copy in host memory),
+                so that a training that starts from the folder goes on from exactly these.
+        """
+        target, state = Path(directory), {}
+        tied = set(self.tied_names())
+        for part in checkpoint_format.parts(self.module, EXPORT_BUCKET_BYTES, self._gathered):
+            if self.rank == 0:
+                state.update({n: t.to("cpu", copy=True) for n, t in part.items() if n not in tied})
+        if self.rank == 0:
+            target.mkdir(parents=True, exist_ok=True)
+            save_model(self.module, self._path, target, state)
+        if masters and self._has_masters:
+            write_masters(self.module, target, self.rank)
+        dist.barrier()
+
+    @property
+    def _has_masters(self) -> bool:
+        """Whether there are float32 weights that the model's own do not hold. Adapters end with the merge."""
+        return self.trainable and self.dtype is DType.bfloat16 and not self._has_adapters
+
+    def tied_names(self) -> list[str]:
+        """Names under which a weight comes a second time; a folder does not store these."""
+        return [name for weight in lora.weights(self.module) for name in weight.names[1:]]
+
+    # ---- checkpoints
+
+    def _identity(self) -> dict[str, Any]:
+        parts = (self.world_size, self.stage, self.dtype.value, self.num_parameters)
+        return dict(zip(("world_size", "zero_stage", "dtype", "parameters"), parts, strict=True))
+
+    def save(self, directory: str | Path) -> None:
+        """Writes weights, master weights, optimizer and this rank's random states into a folder all ranks share."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        # the base model of adapters is not trained: it comes from its own folder again
+        options = {"exclude_frozen_parameters": self._has_adapters}
+        self._engine.save_checkpoint(str(target), tag="engine", save_latest=False, **options)
+        torch.save(random_states(), target / f"random-{self.rank}.pt")
+        if self.rank == 0:
+            (target / "engine.json").write_text(json.dumps(self._identity()))
+        dist.barrier()
+
+    def load(self, directory: str | Path) -> None:
+        """Continues exactly where `save` was called; with another number of ranks or ZeRO stage, up to rounding.
+
+        Raises:
+            FileNotFoundError: no checkpoint of an engine in `directory`.
+            ValueError: saved with another dtype or model size.
+        """
+        source = Path(directory)
+        saved, own = json.loads((source / "engine.json").read_text()), self._identity()
+        wrong = {key for key, value in own.items() if saved.get(key) != value}
+        if fixed := sorted(wrong & {"dtype", "parameters"}):
+            shown = ", ".join(f"{key} {saved.get(key)} (here {own[key]})" for key in fixed)
+            raise ValueError(f"the checkpoint in {source} was saved with {shown}")
+        if wrong and (wrong != {"world_size"} or self.stage):  # below ZeRO-1 the files are of no rank
+            assert self._adam is not None
+            reshard.restore(source / "engine", self.scorer, self._engine.optimizer, self._adam, self.stage)
+        else:
+            options = {"load_lr_scheduler_states": False, "load_module_strict": not self._has_adapters}
+            if self._engine.load_checkpoint(str(source), tag="engine", **options)[0] is None:
+                raise FileNotFoundError(f"DeepSpeed found nothing to load in {source}")
+        if (states := source / f"random-{self.rank}.pt").exists():  # a rank that is new keeps its own
+            set_random_states(torch.load(states, weights_only=False))
+        dist.barrier()
+
+    # ---- the rest
+
+    def check_agreement(self, value: int, what: str) -> None:
+        """Raises ValueError on every rank when the ranks' values differ: better than a collective that never ends."""
+        if self.world_size == 1:
+            return
+        seen = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
+        dist.all_gather(seen, torch.full_like(seen[0], value))
+        numbers = [int(x) for x in seen]
+        if len(set(numbers)) > 1:
+            raise ValueError(f"{what} must be equal on every rank, it is {numbers}")
+
+    def describe(self) -> dict[str, Any]:
+        where = {"rank": self.rank, "device": str(self.device)}
+        return where | self._identity()

@@ -1,0 +1,28 @@
+import pytest
+
+from actors.config.compose import compose
+from actors.config.rounds import plan_rounds
+
+SAMPLES = "sample: {kind: generate}"
+
+
+def problems(stages: str) -> dict[str, str]:
+    return {p.key: p.text for p in plan_rounds(compose([f"+rounds.stages={{{SAMPLES}, {stages}}}"]))[1]}
+
+
+def test_scores_by_a_model_name_it_and_ask_something() -> None:
+    whole = "score: {kind: score, samples: [sample], by: model, model: start}"
+    assert problems(whole) == {}
+    at = "rounds.stages.score"
+    assert list(problems("score: {kind: score, samples: [sample], by: model}")) == [f"{at}.model"]
+    broken = "score: {kind: score, samples: [sample], by: model, model: start, question: {template: '{prompt}'}}"
+    (found,) = problems(broken).items()
+    assert found[0] == f"{at}.question"
+    assert "{response}" in found[1]
+    assert "rounds.stages.score.model" in problems("score: {kind: score, samples: [sample], by: model, model: nobody}")
+
+
+@pytest.mark.parametrize("by", ["reward", "model"])
+def test_rl_is_not_scored_by_the_policy_itself(by: str) -> None:
+    found = problems(f"rl: {{kind: rl, by: {by}}}")
+    assert list(found) == (["rounds.stages.rl.by"] if by == "model" else [])

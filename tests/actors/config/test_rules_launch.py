@@ -1,0 +1,35 @@
+"""Rules about the machine on which a run is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.config.rules import problems
+from actors.config.rules_launch import launch_problems
+from actors.config.schema import Config, Device
+
+
+def test_a_run_folder_in_rays_session_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "session_2026-11-28_03-50-58_1_2" / "runtime_resources" / "working_dir_files"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)  # as `ray job submit --working-dir .` does
+    (found,) = [p for p in problems(Config(run_dir="runs/first")) if p.key == "run_dir"]
+    assert not found.warning
+    assert "which Ray deletes" in found.text
+    assert not [p for p in problems(Config(run_dir=str(tmp_path / "run"))) if p.key == "run_dir"]
+
+
+def test_idle_gpus_are_worth_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = Config()
+    config.cluster.device = Device.cpu
+    assert not list(launch_problems(config, tmp_path))
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    (found,) = launch_problems(config, tmp_path)
+    assert found.warning
+    assert "2 GPUs" in found.text
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not list(launch_problems(config, tmp_path))

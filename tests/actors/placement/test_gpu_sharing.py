@@ -1,0 +1,214 @@
+"""Rollout engines and models that take turns on the same GPUs: the order of calls, without a GPU."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.build import Builder
+from actors.config.compose import compose
+from actors.generation.handle import RolloutHandle
+from actors.generation.rollout import Finished, Request, Sample
+from actors.placement.gpu_sharing import GpuSharing
+from actors.placement.group import ActorDied
+from actors.placement.restarts import RestartPolicy
+from actors.training.handles import Scoring
+from actors.training.reward_handle import RewardModelHandle
+from rlcore.algorithms.reward_modeling import RewardScale
+from rlcore.data.batching.collate import collate
+from rlcore.interfaces import Sampling, World
+from rlcore.loops.sampling import sample_and_score
+from rlcore.rewards.config import RewardConfig
+from rlcore.rewards.scorers import RewardModelScorer
+from rlcore.types import Group, Prompt, TrainBatch
+from tests.actors.test_handles import INFO, Pool
+from tests.fakes import FakeTracker
+
+PROMPTS = [Prompt(uid=f"p{i}", token_ids=(i + 1,), text=str(i)) for i in range(6)]
+
+
+class Engine:
+    """Finishes one group a call, and refuses to sleep with groups under way, as vLLM's engine does."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log, self.waiting, self.asleep, self.weights = log, deque[tuple[str, Request]](), False, True
+        self.dead = False
+
+    def submit(self, call: str, requests: Sequence[Request], sampling: Sampling) -> None:
+        if self.asleep or not self.weights:
+            raise RuntimeError("cannot sample: asleep, or without weights")
+        self.waiting.extend((call, request) for request in requests)
+
+    def collect(self, timeout_s: float) -> list[Finished]:
+        time.sleep(0.02)
+        if not self.waiting:
+            return []
+        call, request = self.waiting.popleft()
+        self.log.append("group")
+        sample = Sample(np.array([7], dtype=np.int32), np.zeros(1, np.float32), np.zeros(1, np.int32), "stop", "7")
+        return [Finished(call, request.index, [sample])]
+
+    def abort(self, call: str) -> None:
+        self.waiting = deque(item for item in self.waiting if item[0] != call)
+
+    def sleep(self, level: int) -> None:
+        if self.dead:
+            raise ActorDied("gone", INFO, "sleep", 0.0, "")
+        if self.waiting:
+            raise RuntimeError(f"cannot sleep with {len(self.waiting)} groups under way; collect or abort them first")
+        self.asleep, self.weights = True, level < 2
+        self.parts = ["weights", "kv_cache"]
+        self.log.append("sleep")
+
+    def wake(self, parts: list[str]) -> None:
+        self.parts = [part for part in self.parts if part not in parts]
+        self.asleep = bool(self.parts)
+        self.log.append("wake" if len(parts) == 2 else f"wake {parts[0]}")
+
+
+class RewardWorker:
+    def __init__(self, log: list[str], engines: Sequence[Engine]) -> None:
+        self.log, self.engines = log, engines
+
+    def release(self) -> None:
+        self.log.append("release")
+
+    def scale(self) -> RewardScale:
+        return RewardScale.of(("reward",))
+
+    def scores(self, shard: TrainBatch, micro_batches: list[list[int]]) -> Any:
+        self.log.append(f"scores {len(shard)}, engines {'asleep' if self.engines[0].asleep else 'awake'}")
+        return shard.tokens[:, :1].astype(np.float32)
+
+
+class Rig:
+    def __init__(self, level: int, shared: bool = True, engines: int = 1) -> None:
+        self.log: list[str] = []
+        self.engines = [Engine(self.log) for _ in range(engines)]
+        pool: Any = Pool(*self.engines)
+        reward_pool: Any = Pool(RewardWorker(self.log, self.engines))
+        self.sharing = GpuSharing(pool, level, 5.0, [reward_pool] if shared else [])
+        self.sharing.resend = self.resend
+        scoring = Scoring(reward_pool, 100, 5.0, self.sharing if shared else None)
+        self.model = RewardModelHandle(scoring, SimpleNamespace(checkpoint_s=5.0))  # type: ignore[arg-type]
+        self.scorer = RewardModelScorer(
+            self.model.rewards, 5.0, lambda groups: collate([t for g in groups for t in g.trajectories]),
+            ready=self.sharing.wait_for_generation if shared else None,
+        )  # fmt: skip
+        restarts = RestartPolicy(pool, lambda ranks: None, 3, "rollout.max_restarts=3", lambda text: None)
+        rollout = RolloutHandle(pool, self.sharing, 5.0, restarts)
+        self.world: World = SimpleNamespace(rollout=rollout, rewards=self.scorer, tracker=FakeTracker())  # type: ignore[assignment]
+
+    def resend(self) -> None:
+        self.log.append("weights")
+        for engine in self.engines:
+            engine.weights = True
+
+    def step(self) -> list[Group]:
+        return sample_and_score(self.world, PROMPTS, Sampling(1, 4), RewardConfig())
+
+    def publish(self) -> None:
+        self.sharing.for_weights()
+        self.resend()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_reward_model_on_the_engines_gpus_scores_after_generation(level: int) -> None:
+    rig = Rig(level)
+    groups = rig.step()
+    assert [g.trajectories[0].reward.score for g in groups] == [1, 2, 3, 4, 5, 6]  # type: ignore[union-attr]
+    scored = ["sleep", "scores 6, engines asleep"]
+    assert rig.log == ["group"] * 6 + scored
+    rig.log.clear()
+    rig.step()  # a refill, or an evaluation: no update in between
+    assert rig.log == ["release", "wake", *(["weights"] if level == 2 else []), *["group"] * 6, *scored]
+    rig.log.clear()
+    rig.publish()
+    assert rig.log == ["release", "wake weights", "weights"]  # buckets may take the KV cache's place
+    rig.log.clear()
+    rig.step()
+    assert rig.log == ["release", "wake kv_cache", *["group"] * 6, *scored]
+    rig.publish()
+    rig.log.clear()
+    rig.sharing.for_training()  # half awake
+    assert rig.log == ["release", "wake kv_cache", "sleep"]
+
+
+def test_a_reward_model_on_its_own_gpus_scores_while_the_engines_generate() -> None:
+    rig = Rig(1, shared=False)
+    rig.step()
+    assert not {"sleep", "wake"} & set(rig.log)
+    assert rig.log.index("group") < next(i for i, entry in enumerate(rig.log) if entry.startswith("scores"))
+    assert next(i for i, entry in enumerate(rig.log) if entry.startswith("scores")) < len(rig.log) - 1
+
+
+def test_a_generation_that_is_given_up_frees_the_gpus() -> None:
+    rig = Rig(1)
+    groups = rig.world.rollout.generate(PROMPTS, Sampling(1, 4))
+    waiting = rig.scorer.submit(next(groups))
+    groups.close()  # type: ignore[attr-defined]
+    assert waiting.result(5)[0].score in range(1, 7)
+    assert rig.log[-2:] == ["sleep", "scores 1, engines asleep"]
+
+
+def test_training_while_groups_are_under_way_is_a_named_error() -> None:
+    rig = Rig(1)
+    groups = rig.world.rollout.generate(PROMPTS, Sampling(1, 4))
+    first = next(groups)
+    with pytest.raises(RuntimeError, match="while rollout engines generate"):
+        rig.model.scores(collate(first.trajectories))
+    assert len(list(groups)) == 5
+
+
+def test_models_that_score_side_by_side_put_the_engines_to_sleep_once() -> None:
+    rig = Rig(1)
+    barrier = threading.Barrier(3)
+
+    def ask() -> None:
+        barrier.wait()
+        rig.sharing.for_training()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rig.log == ["sleep"]
+    rig.sharing.for_weights()
+    rig.sharing.for_weights()
+    assert rig.log == ["sleep", "release", "wake weights"]
+
+
+def test_a_dead_engine_holds_no_memory_and_ends_no_training() -> None:
+    """It is found dead, and restarted, at the next generation or weight sync."""
+    rig = Rig(1, engines=2)
+    rig.engines[0].dead = True
+    rig.sharing.for_training()
+    assert rig.log == ["sleep"]
+
+
+def test_level_0_never_calls_the_engines() -> None:
+    rig = Rig(0)
+    rig.step()
+    assert not {"sleep", "wake"} & set(rig.log)
+
+
+def test_only_roles_on_the_engines_gpus_take_turns_with_them() -> None:
+    def shares(role: str, *overrides: str) -> bool:
+        nothing: Any = None
+        builder = Builder(compose(overrides), nothing, nothing, "cuda", ExitStack())
+        sharing = GpuSharing(nothing, 1, 1.0)
+        return builder.scoring(role, nothing, sharing).sharing is sharing
+
+    for role in ("policy", "reference", "critic", "reward"):
+        assert shares(role, "cluster=gpu64_colocated", "cluster.roles.reward.num_workers=64")
+    assert not shares("reward", "cluster=gpu64_colocated", "cluster.roles.reward={num_workers:8,colocate_with:null}")
+    assert not shares("policy", "cluster=gpu8")

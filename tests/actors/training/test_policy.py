@@ -1,0 +1,162 @@
+"""What a worker makes of a step, over an engine that only remembers what it was asked."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from actors.config.schema import EngineConfig, ModelConfig
+from actors.training.critic import CriticWorker
+from actors.training.policy import PolicyWorker
+from actors.training.reference import ReferenceWorker
+from actors.training.worker import StartSpec, padding_row, train_step
+from rlcore import metrics as M
+from rlcore.algorithms.config import AlgorithmConfig
+from rlcore.algorithms.objective import TensorBatch
+from rlcore.algorithms.policy_gradient import PolicyGradientObjective
+from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.supervised import SupervisedObjective
+from rlcore.algorithms.value import ValueObjective
+from rlcore.types import TrainBatch
+
+
+class Recorder:
+    """An engine with one weight; `outcome` is what its step returns."""
+
+    device, stage = torch.device("cpu"), 0
+
+    def __init__(self, rank: int = 0, outcome: tuple[float, bool] = (2.5, True)) -> None:
+        self.rank, self.outcome = rank, outcome
+        self.weight = torch.zeros(1, requires_grad=True)
+        self.seen: list[tuple[list[list[int]], list[int] | None]] = []
+        self.lasts: list[bool] = []
+        self.agreed: list[int] = []
+        self.rates: list[float] = []
+
+    def check_agreement(self, value: int, what: str) -> None:
+        self.agreed.append(value)
+
+    def forward(
+        self, tokens: Tensor, temperature: float, first: int = 1, entropy: bool = False, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        self.seen.append((tokens.tolist(), None if lengths is None else lengths.tolist()))
+        return self.weight.expand(tokens.shape), torch.zeros(tokens.shape) if entropy else None
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        loss.backward()
+        self.lasts.append(last)
+
+    def step(self, learning_rate: float) -> tuple[float, bool]:
+        self.rates.append(learning_rate)
+        return self.outcome
+
+
+def batch(rows_per_unit: int = 1) -> TrainBatch:
+    return TrainBatch(
+        tokens=np.array([[5, 6, 7], [5, 6, 0], [8, 9, 4], [8, 3, 0]], dtype=np.int32),
+        lengths=np.array([3, 2, 3, 2], dtype=np.int32),
+        loss_mask=np.array([[0, 1, 1], [0, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=np.bool_),
+        sample_ids=list("abcd"),
+        scores=np.ones(4, dtype=np.float32),
+        rows_per_unit=rows_per_unit,
+    )
+
+
+def policy(engine: Recorder) -> PolicyWorker:
+    worker = PolicyWorker()
+    worker._engine, worker._objectives = engine, {"sft": SupervisedObjective()}  # type: ignore[assignment]
+    return worker
+
+
+def test_a_step_is_all_micro_batches_then_one_optimizer_step() -> None:
+    engine = Recorder()
+    metrics = policy(engine).update(batch(), [[0], [], [3, 1, 2]], 4.0, 0.01, "sft")
+    assert engine.agreed == [3]
+    assert engine.lasts == [False, False, True]
+    assert engine.rates == [0.01]
+    assert engine.seen == [
+        ([[5, 6, 7]], [3]),
+        ([[0, 0]], [2]),  # padding, so that every rank runs as many passes
+        ([[8, 3, 0], [5, 6, 0], [8, 9, 4]], [2, 2, 3]),
+    ]
+    assert engine.weight.grad is not None
+    assert engine.weight.grad.item() == pytest.approx(-5 / 4)  # five loss tokens over the denominator that was given
+    assert M.values(metrics) == {
+        "actor/grad_norm": 2.5, "actor/lr": 0.01, "actor/skipped_steps": 0.0, "sft/loss": 0.0,
+    }  # fmt: skip
+    assert metrics["sft/loss"].count == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("rank", "counted"), [(0, 1.0), (1, 0.0)])
+def test_a_skipped_step_is_counted_by_one_rank(rank: int, counted: float) -> None:
+    engine = Recorder(rank, (math.inf, False))
+    found = M.values(policy(engine).update(batch(), [[0, 1, 2, 3]], 5.0, 0.01, "sft"))
+    assert found["actor/skipped_steps"] == counted
+    assert math.isnan(found["actor/grad_norm"])
+
+
+def test_no_micro_batch_and_no_objective_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one micro-batch"):
+        policy(Recorder()).update(batch(), [], 5.0, 0.01, "sft")
+    with pytest.raises(KeyError, match="dpo"):
+        policy(Recorder()).update(batch(), [[0]], 5.0, 0.01, "dpo")
+
+
+def test_metrics_carry_the_name_of_the_model() -> None:
+    def loss(micro: TrainBatch) -> tuple[Tensor, M.Metrics]:
+        return torch.zeros((), requires_grad=True), {}
+
+    assert set(train_step(Recorder(), batch(), [[0]], 0.1, loss, "critic")) == {  # type: ignore[arg-type]
+        "critic/grad_norm", "critic/lr", "critic/skipped_steps",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+@pytest.mark.parametrize(
+    "objective",
+    [PolicyGradientObjective(AlgorithmConfig(), 1.0, 8), PreferenceObjective(AlgorithmConfig(), 1.0, 8), None],
+    ids=["policy gradient", "preference", "value"],
+)
+def test_padding_is_a_whole_unit_and_adds_nothing(unit: int, objective: PolicyGradientObjective | None) -> None:
+    zeros = np.zeros((4, 3), dtype=np.float32)
+    like = batch(unit).with_arrays(advantages=zeros, ref_logprobs=zeros, values=zeros, returns=zeros)
+    row = padding_row(like)
+    assert (len(row), row.rows_per_unit) == (unit, unit)
+    assert row.num_loss_tokens == 0
+    assert row.scores is not None
+    assert row.scores.shape == (unit,)
+    assert {n for n in TrainBatch.ARRAYS if getattr(row, n) is not None} == {
+        "advantages", "ref_logprobs", "values", "returns",
+    }  # fmt: skip
+    x, tensors = torch.randn(unit, 2, requires_grad=True), TensorBatch.from_train_batch(row)
+    loss, metrics = objective.loss(x, None, tensors, 3.0) if objective else ValueObjective().loss(x, tensors, 3.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert x.grad is not None
+    assert not x.grad.any()
+    assert metrics == {}
+
+
+def test_a_spec_travels() -> None:
+    spec = StartSpec(1, 2, "127.0.0.1", 5, "cpu", "folder", ModelConfig(), EngineConfig())
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+@pytest.mark.parametrize("kind", [PolicyWorker, ReferenceWorker, CriticWorker])
+def test_a_worker_tells_its_address_before_it_starts(kind: type[PolicyWorker]) -> None:
+    host, port = kind().address()
+    assert host == "127.0.0.1"
+    assert port > 1024
+    assert kind().memory()["rss"] > 2**20
+
+
+def test_only_models_of_language_send_weights() -> None:
+    for kind in (PolicyWorker, ReferenceWorker):
+        with pytest.raises(RuntimeError, match="before connect"):
+            kind().send_weights(0)
+    assert not hasattr(CriticWorker, "send_weights")
