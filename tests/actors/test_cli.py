@@ -83,7 +83,7 @@ def test_the_key_reference(monkeypatch, capsys):
 
 
 def test_rounds_status_takes_a_run_folder(monkeypatch, tmp_path):
-    from actors import rounds
+    from actors.commands import rounds
 
     seen = []
     monkeypatch.setattr(rounds, "status", lambda config: seen.append(config.run_dir) or 0)

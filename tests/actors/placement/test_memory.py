@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import Qwen2Config
 
-from actors.memory import GIB, engine_share, free_share, model_shape, reserved_bytes, trainer_bytes
-from actors.plan import plan
-from actors.rules import problems
-from actors.validate import compose
+from actors.commands.plan import plan
+from actors.config.compose import compose
+from actors.config.rules import problems
+from actors.placement.memory import GIB, engine_share, free_share, model_shape, reserved_bytes, trainer_bytes
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
 
 # parameters of Qwen2.5: embedding, (attention with its biases, MLP, two norms) a layer, norm, output head where untied
