@@ -110,7 +110,7 @@ INTERNAL = {
     "OutOfBounds": "caught by the math reward", "_Lost": "caught by its own module",
  "ValueRefused": "becomes a status of a sandboxed program",
     "ReferenceFault": "becomes a Problem of its stage", "BrokenRow": "counted and shown with its row",
-    "NotRational": "caught by the math reward",
+    "NotRational": "caught by the math reward", "GroupBrokenError": "becomes a WeightSyncError",
 }  # fmt: skip
 
 

@@ -58,7 +58,10 @@ class Reference:
 
 @reward("math")
 def _math(sample: RewardInput, answer: str = "free") -> RewardResult:
-    """1.0 when the final answer equals `sample.reference`, else 0.0. Option `answer`: where the answer is."""
+    """1.0 when the final answer equals `sample.reference`, else 0.0.
+
+    Option `answer`: where the answer stands, see `score`.
+    """
     if sample.reference is None:
         error = "the row has no reference answer (data.columns.reference), which the reward math needs"
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
