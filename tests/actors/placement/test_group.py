@@ -265,6 +265,6 @@ def test_only_the_group_applies_ray_remote_and_awaits():
     ).stdout.splitlines()
     assert found
     # The doctor starts a Ray of its own in a child; a weight sender awaits engines from inside an actor.
-    owners = ("actors/placement/group.py", "actors/commands/doctor.py", "actors/weight_")
+    owners = ("actors/placement/group.py", "actors/commands/doctor.py", "actors/weights/")
     strangers = [line for line in found if not line.startswith(owners)]
     assert not strangers, strangers
