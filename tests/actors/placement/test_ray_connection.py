@@ -208,7 +208,8 @@ def test_a_cluster_that_never_lets_a_driver_in_ends_at_the_deadline(tmp_path: Pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_wait(number: int, tmp_path: Path) -> None:
     with fake_cluster(versions()) as address:
-        code = (
+        code = (  # a shell's background job, as this test may be, ignores SIGINT
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from actors.placement.ray_connection import connected; from actors.config.schema import *\n"
             "print('go', flush=True)\n"
             f"with connected(ClusterConfig(address='{address}')): pass"

@@ -211,7 +211,7 @@ def test_a_model_with_scores_of_another_shape_is_refused(tmp_path: Path) -> None
     model = scorer_of(classifier(tmp_path, "llama"))
     assert isinstance(model.hf, nn.Module)
     model.hf.config.num_labels = 5
-    with pytest.raises(ValueError, match=r"scores of shape \(2, 2\), wanted \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"scores of shape \(3, 2\), wanted \(3, 5\)"):
         model.check(False, torch.device("cpu"))
 
 
