@@ -50,7 +50,7 @@ def test_family(tmp_path: Path, name: str) -> None:
     differences = [found[step]["rollout/logprob_diff_max"] for step in (1, 2)]
     print(f"{name}: {differences}")
     assert max(differences) < 1e-4, differences
-    assert min(found[step]["actor/grad_norm"] for step in (1, 2)) > 0
+    assert found[1]["actor/grad_norm"] > 0  # so that the engines got other weights before step 2
     exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     assert exported.generation_config.eos_token_id == [1, 3]
 
