@@ -69,10 +69,10 @@ def test_scores_in_the_order_of_the_rows(tmp_path, capsys):
 
 def test_a_reward_by_path_with_options_and_failures(tmp_path):
     rows = [{"response": r, "note": "n"} for r in ("fine", "raise", "hang", "crash", "fine")]
-    found = judge(tmp_path, rows, "--timeout", "0.5", reward=f"{USER}:misbehave")
+    found = judge(tmp_path, rows, "--timeout", "2", reward=f"{USER}:misbehave")
     assert [r["status"] for r in found] == ["ok", "error", "timeout", "error", "ok"]
     assert "no such column" in found[1]["info"]["error"]
-    assert found[2]["seconds"] == pytest.approx(0.5)
+    assert found[2]["seconds"] == pytest.approx(2)
     scaled = judge(tmp_path, [{"response": "abc"}], "--option", "scale=0.5", reward=f"{USER}:length")
     assert scaled[0]["score"] == 1.5
 
