@@ -1,4 +1,4 @@
-"""What a loop needs of the world, as Protocols. the handles implements them over Ray; `tests/fakes.py` in process.
+"""Protocols that the loops are written against. The handles implement them over Ray, `tests/fakes.py` in process.
 
 A loop is written against these alone: it never sees an actor, an engine or a config of theirs.
 """

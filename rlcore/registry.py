@@ -78,7 +78,7 @@ class Registry:
         except KeyError:
             raise RegistryError(
                 f"no {self.kind} is named {name!r}{suggest(name, self._held)}; registered: "
-                f"{', '.join(self.names()) or 'none'}. One of your own: name its file in algorithm.files, or set "
+                f"{', '.join(self.names()) or 'none'}. For a custom one, name its file in algorithm.files, or set "
                 f"{self.key}=path/to/file.py:function"
             ) from None
 

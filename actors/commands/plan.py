@@ -34,8 +34,6 @@ GPU_GIB = 80.0  # of a made-up GPU
 CONNECT_S = 15.0  # at most, to ask a cluster for its nodes
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     text: str
@@ -208,11 +206,14 @@ def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple
         which = "this" if real else "a made-up"
         origin = f"{share:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
     seqs = max(0, int(room * r.tensor_parallel_size // (longest * per_token)))
-    yield "rollout", [
-        ("weights", weights),
-        (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
-        ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
-    ]
+    yield (
+        "rollout",
+        [
+            ("weights", weights),
+            (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
+            ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
+        ],
+    )
 
 
 def _gpu_bytes() -> tuple[float, bool]:

@@ -39,7 +39,7 @@ Keys a new user meets
   rollout.max_new_tokens       longest response
   data.max_prompt_tokens       longest prompt
   cluster                      laptop (CPU), gpu1_colocated, gpu8, gpu64, ...
-  run_dir                      folder of checkpoints, metrics and the model; runs/MODEL-DATA-seed0 by default
+  run_dir                      folder of checkpoints, metrics and model; by default runs/MODEL-DATA[-ALGORITHM]-seed0
 """
 
 COMMANDS_HELP = {
@@ -76,7 +76,7 @@ Examples
   rlcore eval model=hf model.path=my/model data=jsonl data.train=train.jsonl data.eval=test.jsonl
 """,
     "rounds": f"""rlcore rounds [--config FILE.yaml] [overrides]: run the stages of `rounds.stages` in rounds.
-rlcore rounds status [...]: the tree of stages and what each round gained; give the same config.
+rlcore rounds status [...]: the tree of stages and what each round gained; give the run folder, or the same config.
 {_COMMON}
 Examples
   rlcore rounds +experiment=llama3 rounds.count=1

@@ -244,7 +244,7 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
             cure = f"set {key}=..." if leads_nowhere else f"`rlcore keys {parent}` lists types and defaults"
             found.append(Problem(key, value, str(error).splitlines()[0], cure))
             if not key or not _put(container, key, OmegaConf.select(OmegaConf.structured(default), key)):
-                return default, found  # nothing left to mend: the problems found are what matters
+                return default, found  # nothing left to correct: the problems found are what matters
 
 
 def convert_values(values: Mapping[str, Any]) -> tuple[Config, list[Problem]]:

@@ -235,7 +235,7 @@ def _function(key: str, path: str) -> Iterator[Problem]:
     try:
         tree = ast.parse(file.read_text())
     except (SyntaxError, UnicodeDecodeError) as error:
-        yield Problem(key, path, f"not Python: {error}", "mend the file")
+        yield Problem(key, path, f"not Python: {error}", "fix the file")
         return
     nodes = [n for top in tree.body for n in ast.walk(top)]
     made = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
@@ -321,7 +321,7 @@ def _sync(c: Config) -> Iterator[Problem]:
     level = c.rollout.sleep_level
     if level > 0 and not shared:
         cure = "set it to 0, or cluster.roles.rollout.colocate_with=policy"
-        text = "the engine's GPUs are its own: nobody would use what it frees"
+        text = "the engine's GPUs are its own: nothing would use the memory it frees"
         yield Problem("rollout.sleep_level", level, text, cure)
     elif level > 0 and device == "cpu":
         yield Problem("rollout.sleep_level", level, "does nothing on CPU", "set it to 0", True)

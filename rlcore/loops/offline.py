@@ -88,7 +88,7 @@ def train(run: OfflineRun) -> dict[str, float]:
         directory, state = found
         run.read(directory)
         step, last = int(state["step"]), dict(state["last"])
-        run.progress.message(f"{run.name}: goes on at step {step}")
+        run.progress.message(f"{run.name}: resuming at step {step}")
     steps, saved = total_steps(config, run.num_units), step
     with run.progress.phase(run.name, total=steps) as advance:
         advance(step)

@@ -113,7 +113,7 @@ def start(run: OnlineRun) -> LoopState:
         directory, stored = found
         state = LoopState(**{k: v for k, v in stored.items() if k != "config_hash"})
         if stored["config_hash"] != run.config_hash:
-            world.tracker.message("the config differs from the checkpoint's: going on with the new one")
+            world.tracker.message("the config differs from the checkpoint's: using the new one")
         world.policy.load(directory)
         if world.critic is not None:
             world.critic.load(directory / CRITIC)

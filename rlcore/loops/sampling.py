@@ -75,7 +75,7 @@ def _describe_failures(failed: Sequence[tuple[Group, Trajectory]], total: int, l
         )
     return (
         f"{len(failed)} of {total} samples could not be scored, the limit is {limit:.0%} of them "
-        f"(reward.max_failed_share, reward.on_failure). Mend the reward or the data. Some of them:\n" + "\n".join(shown)
+        f"(reward.max_failed_share, reward.on_failure). Fix the reward or the data. Some of them:\n" + "\n".join(shown)
     )
 
 

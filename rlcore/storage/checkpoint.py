@@ -200,7 +200,7 @@ class Checkpoints:
             self.warnings = [f"{folder.name}: {wrong}" for folder, wrong in damaged]
             raise CheckpointError(
                 f"no intact checkpoint is left in {self.directory}:\n  " + "\n  ".join(self.warnings) + "\n"
-                "Restore one from a copy, or start anew in another run_dir"
+                "Restore one from a copy, or start in another run_dir"
             )
         return None
 
@@ -288,7 +288,7 @@ def _problems(folder: Path) -> list[str]:
     if body["format"] != FORMAT:
         raise CheckpointError(
             f"checkpoint {folder} has format {body['format']}, this version reads {FORMAT}: "
-            "go on with the version that wrote it, or start anew in another run_dir"
+            "resume with the version that wrote it, or start in another run_dir"
         )
     files: dict[str, dict[str, Any]] = body["files"]
     problems = []

@@ -26,7 +26,7 @@ class WandbTracker(SilentTracker):
 
     Offline runs need no account; `wandb sync` sends them later. The run's id lies in `wandb-id`, so a resumed run goes
     on under it. wandb's own step only ever grows, so charts run over the metric `step` instead. Any failure of wandb
-    is reported once, and the run goes on without it.
+    is reported once, and the run continues without it.
 
     Args:
         run_config: with secrets stripped (`strip_secrets`).
@@ -77,7 +77,7 @@ class WandbTracker(SilentTracker):
                 job()
             except (Exception, SystemExit) as error:
                 self._broken = True
-                _log.warning("wandb failed, the run goes on without it: %s: %s", type(error).__name__, error)
+                _log.warning("wandb failed, the run continues without it: %s: %s", type(error).__name__, error)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, **metrics}

@@ -211,7 +211,7 @@ def test_stopped_at_any_step_it_ends_as_if_it_had_not_been(tmp_path, at, every):
     assert after.run() == wanted
     assert scene.seen + after.seen == whole.seen
     assert scene.tracker.rows == whole.tracker.rows
-    assert after.progress.messages == [f"fit: goes on at step {at + 1}"]
+    assert after.progress.messages == [f"fit: resuming at step {at + 1}"]
     assert (after.progress.advanced[0], sum(after.progress.advanced)) == (at + 1, 9)
 
 

@@ -138,7 +138,7 @@ def test_failing_wandb_warns_once_and_never_stops_the_run(monkeypatch, tmp_path,
     tracker.close()
     tracker.close()
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "the run goes on without it" in caplog.text
+    assert "the run continues without it" in caplog.text
     assert "no network" in caplog.text
 
 

@@ -176,7 +176,7 @@ def _split_texts(one: str, other: str, sides: tuple[str, str]) -> tuple[Said, tu
         if not text.strip():
             raise BrokenRow(f"{name} is empty after the prompt")
         if talk.is_transcript(one) and "\n\nHuman:" in text:
-            raise BrokenRow(f"{name} goes on with the human's turn after the answer, which needs chat_template=true")
+            raise BrokenRow(f"{name} continues with a user turn after the answer, which needs chat_template=true")
     return one[:cut], (one[cut:], other[cut:])
 
 

@@ -191,7 +191,7 @@ def load(folder: Path) -> Artefact | None:
         return None
     if body["schema"] != SCHEMA:
         raise ArtefactError(
-            f"{folder / RECORD} has schema {body['schema']}, this version reads {SCHEMA}: go on with the version that "
+            f"{folder / RECORD} has schema {body['schema']}, this version reads {SCHEMA}: resume with the version that "
             "wrote it, or start in another run_dir"
         )
     made, location = Made(body["made"]), body["location"]

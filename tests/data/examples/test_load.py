@@ -209,7 +209,7 @@ def test_texts_with_nothing_in_common_are_no_pair(tmp_path, tokenizer):
     assert "line 3: rejected is empty after the prompt" in text
     talk = "\n\nHuman: a\n\nAssistant:"
     rows = [{"chosen": talk + " b\n\nHuman: c\n\nAssistant: d", "rejected": talk + " e"}]
-    assert "goes on with the human's turn" in problem(tmp_path, tokenizer, "preferences", rows)
+    assert "continues with a user turn" in problem(tmp_path, tokenizer, "preferences", rows)
 
 
 def test_all_broken_rows_are_counted_and_the_first_few_shown(tmp_path, tokenizer):

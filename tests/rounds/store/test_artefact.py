@@ -77,7 +77,7 @@ def test_an_older_schema_says_what_to_do(tmp_path):
     body = json.loads((tmp_path / "artefact.json").read_text())
     del body["checksum"]
     write_json(tmp_path / "artefact.json", body | {"schema": 0})
-    with pytest.raises(ArtefactError, match="go on with the version that wrote it") as caught:
+    with pytest.raises(ArtefactError, match="resume with the version that wrote it") as caught:
         load(tmp_path)
     assert not isinstance(caught.value, DamagedError)
 
