@@ -573,7 +573,7 @@ def test_gradient_checkpointing_changes_nothing(one: Ranks, folders: Any) -> Non
         for on in (False, True):
             one.run(build_checkpointed if on else build, folders["untied"], stage)
             gradients.append(one.run(update, RL.denominator(batch), "rl", per_rank=calls)[0][1])
-        assert_close(gradients[1], gradients[0])
+        assert_close(gradients[1], gradients[0], 1e-6)
 
 
 def build_checkpointed(here: Any, path: str, stage: int) -> None:
