@@ -29,7 +29,7 @@ from rlcore.loops.sampling import sample_and_score
 from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.scorers import RewardModelScorer
 from rlcore.types import Group, Prompt, TrainBatch
-from tests.actors.test_handles import INFO, Pool
+from tests.actors.weights.test_handle import INFO, Pool
 from tests.fakes import FakeTracker
 
 PROMPTS = [Prompt(uid=f"p{i}", token_ids=(i + 1,), text=str(i)) for i in range(6)]

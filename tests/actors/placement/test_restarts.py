@@ -18,7 +18,7 @@ from actors.weights.sender import WeightSyncError
 from rlcore.interfaces import Sampling
 from rlcore.types import Group, Prompt, RewardResult
 from tests.actors.placement.test_gpu_sharing import PROMPTS, Engine
-from tests.actors.test_handles import INFO, Pool
+from tests.actors.weights.test_handle import INFO, Pool
 
 
 def raised(cause: Exception, phase: str = "gen") -> WorkerError:
