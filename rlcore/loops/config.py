@@ -38,7 +38,6 @@ class WarmupConfig:
     check_every: int = bounded(10, ge=1)  # steps between looks at that accuracy
     sequences_per_step: int = bounded(256, ge=1)  # answers in one step
     # of the warm-up
-    # of the warm-up
     learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-3, warmup_steps=10))
 
 
@@ -77,11 +76,9 @@ class TrainerConfig:
     updates_per_step: int = bounded(1, ge=1)  # optimizer steps that share one batch of samples
     epochs_per_step: int = bounded(1, ge=1)  # passes over that batch
     # of one forward and backward pass: lower it if memory runs out
-    # of one forward and backward pass: lower it if memory runs out
     max_tokens_per_micro_batch: int = bounded(4096, ge=1)
     max_staleness: int = bounded(0, ge=0)  # 0: samples always come from the newest weights
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)  # of the policy
-    # of the critic
     # of the critic
     critic_learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))
     warmup: WarmupConfig = field(default_factory=WarmupConfig)

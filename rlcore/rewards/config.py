@@ -76,7 +76,6 @@ class RewardTermConfig:
 class RewardConfig:
     fn: str | None = None  # shorthand for a single term by path
     # rewards, added up by their weights
-    # rewards, added up by their weights
     terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
     processes_per_worker: int = bounded(1, ge=1)  # verifier processes of each worker of the role `verifier`
     timeout_s: float = bounded(5.0, gt=0)  # per sample; then the worker process is killed and replaced

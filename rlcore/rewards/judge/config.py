@@ -118,7 +118,6 @@ class JudgeConfig:
     scale: JudgeScaleConfig = field(default_factory=JudgeScaleConfig)
     prompts: JudgePromptConfig = field(default_factory=JudgePromptConfig)
     # how a verdict is found in the judge's answer
-    # how a verdict is found in the judge's answer
     reading: JudgeReadingConfig = field(default_factory=JudgeReadingConfig)
     engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
     endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)
