@@ -43,6 +43,7 @@ def connected(cluster: ClusterConfig, message: Callable[[str], None] = print) ->
         yield
         return
     address, before = named_address(cluster), {name: os.environ.get(name) for name in (AUTH_MODE, AUTH_TOKEN)}
+    reload_authentication()
     try:
         if address:
             join(address, cluster.deadlines.connect_s)
@@ -53,7 +54,7 @@ def connected(cluster: ClusterConfig, message: Callable[[str], None] = print) ->
         ray.shutdown()
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-        _reload_authentication()
+        reload_authentication()
 
 
 def check_address(cluster: ClusterConfig) -> None:
@@ -181,11 +182,11 @@ def _enable_token() -> bool:
     if AUTH_MODE in os.environ or not ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         return False
     os.environ[AUTH_MODE] = "token"
-    _reload_authentication()
+    reload_authentication()
     return True
 
 
-def _reload_authentication() -> None:
-    """Ray caches the mode and the token of this process."""
+def reload_authentication() -> None:
+    """Reads mode and token from the environment again: Ray caches both in this process, and its children do not."""
     ray._raylet.Config.initialize("")
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -91,6 +91,14 @@ def test_a_local_start_leaves_no_token_behind(tmp_path: Path) -> None:
     assert not (tmp_path / ".ray" / "auth_token").exists()
 
 
+def test_the_environment_counts_and_not_what_ray_read_before(tmp_path: Path) -> None:
+    """In one process: a cluster with a token, one without, and the variable back again, as tests and notebooks do."""
+    changed = "import os\nos.environ['RAY_AUTH_MODE'] = 'token'\n"
+    command = [sys.executable, "-c", "import ray\nray._raylet.Config.initialize('')\n" + changed + PROGRAM, ""]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert "answer 7" in done.stdout, done.stdout + done.stderr[-3000:]
+
+
 def test_a_cluster_that_asks_for_a_token(homes: tuple[Path, Path]) -> None:
     owner, stranger = homes
     with head(owner, "--include-dashboard=false") as address:

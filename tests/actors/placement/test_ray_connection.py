@@ -22,7 +22,7 @@ from ray._private.utils import compute_version_info
 
 from actors.commands.plan import plan
 from actors.config.schema import ClusterConfig, Config, DeadlinesConfig
-from actors.placement.ray_connection import connected, temporary_folder
+from actors.placement.ray_connection import connected, reload_authentication, temporary_folder
 from actors.placement.ray_probe import ClusterError, named_address
 from rlcore.problems import UserError
 
@@ -30,9 +30,12 @@ RLCORE = str(Path(sys.executable).parent / "rlcore")
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+def _no_cluster_named() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            patch.delenv(name, raising=False)
+        yield
+    reload_authentication()  # for the clusters that later tests start in this process
 
 
 def at(address: str | None, connect_s: float = 30.0) -> ClusterConfig:
