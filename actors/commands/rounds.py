@@ -26,7 +26,7 @@ from rlcore.data.examples.load import Loaded, load_examples
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.tokenizer import encode
-from rlcore.interfaces import Sampling, Tracker, World
+from rlcore.interfaces import Sampling, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem
@@ -268,9 +268,6 @@ def live(
         top_k=rollout.top_k, stop=tuple(rollout.stop),
     )  # fmt: skip
 
-    def open_tracker(folder: Path, steps: int) -> Tracker:
-        return Trackers([JsonlTracker(folder)], 0)
-
     def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path, seed: int) -> OnlineRun:
         stage = stage_config(overrides, stage_overrides)
         family = PreferenceObjective if stage.algorithm.family is Family.preference else PolicyGradientObjective
@@ -298,7 +295,7 @@ def live(
         stop=stop,
         run_dir=run_dir,
         exact=config.model.dtype is DType.float32 and not config.model.lora.rank,
-        open_tracker=open_tracker,
+        open_tracker=lambda folder: Trackers([JsonlTracker(folder)], 0),
         online_run=online,
         render=ask,
         render_prompt=ask_prompt,

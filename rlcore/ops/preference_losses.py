@@ -207,9 +207,3 @@ def kto_reference_point(policy: Float[Tensor, " n"], ref: Float[Tensor, " n"]) -
     if policy.numel() == 0:
         raise ValueError("the reference point needs at least one sample")
     return (at_least_float32(policy) - at_least_float32(ref)).detach().mean().clamp(min=0)
-
-
-def implicit_rewards(policy: Float[Tensor, " n"], ref: Float[Tensor, " n"], beta: float) -> Float[Tensor, " n"]:
-    """`beta (log pi(y) - log ref(y))`, [n], detached: DPO's reward up to a term of the prompt alone (equation 5)."""
-    require_same_shape(policy=policy, ref=ref)
-    return beta * (at_least_float32(policy) - at_least_float32(ref)).detach()

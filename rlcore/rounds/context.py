@@ -40,7 +40,7 @@ class RunContext:
     stop: StopSignal
     run_dir: Path
     exact: bool  # the weights that train are those that are exported: float32, no adapters
-    open_tracker: Callable[[Path, int], Tracker]  # of one stage: its folder, its number of steps
+    open_tracker: Callable[[Path], Tracker]  # of one stage: its folder
     # overrides, prompts, world, folder, seed of the prompts' order and of all draws
     online_run: Callable[[Sequence[str], pa.Table, World, Path, int], OnlineRun]
     render: Callable[[str], tuple[str, Sequence[int]]]  # a text rendered as a user message, and its token ids

@@ -36,7 +36,7 @@ def train(
 ) -> dict[str, Any]:
     live, config = context.live, context.config.train
     live.training()
-    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, num_units)))
+    tracker = live.open_tracker(context.folder)
     run = OfflineRun(
         name=context.node.stage, num_units=num_units, update=update, config=config,
         write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(context),

@@ -50,7 +50,7 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
 
     Args:
         directory: must not exist, or be empty; it appears whole or not at all.
-        weights: per folder, not negative; they are divided by their sum. None: equal. See `ema_weights`.
+        weights: per folder, not negative; they are divided by their sum. None: equal.
 
     Raises:
         ValueError: no folders, weights that cannot work, folders of different architecture or vocabulary, quantized
@@ -77,23 +77,6 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-
-
-def ema_weights(num: int, decay: float) -> list[float]:
-    """Weights that give the exponential moving average of `num` checkpoints, the oldest first: `m_1 = x_1`,
-    `m_k = decay m_{k-1} + (1 - decay) x_k`. They sum to 1.
-
-    >>> ema_weights(3, 0.5)
-    [0.25, 0.25, 0.5]
-
-    Raises:
-        ValueError: no checkpoints, or a decay outside [0, 1).
-    """
-    if num < 1:
-        raise ValueError(f"num={num}: an average needs at least one checkpoint")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay={decay}: from 0 up to, not including, 1")
-    return [decay ** (num - 1) if k == 0 else (1 - decay) * decay ** (num - 1 - k) for k in range(num)]
 
 
 class _Folder:

@@ -39,7 +39,7 @@ from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig, Weighting
 from rlcore.algorithms.reward_modeling import FILE, RewardObjective, RewardScale, first_labels
-from rlcore.data.batching.reward import prompt_batches, reward_batch_pairs, reward_batch_samples
+from rlcore.data.batching.reward import reward_batch_pairs, reward_batch_samples
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardModel
 from rlcore.ops.reward_losses import smoothed_labels
@@ -323,7 +323,7 @@ def test_pairs_of_a_known_answer(models: dict[int, Model], folders: dict[str, st
     config = RewardTrainingConfig(pairs_per_step=32, learning_rate=1e-3, warmup_steps=20)
     handle.begin(RewardObjective(config))
     train, held = [data.pair() for _ in range(50 * 32)], [data.pair() for _ in range(512)]
-    for step, chosen in enumerate(prompt_batches(train, config.pairs_per_step, seed=0)):
+    for step, chosen in enumerate(np.random.default_rng(0).permutation(len(train)).reshape(-1, config.pairs_per_step)):
         batch = reward_batch_pairs([train[i] for i in chosen], per_prompt=config.per_prompt)
         handle.update(batch, config.learning_rate * min(1.0, (step + 1) / config.warmup_steps))
     raw = handle.rewards(reward_batch_pairs(held))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlcore.ops.preference_losses import KINDS, implicit_rewards, kto_reference_point, preference_loss
+from rlcore.ops.preference_losses import KINDS, kto_reference_point, preference_loss
 from tests.ops.cases import assert_twins
 
 PAIRED = sorted(set(KINDS) - {"kto"})
@@ -138,10 +138,9 @@ def test_identities() -> None:
     # robust DPO is unbiased: averaged over flips with chance e it is DPO on the true labels
     right, wrong = (preference_loss("robust", *a, 0.5, label_smoothing=0.2) for a in (args, swapped))
     torch.testing.assert_close(0.8 * right + 0.2 * wrong, dpo)
-    # the policy at the reference: every DPO loss is log 2, and implicit rewards are 0
+    # the policy at the reference: every DPO loss is log 2
     same = (args[0], args[1], args[0], args[1])
     assert preference_loss("dpo", *same, 0.5).tolist() == pytest.approx([math.log(2)] * 2)
-    assert implicit_rewards(args[0], args[2], 0.5).tolist() == [0.5, -1.0]
     # reward-aware: no loss where the implicit margin equals the given one
     margin = 0.5 * ((args[0] - args[2]) - (args[1] - args[3]))
     for kind in ("rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl"):

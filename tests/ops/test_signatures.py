@@ -17,7 +17,7 @@ from rlcore.ops.kl import kl_estimate
 from rlcore.ops.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
 from rlcore.ops.masking import masked_mean, masked_whiten
 from rlcore.ops.mismatch import importance_weights
-from rlcore.ops.preference_losses import implicit_rewards, kto_reference_point, preference_loss
+from rlcore.ops.preference_losses import kto_reference_point, preference_loss
 from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
 from rlcore.ops.value_losses import clipped_value_loss
 
@@ -46,7 +46,6 @@ CALLS = [
     (importance_weights, (X, X, MASK, "token", "mask", 0.0, 2.0)),
     (preference_loss, ("dpo", X[0], X[1], X[0], X[1], 0.1)),
     (kto_reference_point, (X[0], X[1])),
-    (implicit_rewards, (X[0], X[1], 0.1)),
     (bradley_terry, (X[0], X[1], X[0])),
     (soft_label, (X[0], X[1], X[0].sigmoid())),
     (attribute_regression, (X, X, MASK)),

@@ -188,7 +188,7 @@ class Stand:
         stop = StopSignal(notify=lambda text: None)
         return RunContext(
             world=world, tokenizer=FakeTokenizer(), sampling=Sampling(1, 4), reward=self.reward, stop=stop,
-            run_dir=self.run_dir, exact=self.exact, open_tracker=lambda folder, steps: FakeTracker(),
+            run_dir=self.run_dir, exact=self.exact, open_tracker=lambda folder: FakeTracker(),
             online_run=self._online, render=lambda text: (text, FakeTokenizer()([text])["input_ids"][0] or [10]),
             render_prompt=lambda text: (f"P{text}", FakeTokenizer()([text])["input_ids"][0] or [10]),
             max_prompt_tokens=self.max_prompt_tokens, policy_holds=start.hash,

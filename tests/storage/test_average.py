@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import json
 import math
@@ -16,8 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.config.schema import ModelConfig, TinyModelConfig
 from actors.training.models import load_tokenizer, prepare_model
-from rlcore.storage import average as weights
-from rlcore.storage.average import average, ema_weights
+from rlcore.storage.average import INDEX, average
 
 SMALL = TinyModelConfig(num_layers=2, hidden_size=32, num_heads=2, intermediate_size=64)
 TIED = TinyModelConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=64, tie_embeddings=True)
@@ -128,15 +126,15 @@ def test_shards_are_read(models, tmp_path):
 
 def test_broken_shards_are_named(models, tmp_path):
     pieces = sharded(models[0], tmp_path / "pieces")
-    index = json.loads((pieces / weights.INDEX).read_text())
+    index = json.loads((pieces / INDEX).read_text())
     first, second = sorted(set(index["weight_map"].values()))[:2]
     inside = [name for name, file in index["weight_map"].items() if file == first]
-    intact = (pieces / weights.INDEX).read_text()
+    intact = (pieces / INDEX).read_text()
     index["weight_map"][inside[0]] = second
-    (pieces / weights.INDEX).write_text(json.dumps(index))
+    (pieces / INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match=rf"{second} holds no tensor '{inside[0]}'"):
         average([pieces], tmp_path / "mean")
-    (pieces / weights.INDEX).write_text(intact)
+    (pieces / INDEX).write_text(intact)
     (pieces / first).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{first} is missing"):
         average([pieces], tmp_path / "mean")
@@ -230,19 +228,3 @@ def test_a_half_written_average_is_written_again(models, tmp_path):
     average(models, tmp_path / "other")
     assert hashes(tmp_path / "mean") == hashes(tmp_path / "other")
     assert not (tmp_path / ".mean.partial").exists()
-
-
-def test_ema_weights_are_the_recursion(models, tmp_path):
-    decay, values = 0.8, [3.0, -1.0, 2.0, 7.0]
-    mean = values[0]
-    for value in values[1:]:
-        mean = decay * mean + (1 - decay) * value
-    shares = ema_weights(4, decay)
-    assert sum(shares) == pytest.approx(1)
-    assert sum(w * v for w, v in zip(shares, values, strict=True)) == pytest.approx(mean)
-    assert ema_weights(3, 0) == [0, 0, 1]
-    with pytest.raises(ValueError, match="num=0"):
-        ema_weights(0, 0.5)
-    with pytest.raises(ValueError, match="decay=1"):
-        ema_weights(2, 1)
-    assert doctest.testmod(weights).failed == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ def reward_batch_pairs(
             `targets`. See `targets_of`. Empty: no targets.
         labels: [pairs] chances that the chosen response is better, as `ops.reward_losses.smoothed_labels` makes them.
         per_prompt: weigh each pair by 1 over the number of pairs of its prompt here, so that every prompt counts the
-            same (InstructGPT, arXiv 2203.02155 equation 1). `prompt_batches` keeps the pairs of a prompt together.
+            same (InstructGPT, arXiv 2203.02155 equation 1).
 
     Returns:
         `strengths` where any pair has one; `targets`, `labels`, `weights` as asked for; `loss_mask` on the responses.
@@ -87,29 +87,6 @@ def targets_of(sample: Sample, attributes: Sequence[str]) -> list[float]:
             known = ", ".join(a.partition("=")[2] for a in attributes if a.startswith(f"{grade}="))
             raise ValueError(f"sample {sample.sample_id}: its {grade} is {value:g}, the classes are {known}")
     return found
-
-
-def prompt_batches(pairs: Sequence[Pair], pairs_per_step: int, seed: int | None = None) -> Iterator[list[int]]:
-    """Indices of the pairs of each step: all pairs of a prompt in one, as InstructGPT (arXiv 2203.02155 section 3.5)
-    does against overfitting; prompts in random order.
-
-    Args:
-        pairs_per_step: at most so many, more only where a single prompt has more.
-        seed: None: prompts in the order they come.
-    """
-    of_prompt: dict[str, list[int]] = {}
-    for i, pair in enumerate(pairs):
-        of_prompt.setdefault(pair.prompt.uid, []).append(i)
-    groups = list(of_prompt.values())
-    order = range(len(groups)) if seed is None else np.random.default_rng(seed).permutation(len(groups))
-    step: list[int] = []
-    for g in order:
-        if step and len(step) + len(groups[g]) > pairs_per_step:
-            yield step
-            step = []
-        step = step + groups[g]
-    if step:
-        yield step
 
 
 def num_tokens(record: Pair | Sample) -> int:

@@ -49,14 +49,6 @@ class FilterReport:
             if rows != self.sources_kept.get(source, 0) + out:
                 raise ValueError(f"source {source!r}: {rows} rows in, {out} dropped, and the rest was not kept")
 
-    @property
-    def by_reason(self) -> dict[str, int]:
-        """Rows by reason, over all filters."""
-        found: dict[str, int] = {}
-        for drop in self.drops:
-            found[drop.reason] = found.get(drop.reason, 0) + drop.dropped
-        return found
-
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and whole numbers; the same for the same table and filters."""
         return dataclasses.asdict(self) | {"drops": [dataclasses.asdict(drop) for drop in self.drops]}

@@ -1,6 +1,6 @@
 """Responses criticised and revised under principles: Constitutional AI (arXiv 2212.08073, section 3), pure functions.
 
-    critiques = critique_requests(samples, config, "revise", seed, step=0)
+    critiques = critique_requests(samples, config, "revise", seed)
     answers = ...                                              # the caller renders and generates, here and below
     revisions, counts = revision_requests(critiques, answers, config)
     answers = ...
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlcore.data.selection.best_of_n import prompt_rng
+from rlcore.data.sources.render import raw_text
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Sample
 
@@ -112,26 +113,14 @@ class Revision:
 REASONS = ("unparsed", "empty", "unchanged")
 
 
-def principle_of(uid: str, config: ConstitutionConfig, seed: int, step: int = 0) -> PrincipleConfig:
-    """Drawn by chance for each prompt; none twice in as many steps as there are principles."""
-    order = prompt_rng(seed, "constitution", uid).permutation(len(config.principles))
-    return config.principles[int(order[step % len(order)])]
+def principle_of(uid: str, config: ConstitutionConfig, seed: int) -> PrincipleConfig:
+    """Drawn by chance for each prompt."""
+    return config.principles[int(prompt_rng(seed, "constitution", uid).permutation(len(config.principles))[0])]
 
 
-def critique_requests(
-    samples: Sequence[Sample],
-    config: ConstitutionConfig,
-    stage: str,
-    seed: int,
-    step: int = 0,
-    request_of: Callable[[Sample], str] | None = None,
-) -> list[Revision]:
+def critique_requests(samples: Sequence[Sample], config: ConstitutionConfig, stage: str, seed: int) -> list[Revision]:
     """One request for a critique per sample; where `config.critique` is False, for the revision, and
     `revision_requests` is left out.
-
-    Args:
-        step: number of the revision of one response, from 0: each has another principle.
-        request_of: what the user asked, of a sample; None: its metadata's `raw_prompt`, else the prompt as rendered.
 
     Raises:
         ValueError: settings that cannot work, or two samples with one id.
@@ -143,8 +132,8 @@ def critique_requests(
         raise ValueError(f"{len(twice)} sample ids occur twice, as {twice[0]!r}: their revisions would share an id")
     made = []
     for sample in samples:
-        asked = request_of(sample) if request_of else str(sample.prompt.metadata.get("raw_prompt", sample.prompt.text))
-        principle = principle_of(sample.prompt.uid, config, seed, step)
+        asked = raw_text(sample.prompt)
+        principle = principle_of(sample.prompt.uid, config, seed)
         values = {"prompt": asked, "response": sample.text}
         if config.critique:
             text = render(config.critique_template, principle=principle.critique, **values)
@@ -204,12 +193,16 @@ def revised(
     return made, counts | {f"principle_{p.name}": principles[p.name] for p in config.principles}
 
 
+def check_number(requests: Sequence[object], answers: Sequence[str]) -> None:
+    if len(requests) != len(answers):
+        raise ValueError(f"{len(requests)} requests and {len(answers)} answers: one each")
+
+
 def _parsed(
     requests: Sequence[Revision], answers: Sequence[str], config: AnswerConfig
 ) -> list[tuple[Revision, str, str]]:
     """Each request with its text and the reason why there is none."""
-    if len(requests) != len(answers):
-        raise ValueError(f"{len(requests)} requests and {len(answers)} answers: one each")
+    check_number(requests, answers)
     found = []
     for request, answer in zip(requests, answers, strict=True):
         text = parse(answer, config)

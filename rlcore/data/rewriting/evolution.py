@@ -4,9 +4,7 @@
     answers = ...                                              # the caller renders and generates
     prompts, counts = evolved(requests, answers, config, render)
 
-and, where a model judges whether anything was gained, `gain_requests` and `with_gain`; once there are responses to the
-evolved prompts, `answerable`. Templates are in words of our own. Responses are rewritten by
-`rlcore.data.rewriting.constitution`.
+Responses are rewritten by `rlcore.data.rewriting.constitution`.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from dataclasses import dataclass, field
 
 import regex  # type: ignore[import-untyped, unused-ignore]
 
-from rlcore.data.rewriting.constitution import ConstitutionConfig
+from rlcore.data.rewriting.constitution import ConstitutionConfig, check_number
 from rlcore.data.selection.best_of_n import prompt_rng
-from rlcore.data.sources.render import RAW
+from rlcore.data.sources.render import RAW, raw_text
 from rlcore.templates import AnswerConfig, parse, render, template_problems
-from rlcore.types import Prompt, Sample
+from rlcore.types import Prompt
 
 # metadata of an evolved prompt
 PARENT, ROOT, OPERATION, GENERATION = "parent", "root", "operation", "generation"
@@ -50,17 +48,6 @@ task, nothing else.
 Task:
 {{prompt}}
 """
-GAIN_TEMPLATE = """Here are two tasks.
-
-First task:
-{prompt}
-
-Second task:
-{evolved}
-
-Do they ask for the same thing, with the same constraints, as deep and as wide? Answer with one word: same, or \
-different.
-"""
 
 
 @dataclass
@@ -86,15 +73,6 @@ def _operations() -> list[OperationConfig]:
     return [*depth, OperationConfig("breadth", rare, breadth=True)]
 
 
-# English, and few on purpose: a response of these alone says nothing
-STOP_WORDS = (
-    "a about above after again all also am an and any are as at be been but by can could did do does for from had "
-    "has have he her here him his how i if in into is it its just me my no nor not now of off on only or other "
-    "our out over own same she should so some such than that the their them then there these they this those to "
-    "too under until up us very was we were what when where which while who whom why will with would you your"
-)
-
-
 @dataclass
 class EliminationConfig:
     """What makes an evolution fail (section 3.2, Elimination Evolving)."""
@@ -106,17 +84,9 @@ class EliminationConfig:
     # words of the instruction that an evolved prompt must not have, unless its parent has them
     copied: list[str] = field(
         default_factory=lambda: [
-            "new task",
-            "rewritten task",
-            "given task",
-            "task below",
-            "first task",
-            "original task",
+            "new task", "rewritten task", "given task", "task below", "first task", "original task",
         ]
-    )
-    sorry: list[str] = field(default_factory=lambda: ["sorry"])  # in a short response: the model could not answer
-    sorry_max_words: int = 80  # fewer words than this are short
-    stop_words: list[str] = field(default_factory=lambda: STOP_WORDS.split())  # a response of these alone says nothing
+    )  # fmt: skip
 
 
 @dataclass
@@ -127,7 +97,6 @@ class RewritingConfig:
     per_prompt: int = 1  # evolutions of each prompt, by different operations while there are enough
     depth_frame: str = DEPTH_FRAME
     breadth_frame: str = BREADTH_FRAME
-    gain_template: str = GAIN_TEMPLATE
     answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=MARK))
     elimination: EliminationConfig = field(default_factory=EliminationConfig)
     put_back: bool = False  # a prompt none of whose evolutions succeeds comes out as it is, as in WizardLM's pool
@@ -147,7 +116,6 @@ class RewritingConfig:
             found.append(f"per_prompt={self.per_prompt}: at least 1")
         for key in ("depth_frame", "breadth_frame"):
             found += template_problems(key, getattr(self, key), ("operation", "prompt"), ("operation", "prompt"))
-        found += template_problems("gain_template", self.gain_template, ("prompt", "evolved"), ("prompt", "evolved"))
         if not 0 < self.elimination.max_similarity <= 1:
             found.append(f"elimination.max_similarity={self.elimination.max_similarity}: above 0, at most 1")
         return found + self.answer.problems("answer") + self.constitution.problems("constitution")
@@ -164,11 +132,6 @@ class Evolution:
 
 
 REASONS = ("unparsed", "too_short", "too_long", "copied", "no_gain", "duplicate")
-
-
-def raw_text(prompt: Prompt) -> str:
-    """What the prompt says, without chat template where it is known."""
-    return str(prompt.metadata.get(RAW, prompt.text))
 
 
 def evolutions(prompts: Sequence[Prompt], config: RewritingConfig, stage: str, seed: int) -> list[Evolution]:
@@ -204,7 +167,7 @@ def evolved(
     Raises:
         ValueError: as many answers as requests are not there.
     """
-    _check_number(requests, answers)
+    check_number(requests, answers)
     seen = {_key(raw_text(request.parent)) for request in requests}
     made: list[Prompt] = []
     alive: set[str] = set()
@@ -224,56 +187,6 @@ def evolved(
     counts = {"requests": len(requests), "evolved": len(made)}
     counts |= {f"dropped_{reason}": dropped[reason] for reason in REASONS}
     return made + list(back.values()), counts | {"put_back": len(back)}
-
-
-def gain_requests(prompts: Sequence[Prompt], parents: Sequence[Prompt], config: RewritingConfig) -> list[str]:
-    """Questions to a model, one per prompt: does it ask for the same as its parent? (elimination 1)
-
-    Raises:
-        ValueError: a prompt whose parent is not among `parents`.
-    """
-    texts = {parent.uid: raw_text(parent) for parent in parents}
-    if lost := [p.uid for p in prompts if p.metadata.get(PARENT) not in texts]:
-        raise ValueError(f"the parent of prompt {lost[0]!r} is not among the {len(texts)} parents given")
-    return [render(config.gain_template, prompt=texts[p.metadata[PARENT]], evolved=raw_text(p)) for p in prompts]
-
-
-def with_gain(prompts: Sequence[Prompt], answers: Sequence[str]) -> tuple[list[Prompt], dict[str, int]]:
-    """The prompts that the model calls different from their parents; counts `dropped_no_gain`, `dropped_unparsed`.
-
-    Of "same" and "different", the last word said counts. Raises ValueError where the numbers do not match.
-    """
-    _check_number(prompts, answers)
-    verdicts = [(regex.findall(r"\b(same|different)\b", answer.lower()) or [""])[-1] for answer in answers]
-    kept = [prompt for prompt, verdict in zip(prompts, verdicts, strict=True) if verdict == "different"]
-    told = Counter(verdicts)
-    return kept, {
-        "prompts": len(prompts),
-        "kept": len(kept),
-        "dropped_no_gain": told["same"],
-        "dropped_unparsed": told[""],
-    }
-
-
-def answerable(samples: Sequence[Sample], config: EliminationConfig) -> tuple[list[Sample], dict[str, int]]:
-    """Samples whose response shows that their prompt can be answered (eliminations 2 and 3).
-
-    Dropped: `sorry`, a short response that holds such a word; `says_nothing`, only punctuation and stop words.
-    Counts: `samples`, `kept`, `dropped_sorry`, `dropped_says_nothing`.
-    """
-    sorry = [_words_pattern(word) for word in config.sorry]
-    stop = {word.lower() for word in config.stop_words}
-    kept, counts = [], {"samples": len(samples), "kept": 0, "dropped_sorry": 0, "dropped_says_nothing": 0}
-    for sample in samples:
-        words = _words(sample.text)
-        spoken = [word for word in words if word[0].isalnum()]
-        if all(word in stop for word in spoken):
-            counts["dropped_says_nothing"] += 1
-        elif len(spoken) < config.sorry_max_words and any(p.search(sample.text) for p in sorry):
-            counts["dropped_sorry"] += 1
-        else:
-            kept.append(sample)
-    return kept, counts | {"kept": len(kept)}
 
 
 def _draw(prompt: Prompt, config: RewritingConfig, stage: str, seed: int) -> list[OperationConfig]:
@@ -343,8 +256,3 @@ def _check_uids(prompts: Sequence[Prompt]) -> None:
     twice = [uid for uid, count in Counter(p.uid for p in prompts).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} uids occur twice, as {twice[0]!r}: their rewritings would share a uid")
-
-
-def _check_number(requests: Sequence[object], answers: Sequence[str]) -> None:
-    if len(requests) != len(answers):
-        raise ValueError(f"{len(requests)} requests and {len(answers)} answers: one each")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from rlcore.data.sources.render import RAW
+from rlcore.data.sources.render import raw_text
 from rlcore.templates import render, template_problems
 from rlcore.types import Prompt, Sample
 
@@ -49,8 +49,7 @@ def questions(samples: Sequence[Sample], config: QuestionConfig, ask: Render, en
     answers = {answer: tuple(encode(answer)) for answer in config.answers}
     made = []
     for sample in samples:
-        said = str(sample.prompt.metadata.get(RAW, sample.prompt.text))
-        text, ids = ask(render(config.template, prompt=said, response=sample.text))
+        text, ids = ask(render(config.template, prompt=raw_text(sample.prompt), response=sample.text))
         prompt = Prompt(sample.prompt.uid, tuple(ids), text)
         made += [Sample(prompt, f"{sample.sample_id}?{answer}", answer, told) for answer, told in answers.items()]
     return made

@@ -263,15 +263,6 @@ class Tally:
     good: int = 0
 
 
-def tally(samples: Sequence[Sample], good: float) -> dict[str, Tally]:
-    """By uid; a sample is good from the score `good` on, one that was not or could not be scored never is."""
-    tallies: dict[str, Tally] = {}
-    for sample in samples:
-        so_far, score = tallies.get(sample.prompt.uid, Tally()), score_of(sample)
-        tallies[sample.prompt.uid] = Tally(so_far.drawn + 1, so_far.good + (score is not None and score >= good))
-    return tallies
-
-
 @dataclass
 class AdaptivePlan:
     """How many samples each prompt gets in the next round of generation, given what came of those before.
@@ -303,19 +294,6 @@ class AdaptivePlan:
         if found := self.problems():
             raise ValueError("adaptive plan: " + "; ".join(found))
         return {uid: num for uid, tally in tallies.items() if (num := self._needed(uid, tally))}
-
-    def counts(self, tallies: Mapping[str, Tally]) -> dict[str, int]:
-        """`prompts` = `enough` + `out_of_budget` + `open`; `drawn` and `good` samples in all."""
-        enough = sum(t.good >= self.enough for t in tallies.values())
-        spent = sum(t.good < self.enough and t.drawn >= self.max_samples for t in tallies.values())
-        return {
-            "prompts": len(tallies),
-            "enough": enough,
-            "out_of_budget": spent,
-            "open": len(tallies) - enough - spent,
-            "drawn": sum(t.drawn for t in tallies.values()),
-            "good": sum(t.good for t in tallies.values()),
-        }
 
     def _needed(self, uid: str, tally: Tally) -> int:
         if not 0 <= tally.good <= tally.drawn:

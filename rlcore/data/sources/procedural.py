@@ -24,7 +24,6 @@ TRIES = 4  # entries made for each row wanted, at most: tasks with few different
 class Made:
     train: list[Row] = field(default_factory=list)
     eval: list[Row] = field(default_factory=list)
-    num_made: int = 0
     num_copies: int = 0  # left out: a question that was there before, on either side
 
 
@@ -77,7 +76,6 @@ def _side(
     start = int(spread.integers(2**31 - 2**26))
     source = open_task(task.name, task.options, task.level, start, TRIES * wanted)
     for index, entry in _entries(source, task.name):
-        made.num_made += 1
         question = str(entry["question"])
         if question in seen:
             made.num_copies += 1

@@ -12,9 +12,15 @@ from rlcore.data.sources.problem import BrokenRow
 from rlcore.data.sources.readers import DataError
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.problems import nearest
+from rlcore.types import Prompt
 
 RAW = "raw_prompt"  # metadata: what the user asked, prompt template applied, before any chat template
 _OWN = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize", "return_dict")
+
+
+def raw_text(prompt: Prompt) -> str:
+    """What the user asked, without chat template where it is known."""
+    return str(prompt.metadata.get(RAW, prompt.text))
 
 
 class PromptSettings(Protocol):

@@ -193,7 +193,7 @@ def _fit(context: StageContext, plan: RewardTrainingPlan) -> dict[str, float]:
         learning_rate=LearningRateConfig(training.learning_rate, context.config.schedule, training.warmup_steps),
         checkpoint_every=context.config.checkpoint_every,
     )
-    tracker = live.open_tracker(context.folder, offline.total_steps(config, max(1, len(plan.groups))))
+    tracker = live.open_tracker(context.folder)
     run = OfflineRun(
         name=context.node.stage, num_units=len(plan.groups), update=plan.update,
         config=config, write=plan.write, read=plan.read, checkpoints=stage_checkpoints(context), tracker=tracker,

@@ -71,7 +71,7 @@ def run(context: StageContext) -> Artefact:
     folder.mkdir(exist_ok=True)
     prompts, dropped = context.prompts("prompts")
     planned = live.online_run(config.overrides, prompts, live.world, folder, context.seeds())
-    tracker = live.open_tracker(context.folder, planned.trainer.steps)
+    tracker = live.open_tracker(context.folder)
     world = replace(
         planned.world,
         rewards=rewards_of(context),

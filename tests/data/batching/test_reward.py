@@ -10,7 +10,6 @@ import pytest
 
 from rlcore.data.batching.reward import (
     num_tokens,
-    prompt_batches,
     reward_batch_pairs,
     reward_batch_samples,
     targets_of,
@@ -67,21 +66,6 @@ def test_samples_with_their_attributes() -> None:
 def test_a_failed_reward_labels_nothing() -> None:
     failed = dataclasses.replace(sample("a", 0, (3,)), reward=RewardResult(0.0, Status.ERROR, {"helpfulness": 1.0}))
     assert np.isnan(targets_of(failed, NAMES)).all()
-
-
-def test_pairs_of_a_prompt_share_a_step() -> None:
-    pairs = [pair(uid, k) for k in range(3) for uid in "abcd"][:10]  # a and b three, c and d two
-    steps = list(prompt_batches(pairs, 5))
-    assert [sorted({pairs[i].prompt.uid for i in step}) for step in steps] == [["a"], ["b", "c"], ["d"]]
-    shuffled = list(prompt_batches(pairs, 5, seed=1))
-    assert sorted(i for step in shuffled for i in step) == list(range(10))
-    assert shuffled == list(prompt_batches(pairs, 5, seed=1))
-    assert len({str(list(prompt_batches(pairs, 5, seed=s))) for s in range(8)}) > 1
-    for step in shuffled:
-        for uid in {pairs[i].prompt.uid for i in step}:
-            assert {i for i, p in enumerate(pairs) if p.prompt.uid == uid} <= set(step)
-    assert [len(step) for step in prompt_batches(pairs, 1)] == [3, 3, 2, 2]  # a prompt is never cut
-    assert list(prompt_batches([], 5)) == []
 
 
 def test_lengths() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, FilterReport, apply
+from rlcore.rounds import status
 from rlcore.types import Prompt, RewardResult, Sample
 
 USER = """
@@ -33,7 +34,7 @@ def test_users_function(tmp_path):
     table = tables.from_prompts(prompts(5))
     kept, report = apply(table, [{"kind": "fn", "fn": f"{file}:long", "options": {"limit": 2}}])
     assert kept["uid"].to_pylist() == ["p0", "p1", "p2"]
-    assert report.by_reason == {"too much": 2}
+    assert status.dropped(report.to_json()) == {"too much": 2}
     with pytest.raises(ValueError, match=r"on row 'p0' raised KeyError: 'nothing'"):
         apply(table, [{"kind": "fn", "fn": f"{file}:broken"}])
     with pytest.raises(ValueError, match="returned True"):
@@ -102,7 +103,7 @@ def test_rows_are_conserved_whatever_the_filters(rows, filters):
     ]  # fmt: skip
     table = tables.from_samples(made)
     kept, report = apply(table, filters, FilterContext({"e": ["a b z", "prompt 1"]}))
-    assert table.num_rows == kept.num_rows + sum(report.by_reason.values())
+    assert table.num_rows == kept.num_rows + sum(status.dropped(report.to_json()).values())
     ids = kept["sample_id"].to_pylist()
     assert ids == [s for s in table["sample_id"].to_pylist() if s in set(ids)]  # in their order, none twice
     assert kept.schema.equals(table.schema)

@@ -4,6 +4,7 @@ import pytest
 
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, apply
+from rlcore.rounds import status
 from rlcore.types import Prompt, Sample
 
 LONG = "the quick brown fox jumps over the lazy dog while two cats watch from a wall"  # 16 words: 9 8-grams
@@ -48,7 +49,7 @@ def test_the_set_is_named_and_chosen():
     table = tables.from_samples([Sample(Prompt("p", (1,), "q", source="web"), "s", LONG, (1,))])
     context = FilterContext({"one": ["some short text"], "two": [LONG]})
     _, report = apply(table, [{"kind": "contamination", "of": "response"}], context)
-    assert report.by_reason == {"contaminated: two": 1}
+    assert status.dropped(report.to_json()) == {"contaminated: two": 1}
     kept, _ = apply(table, [{"kind": "contamination"}], context)  # the prompt alone
     assert kept.num_rows == 1
     kept, _ = apply(table, [{"kind": "contamination", "of": "both", "sets": ["one"]}], context)

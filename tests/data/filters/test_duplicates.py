@@ -9,6 +9,7 @@ import pytest
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, apply
 from rlcore.data.filters.duplicates import bands
+from rlcore.rounds import status
 from rlcore.types import Pair, Prompt, RewardResult, Sample
 
 
@@ -135,7 +136,7 @@ def test_pairs():
     table = tables.from_pairs([pair(0, "q", "yes", "no"), pair(1, "q", "no", "yes"), pair(2, "q", "a", " a ")])
     kept, report = apply(table, [{"kind": "identical_responses"}, {"kind": "duplicates"}])
     assert kept["uid"].to_pylist() == ["p0", "p1"]
-    assert report.by_reason == {"identical responses": 1}
+    assert status.dropped(report.to_json()) == {"identical responses": 1}
     kept, _ = apply(table, [{"kind": "duplicates", "of": "prompt"}])
     assert kept["uid"].to_pylist() == ["p0"]
 

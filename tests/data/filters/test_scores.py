@@ -4,6 +4,7 @@ import pytest
 
 from rlcore.data import tables
 from rlcore.data.filters import FilterContext, apply
+from rlcore.rounds import status
 from rlcore.types import Pair, Prompt, RewardResult, Sample, Status
 
 
@@ -14,7 +15,7 @@ def sample(i: int, reward: RewardResult | float | None, uid: str = "p", source: 
 
 def run(rows: list[Sample], **config) -> tuple[list[str], dict[str, int]]:
     kept, report = apply(tables.from_samples(rows), [config])
-    return kept["sample_id"].to_pylist(), report.by_reason
+    return kept["sample_id"].to_pylist(), status.dropped(report.to_json())
 
 
 def test_score():
@@ -60,7 +61,7 @@ def test_pairs(config, kept, reasons):
     rows = pairs((1.0, 0.5), (0.5, 0.375), (0.5, 0.5), (0.0, 0.5), (1.0, None), strengths=(1.0, 3.0, None, None, None))
     table, report = apply(tables.from_pairs(rows), [config])
     assert table["uid"].to_pylist() == kept
-    assert report.by_reason == reasons
+    assert status.dropped(report.to_json()) == reasons
 
 
 def test_difficulty_of_samples_and_prompts():
@@ -71,11 +72,11 @@ def test_difficulty_of_samples_and_prompts():
     kept, report = apply(tables.from_samples(rows), [config])
     assert set(kept["uid"].to_pylist()) == {"mid"}
     assert kept.num_rows == 3  # all samples of the prompt, the failed one too
-    assert report.by_reason == {"fewer than 1 scored samples": 2, "too hard": 2, "too easy": 2}
+    assert status.dropped(report.to_json()) == {"fewer than 1 scored samples": 2, "too hard": 2, "too easy": 2}
     prompts = tables.from_prompts([Prompt(uid, (1,), "q") for uid in [*scores, "unseen"]])
     kept, report = apply(prompts, [config], FilterContext(samples=tables.from_samples(rows)))
     assert kept["uid"].to_pylist() == ["mid"]
-    assert report.by_reason["fewer than 1 scored samples"] == 2
+    assert status.dropped(report.to_json())["fewer than 1 scored samples"] == 2
     with pytest.raises(ValueError, match="needs the scored samples"):
         apply(prompts, [config])
 

@@ -4,6 +4,7 @@ import pytest
 
 from rlcore.data import tables
 from rlcore.data.filters import apply
+from rlcore.rounds import status
 from rlcore.types import Pair, Prompt, Sample
 
 
@@ -17,7 +18,7 @@ def dropped(rows: list[Sample], **config) -> dict[int, str]:
     found = {}
     for i, row in enumerate(rows):
         _, report = apply(tables.from_samples([row]), [config])
-        found |= dict.fromkeys([i], next(iter(report.by_reason))) if report.drops else {}
+        found |= dict.fromkeys([i], next(iter(status.dropped(report.to_json())))) if report.drops else {}
     return found
 
 
@@ -33,7 +34,7 @@ def test_length():
 def test_length_of_pairs_names_the_side():
     chosen, rejected = samples("a", "a b c")
     _, report = apply(tables.from_pairs([Pair(chosen.prompt, chosen, rejected)]), [{"kind": "length", "max": 2}])
-    assert report.by_reason == {"rejected response too long": 1}
+    assert status.dropped(report.to_json()) == {"rejected response too long": 1}
 
 
 def test_repetition():
@@ -60,7 +61,8 @@ def test_finish_reason():
     cut, whole = samples("a", finish="length")[0], samples("b")[0]
     table = tables.from_pairs([Pair(whole.prompt, whole, cut)])
     assert apply(table, [{"kind": "finish_reason", "side": "chosen"}])[0].num_rows == 1
-    assert apply(table, [{"kind": "finish_reason"}])[1].by_reason == {"rejected response ended by length": 1}
+    _, report = apply(table, [{"kind": "finish_reason"}])
+    assert status.dropped(report.to_json()) == {"rejected response ended by length": 1}
 
 
 def test_language():

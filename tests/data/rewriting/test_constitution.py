@@ -69,24 +69,18 @@ def test_revision_without_critique():
 def test_what_the_model_is_shown_as_request():
     config = ConstitutionConfig()
     one = sample(0, "a", "<user>ask<model>", raw_prompt="ask")
-    assert "Request:\nask\n" in critique_requests([one], config, "fix", 0)[0].text
-    shown = critique_requests([one], config, "fix", 0, request_of=lambda s: f"[{s.prompt.uid}]")
+    shown = critique_requests([one], config, "fix", 0)
     revisions, _ = revision_requests(shown, ["Critique: x"], config)
-    assert "Request:\n[p0]\n" in shown[0].text
-    assert "Request:\n[p0]\n" in revisions[0].text
+    assert "Request:\nask\n" in shown[0].text
+    assert "Request:\nask\n" in revisions[0].text
 
 
-def test_principles_are_drawn_evenly_and_not_twice():
+def test_principles_are_drawn_evenly():
     config = ConstitutionConfig()
     drawn = Counter(principle_of(f"p{i}", config, 0).name for i in range(1000))
     assert len(drawn) == 5
     assert min(drawn.values()) > 150  # 200 expected, deviation 13
-    steps = [principle_of("p", config, 3, step).name for step in range(10)]
-    assert len(set(steps[:5])) == 5
-    assert steps[5:] == steps[:5]
     assert len({principle_of("p", config, seed).name for seed in range(40)}) == 5
-    twice = [critique_requests([sample(0, "a")], config, "fix", 0, step)[0].principle.name for step in (0, 1)]
-    assert twice[0] != twice[1]
 
 
 def test_bad_input_is_named():

@@ -14,14 +14,11 @@ from rlcore.data.rewriting.evolution import (
     EliminationConfig,
     OperationConfig,
     RewritingConfig,
-    answerable,
     evolutions,
     evolved,
-    gain_requests,
-    raw_text,
-    with_gain,
 )
-from rlcore.types import Prompt, Sample
+from rlcore.data.sources.render import raw_text
+from rlcore.types import Prompt
 
 PARENT = "Sort a list of numbers."
 
@@ -164,37 +161,6 @@ def test_duplicates_and_what_is_put_back():
     assert [p.uid for p in made] == ["a~e.1", "b"]
     requests = evolutions([prompt("a"), prompt("b", "Say hello.")], RewritingConfig(), "e", 0)
     assert evolved(requests, ["Say hello.", "x"], RewritingConfig(), chat)[1]["dropped_duplicate"] == 1  # b's own text
-
-
-def test_a_model_judges_the_gain():
-    config = RewritingConfig()
-    parents = [prompt(f"p{i}", f"Task {i} {{evolved}}") for i in range(4)]
-    made, _ = evolved(evolutions(parents, config, "e", 0), [f"New task: Other {i}" for i in range(4)], config, chat)
-    questions = gain_requests(made, parents, config)
-    assert "Task 2 {evolved}" in questions[2]
-    assert "Other 2" in questions[2]
-    assert "<user>" not in questions[2]
-    kept, counts = with_gain(made, ["different", "Not the same: Different.", "SAME", "hm"])
-    assert [p.uid for p in kept] == ["p0~e.0", "p1~e.0"]
-    assert counts == {"prompts": 4, "kept": 2, "dropped_no_gain": 1, "dropped_unparsed": 1}
-    with pytest.raises(ValueError, match=r"parent of prompt 'p3~e.0' is not among the 3"):
-        gain_requests(made, parents[:3], config)
-
-
-def test_responses_show_whether_a_prompt_can_be_answered():
-    texts = {
-        "good": "Sorting takes three steps.",
-        "sorry": "I'm sorry, but as a program I have no hands.",
-        "long": "Sorry for the length. " + "word " * 80,
-        "other": "The sorrysorted array is [1, 2].",
-        "nothing": "... the, of? And so on!",
-        "empty": "",
-        "number": "7",
-    }
-    samples = [Sample(prompt(name), name, text, (1,)) for name, text in texts.items()]
-    kept, counts = answerable(samples, EliminationConfig())
-    assert [s.sample_id for s in kept] == ["good", "long", "other", "number"]
-    assert counts == {"samples": 7, "kept": 4, "dropped_sorry": 1, "dropped_says_nothing": 2}
 
 
 def test_settings_come_from_yaml():
