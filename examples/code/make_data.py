@@ -1,6 +1,6 @@
-"""Writes `programs.jsonl`: tasks whose answer is a one-line program, small enough for a model of the quickstart's size.
+"""Writes `programs.jsonl`: tasks that ask for a one-line program, small enough for a model of the quickstart's size.
 
-Columns: `prompt`, `tests` (what the reward reads), and `reference`, a right program, for the supervised warm-up alone.
+Columns: `prompt`, `tests` (read by the reward), and `reference`, a right program (read only by the supervised warm-up).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-# name, the program, what it prints
+# name: (program, function that computes its output)
 TASKS = {
     "sum": ("print({a}+{b})", lambda a, b: a + b),
     "gap": ("print(abs({a}-{b}))", lambda a, b: abs(a - b)),
@@ -20,15 +20,15 @@ TASKS = {
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Different tasks with numbers of two digits."""
+    """`count` distinct tasks with two-digit numbers."""
     rng = random.Random(seed)
     every = [(name, a, b) for name in TASKS for a in range(10, 100) for b in range(10, 100)]
-    made = []
+    tasks = []
     for name, a, b in rng.sample(every, count):
         program, answer = TASKS[name]
         tests = {"type": "stdin", "inputs": [""], "outputs": [str(answer(a, b))]}
-        made.append({"prompt": f"{name} {a} {b}: ", "reference": program.format(a=a, b=b), "tests": tests})
-    return made
+        tasks.append({"prompt": f"{name} {a} {b}: ", "reference": program.format(a=a, b=b), "tests": tests})
+    return tasks
 
 
 if __name__ == "__main__":

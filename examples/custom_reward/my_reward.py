@@ -1,4 +1,4 @@
-"""Full marks for the right digits, a tenth off for every character too many."""
+"""1.0 for the right digits, minus 0.1 for every extra character."""
 
 import rlcore
 

@@ -1,17 +1,17 @@
-"""Data for the recipes at laptop size, with known answers: what annotators would have made, about two-digit addition.
+"""Synthetic annotations of two-digit additions for the laptop-size recipes. They replace human annotators.
 
     python examples/rounds/make_data.py [--rows 12000] [--pairs 36000] [--seed 0] [--out examples/rounds/data]
 
-preferences.jsonl  a right answer against a slip: mostly one digit is off by one, as if a carry had been dropped or
-                   added, and the third digit is 0 or 1; strength: how many of the three digits are wrong (1 to 3).
-                   Were they any digits, a reward model would look for impossible sums and stop there
-attributes.jsonl   answers graded from 0 to 4 as HelpSteer grades them: correctness falls with every wrong digit,
-                   verbosity grows with every further digit, coherence tells whether it is a number of three digits
-critiques.jsonl    three tasks of the Constitutional AI recipe: `74+85=` is answered in a hurry (where there is a
-                   carry, it is forgotten seven times in ten); `74+85=401?` is judged by its digits, `nyy` with y for a
-                   right one; `74+85=401nyy!` is revised
+preferences.jsonl  a right answer and a slip: mostly one digit is off by one, as with a dropped or extra carry, and the
+                   third digit is 0 or 1; strength: the number of wrong digits (1 to 3). With random digits a reward
+                   model would learn to detect only impossible sums
+attributes.jsonl   answers graded from 0 to 4 as in HelpSteer: correctness falls with every wrong digit, verbosity
+                   grows with every extra digit, coherence is high for numbers of three digits
+critiques.jsonl    three tasks of the Constitutional AI recipe: `74+85=` is answered carelessly (a carry is forgotten
+                   seven times in ten); `74+85=401?` is judged digit by digit, `nyy`, with y for a right digit;
+                   `74+85=401nyy!` is revised
 
-Prompts are those of the data source `addition`, digits reversed: `74+85=` asks for 47 + 58 and is answered by 501.
+Prompts are those of the data source `addition`, with reversed digits: `74+85=` asks for 47 + 58; the answer is 501.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from pathlib import Path
 
 from rlcore.data.sources import addition
 
-# Which digits of an answer, units first, are wrong together, and how often in a hundred slips
+# Digits of an answer (units first) that are wrong together -> weight in percent
 SLIPS = {(1,): 45, (0,): 20, (0, 1): 20, (2,): 5, (1, 2): 5, (0, 1, 2): 5}
 
 
 def wrong(answer: str, digits: int, rng: random.Random) -> str:
-    """The answer with so many of its digits changed."""
+    """The answer with `digits` of its digits changed."""
     places = set(rng.sample(range(len(answer)), digits))
     return "".join(rng.choice([d for d in "0123456789" if d != c]) if i in places else c for i, c in enumerate(answer))
 
 
 def slip(answer: str, rng: random.Random) -> str:
-    """A wrong answer of the kind that a model which is right half the time samples, about as often."""
+    """A wrong answer, drawn with about the error frequencies of a model that is right half of the time."""
     places = rng.choices(list(SLIPS), list(SLIPS.values()))[0]
     steps = [rng.choices((1, -1, 2, -2, rng.randint(1, 9)), (40, 40, 5, 5, 10))[0] for _ in places]
     digits = [int(c) for c in answer]
@@ -66,7 +66,7 @@ def attributes(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[
 
 
 def forgotten(a: int, b: int) -> list[str]:
-    """The sum with one of its carries forgotten, for each that there is."""
+    """For each carry of the sum: the answer without that carry."""
     units, tens = a % 10 + b % 10, a // 10 + b // 10
     carried = tens + units // 10
     first = [f"{units % 10}{tens % 10}{tens // 10}"] if units > 9 else []
@@ -74,7 +74,7 @@ def forgotten(a: int, b: int) -> list[str]:
 
 
 def overdone(a: int, b: int) -> list[str]:
-    """The sum with a carry into the tens that is not due; none where that one is due."""
+    """The answer with a false carry into the tens; empty if that carry is right."""
     return [addition.reference(a + 10, b)] if a % 10 + b % 10 < 10 else []
 
 
@@ -83,7 +83,7 @@ def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[d
         prompt, right, slips = addition.prompt(a, b), addition.reference(a, b), forgotten(a, b)
         hurried = rng.choice(slips) if slips and rng.random() < 0.7 else right
         tried = rng.choice([*slips, *overdone(a, b)]) if rng.random() < 0.5 else slip(right, rng)
-        if rng.random() < 0.5:  # half are right: else always saying n would pay
+        if rng.random() < 0.5:  # half are right: otherwise a judge that always answers n would do well
             tried = right
         verdict = "".join("y" if x == y else "n" for x, y in zip(tried, right, strict=True))
         yield {"prompt": prompt, "response": hurried}
@@ -93,13 +93,13 @@ def critiques(problems: list[tuple[int, int]], rng: random.Random) -> Iterator[d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=12_000, help="of attributes; problems of critiques")
+    parser.add_argument("--rows", type=int, default=12_000, help="rows of attributes and problems of critiques")
     parser.add_argument("--pairs", type=int, default=36_000, help="rows of preferences")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    train, _ = addition.problems(500, options.seed)  # none that is held out of a run of this seed
+    train, _ = addition.problems(500, options.seed)  # excludes the held-out problems of a run with this seed
     for name, make in (("preferences", preferences), ("attributes", attributes), ("critiques", critiques)):
         rng = random.Random(f"{options.seed} {name}")
         number = options.pairs if name == "preferences" else options.rows

@@ -1,4 +1,4 @@
-"""Writes train.jsonl and eval.jsonl beside this file: short arithmetic word prompts with their answers."""
+"""Writes train.jsonl and eval.jsonl next to this file: short arithmetic word problems with their answers."""
 
 from __future__ import annotations
 

