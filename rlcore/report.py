@@ -215,13 +215,14 @@ def _draw_learning(axes: Any, rows: Sequence[Row], report: Report) -> None:
         axes.plot([], [], color="#4477aa", linewidth=2, label="reward of the sampled responses (mean)")
     if report.eval_name and (evals := _points(rows, report.eval_name)):
         name, k = _ACCURACY.fullmatch(report.eval_name).groups()  # type: ignore[union-attr]
-        label = f"accuracy on {name}" + (f" (mean of {k})" if k != "1" else "")
+        label = f"eval score on {name}" + (f" (mean of {k})" if k != "1" else "")
         axes.plot(*zip(*evals, strict=True), color="#cc3311", linewidth=2, marker="o", markersize=5, label=label)
         for step, value in dict((evals[0], evals[-1])).items():
             below = value > 0.9 or (step == evals[0][0] and len(evals) > 1 and evals[1][1] > value)
             axes.annotate(
                 f"{value:.1%}", (step, value), xytext=(0, -16 if below else 9), textcoords="offset points",
                 ha="left" if step == evals[0][0] else "right", color="#cc3311", weight="bold",
+                bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
             )  # fmt: skip
     axes.set_title("Learning")
     values = [value for name in ("reward/mean", report.eval_name or "") for _, value in _points(rows, name)]
@@ -323,7 +324,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     facts = [("steps", str(report.steps))]
     if report.start_accuracy is not None and report.end_accuracy is not None:
         change = f"{report.start_accuracy:.1%} -> {report.end_accuracy:.1%}"
-        facts.append(("accuracy", f"{change}, best {report.best_accuracy:.1%} at step {report.best_step}"))
+        facts.append(("eval score", f"{change}, best {report.best_accuracy:.1%} at step {report.best_step}"))
         facts.append(("measured by", str(report.eval_name)))
     if report.start_reward is not None and report.end_reward is not None:
         facts.append(("reward", f"{report.start_reward:.3f} -> {report.end_reward:.3f}"))

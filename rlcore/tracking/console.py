@@ -5,7 +5,7 @@ Without a terminal, or in CI, one compact line per step and no control codes.
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import re
 import sys
@@ -26,7 +26,7 @@ from rich.text import Text
 from rlcore.types import Group
 
 HEADER_EVERY = 20  # rows
-_ACCURACY = re.compile(r"eval/.+/mean@\d+")
+_EVAL = re.compile(r"eval/.+/mean@\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ def count(value: float) -> str:
 
 COLUMNS = (
     Column("reward", 7, ("reward/mean",), "{:.3f}".format, "reward {}"),
-    Column("accuracy", 9, (), "{:.1%}".format, "acc {}"),  # the newest evaluation
+    Column("eval", 8, (), "{:.1%}".format, "eval {}"),  # in rows of steps that were evaluated
     Column("length", 7, ("response_length/mean",), "{:.1f}".format, "len {}"),
-    Column("loss", 8, ("actor/pg_loss", "actor/loss"), "{:.4f}".format, "loss {}"),
-    Column("kl", 8, ("actor/kl_loss", "actor/kl", "actor/ppo_kl"), "{:.2g}".format, "kl {}"),
+    Column("loss", 9, ("actor/pg_loss", "actor/loss"), "{:.4f}".format, "loss {}"),
+    Column("kl", 10, ("actor/kl_loss", "actor/kl", "actor/ppo_kl"), "{:.2g}".format, "kl {}"),
     Column("mismatch", 9, ("rollout/logprob_diff_max",), "{:.2g}".format, "mismatch {}"),
     Column("grad norm", 10, ("actor/grad_norm",), "{:.3g}".format, "gnorm {}"),
     Column("tokens/s", 9, ("perf/throughput",), count, "{} tok/s"),
@@ -81,7 +81,6 @@ class ConsoleTracker:
         able = self.console.is_terminal and not self.console.is_dumb_terminal and not in_ci
         self.live = able if live is None else live
         self._total_steps, self._step, self._rows = total_steps, 0, 0
-        self._accuracy = math.nan
         self._durations: deque[float] = deque(maxlen=20)
         self._logged_at: float | None = None
         self._phases: list[Phase] = []
@@ -94,8 +93,6 @@ class ConsoleTracker:
         if self._logged_at is not None:
             self._durations.append((now - self._logged_at) / max(1, step - self._step))
         self._logged_at, self._step = now, step
-        evaluated = [metrics[name] for name in sorted(metrics) if _ACCURACY.fullmatch(name)]
-        self._accuracy = evaluated[0] if evaluated else self._accuracy
         cells = [self._cell(column, metrics) for column in COLUMNS]
         if all(cell == "-" for cell in cells):  # a row of other metrics than a step's, such as a stage's
             return
@@ -109,12 +106,18 @@ class ConsoleTracker:
         self._rows += 1
         row = Text(f"{step:>{self._step_width}}")
         for column, cell in zip(COLUMNS, cells, strict=True):
-            fresh = column.title == "accuracy" and evaluated
-            row.append(f"{cell:>{column.width}}", style="bold green" if fresh else "dim" if cell == "-" else "")
+            style = "dim" if cell == "-" else "bold green" if column.title == "eval" else ""
+            row.append(f"{cell:>{column.width}}", style=style)
         self._print(row)
 
     def log_samples(self, step: int, groups: Sequence[Group]) -> None:
-        """Samples go to files and to wandb, not to the console."""
+        """One line with the first sample, shortened to the width of the terminal; all samples go to files."""
+        for group in groups[:1]:
+            for sample in group.trajectories[:1]:
+                score = "" if sample.reward is None else f"  reward {sample.reward.score:.3g}"
+                room = max(40, self.console.width if self.live else 160) - len(score) - 16
+                prompt, response = shorten(group.prompt.text, room // 2), shorten(sample.text, room // 2)
+                self._print(Text(f"sample  {prompt} -> {response}{score}", style="dim"))
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
@@ -151,12 +154,11 @@ class ConsoleTracker:
                 self.console.file.write(f"{text}\n")
                 self.console.file.flush()
 
-    def _cell(self, column: Column, metrics: Mapping[str, float]) -> str:
-        held = (metrics[name] for name in column.names if name in metrics)
-        value = self._accuracy if column.title == "accuracy" else next(held, None)
-        if value is None or (column.title == "accuracy" and math.isnan(value)):
-            return "-"
-        return column.show(value)
+    @staticmethod
+    def _cell(column: Column, metrics: Mapping[str, float]) -> str:
+        names = column.names or sorted(name for name in metrics if _EVAL.fullmatch(name))
+        value = next((metrics[name] for name in names if name in metrics), None)
+        return "-" if value is None else column.show(value)
 
     def _progress(self) -> RenderableType:
         phases = list(self._phases)
@@ -181,6 +183,12 @@ class ConsoleTracker:
             left = sum(self._durations) / len(self._durations) * (self._total_steps - self._step)
             done += f", about {clock(left)} left"
         return Text(done, style="dim")
+
+
+def shorten(text: str, width: int) -> str:
+    """In quotes, line breaks as \\n; a long text loses its beginning: its end is the question, or the answer."""
+    text = json.dumps(text, ensure_ascii=False)
+    return text if len(text) <= width else f'"...{text[4 - width :]}'
 
 
 def clock(seconds: float) -> str:
