@@ -11,6 +11,8 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from actors.build import Built, Inputs, open_world, prepare
 from actors.config.compose import ConfigError, check
 from actors.config.schema import Config, RoleConfig
@@ -21,6 +23,7 @@ from rlcore.interfaces import Sampling
 from rlcore.loops import online, supervised
 from rlcore.loops.evaluate import evaluate as measure
 from rlcore.loops.ledger import Ledger
+from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem, plural
 from rlcore.redact import strip_secrets
@@ -68,10 +71,11 @@ def train(config: Config, handle_signals: bool = False) -> RunResult:
         raise ConfigError([Problem("rounds.stages", names, "stages are no part of one training", cure)])
     check(config)
     with locked(Path(config.run_dir)):
+        jump = rate_jump(config)  # before the recorded config is replaced
         run_dir = claim(config)
         done = finished(run_dir, config.trainer.steps)
         if not done:
-            run(config, run_dir, handle_signals)
+            run(config, run_dir, handle_signals, jump)
     steps = int((run_dir / "finished").read_text())
     return RunResult(run_dir, steps, _newest_metrics(run_dir / "metrics.jsonl"), done)
 
@@ -84,13 +88,13 @@ def _newest_metrics(file: Path) -> dict[str, float]:
     return newest
 
 
-def run(config: Config, run_dir: Path, handle_signals: bool) -> None:
+def run(config: Config, run_dir: Path, handle_signals: bool, message: str = "") -> None:
     inputs = prepare(config, run_dir)
     shown = strip_secrets(plain(config))
     tracker = build_tracker(config.tracking, run_dir, shown, config.trainer.steps, saved_step(run_dir))
     failed = True
     try:
-        tracker.message(describe(config, inputs))
+        tracker.message(describe(config, inputs) + (f"\n{message}" if message else ""))
         stop = StopSignal(tracker.message)
         signals = stop.installed if handle_signals else nullcontext
         with open_world(config, run_dir, inputs, tracker) as built, signals():  # inside: Ray sets handlers of its own
@@ -249,6 +253,22 @@ def saved_step(run_dir: Path) -> int | None:
     if not has_checkpoint(run_dir):
         return None
     return max(int(p.name.removeprefix("step-")) for p in (run_dir / "checkpoints").glob("step-*[0-9]"))
+
+
+def rate_jump(config: Config) -> str:
+    """How a resumed run of another length changes a decaying learning rate; "" where it does not."""
+    run_dir, trainer = Path(config.run_dir).absolute(), config.trainer
+    step, recorded = saved_step(run_dir), run_dir / "config.yaml"
+    if step is None or not recorded.is_file():
+        return ""
+    before = int(yaml.safe_load(recorded.read_text())["trainer"]["steps"])
+    old, new = (learning_rate(trainer.learning_rate, step, steps) for steps in (before, trainer.steps))
+    if old == new:
+        return ""
+    return (
+        f"trainer.steps was {before}, now {trainer.steps}: at step {step + 1} the learning rate is {new:.3g}, in the "
+        f"schedule so far it was {old:.3g}"
+    )
 
 
 def describe(config: Config, inputs: Inputs) -> str:
