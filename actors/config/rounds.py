@@ -172,9 +172,6 @@ def _of_node(config: Config, node: Node) -> Iterator[Problem]:
     """What the options of one run cannot be, beyond their types."""
     stage, key = node.config, f"{settings.STAGES_KEY}.{node.stage}"
     yield from out_of_bounds(stage, key)
-    train = getattr(stage, "train", None)
-    if train is not None and train.learning_rate.peak == 0:
-        yield Problem(f"{key}.train.learning_rate.peak", 0, "it would learn nothing", "must be above 0")
     weights = getattr(stage, "weights", None)
     if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
         cure = "give numbers from 0, one of them above 0"

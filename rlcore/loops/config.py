@@ -23,7 +23,7 @@ class Resume(str, enum.Enum):
 
 @dataclass
 class LearningRateConfig:
-    peak: float = bounded(1e-6, ge=0)  # the highest learning rate
+    peak: float = bounded(1e-6, gt=0)  # the highest learning rate
     schedule: Schedule = Schedule.constant  # after the warm-up
     warmup_steps: int = bounded(0, ge=0)  # steps of linear growth from 0
     final_share: float = bounded(0.1, ge=0, le=1)  # of the peak, at the last step of linear and cosine

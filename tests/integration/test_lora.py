@@ -331,7 +331,7 @@ def test_dropout_is_on_in_training_and_off_in_scoring(one: Ranks, folders: Any, 
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
     pytest.importorskip("vllm")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
     yield
     ray.shutdown()
 
