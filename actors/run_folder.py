@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from actors.config.schema import Config
 from rlcore.loops.config import Resume
 from rlcore.problems import UserError
 from rlcore.redact import strip_secrets
+from rlcore.storage.durable import write_text
 
 # A resumed run may be longer, logged, placed or saved otherwise; anything else would be another experiment.
 FREE_KEYS = (
@@ -116,9 +116,7 @@ def claim(config: Config) -> Path:
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        partial = run_dir / "config.yaml.partial"
-        partial.write_text(yaml.safe_dump(strip_secrets(plain(config)), sort_keys=False))
-        os.replace(partial, recorded)
+        write_text(recorded, yaml.safe_dump(strip_secrets(plain(config)), sort_keys=False))
         if not saved:  # of a run whose checkpoints were deleted
             (run_dir / "finished").unlink(missing_ok=True)
     except OSError as error:

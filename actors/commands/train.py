@@ -28,6 +28,7 @@ from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem, plural
 from rlcore.redact import strip_secrets
 from rlcore.storage.checkpoint import Checkpoints
+from rlcore.storage.durable import write_text
 from rlcore.tracking.trackers import Trackers, build_tracker
 
 
@@ -101,8 +102,7 @@ def run(config: Config, run_dir: Path, handle_signals: bool, message: str = "") 
             state = online.train(online_run(config, run_dir, built, stop))
             with tracker.phase("export"):
                 built.world.policy.export(run_dir / "model")
-        (run_dir / "finished.partial").write_text(f"{state.step}\n")
-        os.replace(run_dir / "finished.partial", run_dir / "finished")
+        write_text(run_dir / "finished", f"{state.step}\n")
         (run_dir / "error.txt").unlink(missing_ok=True)
         failed = False
     except Interrupted:

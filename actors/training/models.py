@@ -7,8 +7,6 @@ import hashlib
 import importlib.util
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tokenizers import pre_tokenizers
 
 from actors.config.schema import ModelConfig, TinyModelConfig
 from rlcore.problems import UserError
+from rlcore.storage.durable import new_folder
 from rlcore.types import Prompt
 
 MAX_TINY_PARAMETERS = 2_000_000
@@ -244,7 +243,7 @@ def _is_local(path: str) -> bool:
 
 
 def _built(run_dir: Path, origin: dict[str, Any], build: Callable[[Path], None]) -> Path:
-    """`run_dir/initial_model`, made by `build` unless it is there and of this origin. Written aside, then renamed."""
+    """`run_dir/initial_model`, made by `build` unless it is there and of this origin."""
     target = run_dir / INITIAL_MODEL
     if target.exists():
         if not (target / _ORIGIN).is_file():
@@ -252,17 +251,9 @@ def _built(run_dir: Path, origin: dict[str, Any], build: Callable[[Path], None])
         if _read_json(target / _ORIGIN) == origin:
             check_model(target)
             return target
-    run_dir.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{INITIAL_MODEL}-", dir=run_dir))
-    try:
-        aside.chmod(0o755)
-        build(aside)
-        (aside / _ORIGIN).write_text(json.dumps(origin, indent=1))
-        if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(target) as folder:
+        build(folder)
+        (folder / _ORIGIN).write_text(json.dumps(origin, indent=1))
     return target
 
 

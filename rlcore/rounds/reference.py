@@ -11,6 +11,7 @@ import numpy as np
 from rlcore.interfaces import LogprobModel, Tracker
 from rlcore.loops.offline import Units
 from rlcore.loops.stop import StopSignal
+from rlcore.storage.durable import replacing
 from rlcore.types import Float32, TrainBatch
 
 CHUNK = 1024  # units; what a restart computes again at most
@@ -62,10 +63,8 @@ def compute(
             if not file.exists():
                 with stop.abandonable():
                     found = model.logprobs(part, 1.0)[real]
-                partial = file.with_suffix(".partial")
-                with partial.open("wb") as stream:
+                with replacing(file) as stream:
                     np.save(stream, found)
-                partial.rename(file)
             values.append(np.load(file))
             lengths.append(part.lengths)
             advance(len(units))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from rlcore.storage.durable import new_folder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # not copied: weights in any format, for they would be those of one model, and what says how the first one was made
@@ -64,19 +65,12 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
         raise FileExistsError(f"{target} is not empty: averages go to a folder of their own")
     with ExitStack() as stack:
         # a folder of weight 0 takes no part, but the first one still gives dtypes and companions
-        models = [stack.enter_context(_Folder(Path(folder))) for folder in folders]
+        models = [stack.enter_context(_Folder(Path(path))) for path in folders]
         _check_alike(models)
         names = _common_names(models)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            _copy_companions(models[0].path, partial)
-            _write(partial / WEIGHTS, models, names, shares)
-            os.replace(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        with new_folder(target) as folder:
+            _copy_companions(models[0].path, folder)
+            _write(folder / WEIGHTS, models, names, shares)
 
 
 class _Folder:
@@ -245,8 +239,6 @@ def _write(file: Path, models: Sequence[_Folder], names: Sequence[str], shares: 
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             stream.write(_mean(name, models, shares).contiguous().view(-1).view(torch.uint8).numpy().data)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _copy_companions(source: Path, target: Path) -> None:

@@ -13,30 +13,34 @@ It is written as `step-000050.partial`, fsynced and renamed, then `latest` moves
 
 from __future__ import annotations
 
-import enum
-import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlcore.problems import UserError
+from rlcore.storage.durable import (
+    PARTIAL,
+    content_problems,
+    file_sums,
+    in_parallel,
+    is_disk_full,
+    size_problems,
+    sync,
+    write_text,
+)
+from rlcore.storage.strict_json import plain, restored
 
 FORMAT = 1
 STATE, MANIFEST, LATEST = "state.json", "manifest.json", "latest"
-PARTIAL, REPLACED, REMOVED, CORRUPT = ".partial", ".replaced", ".removed", ".corrupt"
+REPLACED, REMOVED, CORRUPT = ".replaced", ".removed", ".corrupt"
 SPARE_BYTES = 1 << 20  # free space asked for beyond the previous checkpoint's size
 _NAME = re.compile(r"step-(\d{6,})")
-_FLOAT = "$float"  # JSON has no NaN and no infinities
 _log = logging.getLogger(__name__)
 
 
@@ -99,12 +103,12 @@ class Checkpoints:
             write(partial)
             _seal(partial, step, text)
             self._commit(partial, final)
-            self._point(final.name)
+            write_text(self.directory / LATEST, final.name + "\n")
         except BaseException as error:
             free = shutil.disk_usage(self.directory).free
             needed = max(needed, _tree_bytes(partial))
             shutil.rmtree(partial, ignore_errors=True)
-            if _is_disk_full(error):
+            if is_disk_full(error):
                 raise self._full(partial, needed, free) from error
             raise
         self._prune(step)
@@ -123,14 +127,8 @@ class Checkpoints:
             if aside.exists():
                 os.rename(aside, final)
             raise
-        _fsync(self.directory)
+        sync(self.directory)
         shutil.rmtree(aside, ignore_errors=True)
-
-    def _point(self, name: str) -> None:
-        aside = self.directory / (LATEST + PARTIAL)
-        _write(aside, name + "\n")
-        os.replace(aside, self.directory / LATEST)
-        _fsync(self.directory)
 
     def _prune(self, newest: int) -> None:
         for step in [s for s in self.steps() if s <= newest][self.keep :]:
@@ -195,7 +193,7 @@ class Checkpoints:
                 self._set_aside(other, wrong)
             self._check_pointer()
             stored = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return folder, _decode(stored["state"])
+            return folder, restored(stored["state"])
         if damaged:
             self.warnings = [f"{folder.name}: {wrong}" for folder, wrong in damaged]
             raise CheckpointError(
@@ -250,23 +248,19 @@ def _seal(folder: Path, step: int, state_text: str) -> None:
     for name in (STATE, MANIFEST):
         if (folder / name).exists():
             raise CheckpointError(f"the workers wrote {folder / name}: that name belongs to the store")
-    _write(folder / STATE, state_text)
+    (folder / STATE).write_text(state_text)
     paths: list[Path] = []
     folders = [folder]
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"{path} is a link or no plain file: a checkpoint holds its own bytes")
         (folders if path.is_dir() else paths).append(path)
-    with _pool(len(paths)) as pool:
-        list(pool.map(_fsync, paths))
-        sums = list(pool.map(_checksum, paths))
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": checksum}
-        for path, checksum in zip(paths, sums, strict=True)
-    }
-    _write(folder / MANIFEST, _manifest_text({"format": FORMAT, "step": step, "files": files}))
-    for path in reversed(folders):
-        _fsync(path)
+    in_parallel(sync, paths)
+    sums = file_sums(folder, [path.relative_to(folder).as_posix() for path in paths], "blake2b")
+    files = {name: {key: entry[key] for key in ("bytes", "blake2b")} for name, entry in sums.items()}
+    (folder / MANIFEST).write_text(_manifest_text({"format": FORMAT, "step": step, "files": files}))
+    for path in (folder / MANIFEST, *reversed(folders)):
+        sync(path)
 
 
 def _problems(folder: Path) -> list[str]:
@@ -291,22 +285,7 @@ def _problems(folder: Path) -> list[str]:
             "resume with the version that wrote it, or start in another run_dir"
         )
     files: dict[str, dict[str, Any]] = body["files"]
-    problems = []
-    for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != entry["bytes"]:
-            problems.append(f"{name} has {size:,} bytes instead of {entry['bytes']:,}")
-    if problems:
-        return problems  # found without reading anything
-    with _pool(len(files)) as pool:
-        sums = pool.map(_checksum_or_error, [folder / name for name in files])
-        return [
-            f"{name}: {found if found.startswith('unreadable') else 'wrong checksum'}"
-            for (name, entry), found in zip(files.items(), sums, strict=True)
-            if found != entry["blake2b"]
-        ]
+    return size_problems(folder, files) or content_problems(folder, files)
 
 
 def _manifest_text(body: dict[str, Any]) -> str:
@@ -315,86 +294,11 @@ def _manifest_text(body: dict[str, Any]) -> str:
     return json.dumps({**body, "checksum": checksum}, indent=1, sort_keys=True) + "\n"
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:  # streamed; the interpreter lock is free while hashing
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-
-
-def _checksum_or_error(path: Path) -> str:
-    try:
-        return _checksum(path)
-    except OSError as error:  # a bad sector is damage like any other
-        return f"unreadable ({error.strerror})"
-
-
-def _pool(num_files: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, num_files)), "checkpoint")
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _tree_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is somewhere in the chain; remote errors may have kept only the text."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-# ---- the driver's state as strict JSON
 
 
 def _state_text(step: int, state: Mapping[str, Any]) -> str:
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
-    return json.dumps({"format": FORMAT, "step": step, "state": _encode(state, "state")}, allow_nan=False) + "\n"
-
-
-def _encode(value: Any, where: str) -> Any:
-    """Plain JSON values. NaN and infinities become `{"$float": "nan"}`, because a best metric may start at -inf."""
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str) or key == _FLOAT:
-                raise TypeError(f"{where} has the key {key!r}: keys must be strings other than {_FLOAT!r}")
-        return {str(key): _encode(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {_FLOAT: str(float(value))}
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{where} is a {type(value).__name__}, which strict JSON cannot hold")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {_FLOAT}:
-            return float(value[_FLOAT])
-        return {key: _decode(item) for key, item in value.items()}
-    return [_decode(item) for item in value] if isinstance(value, list) else value
+    return json.dumps({"format": FORMAT, "step": step, "state": plain(state, "state", exact=True)}) + "\n"

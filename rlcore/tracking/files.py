@@ -2,74 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlcore.storage.durable import JsonLines
 from rlcore.tracking.base import SilentTracker
 from rlcore.types import Group
-
-
-class _Lines:
-    """A file of one strict-JSON object per line, in the order of `step`. A line cut short by a kill is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._file = path.open("a", encoding="utf-8")
-        self._started = False
-        self._last_step = -math.inf
-        self.truncate_after(math.inf)
-
-    def append(self, step: int, rows: Sequence[Mapping[str, Any]], join: bool = False) -> None:
-        """Rows of one step; what stands there of this step and later ones moves aside first.
-
-        `join`: rows of this step that were appended since the file was opened stay.
-        """
-        if step < self._last_step or (step == self._last_step and not (join and self._started)):
-            self.truncate_after(step - 1)
-        self._last_step, self._started = step, True
-        self._file.write("".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
-        self._file.flush()
-
-    def truncate_after(self, step: float) -> int:
-        """Moves the rows of later steps to `<name>.bak-<n>`; returns how many."""
-        kept: list[bytes] = []
-        dropped: list[bytes] = []
-        torn = False
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            try:
-                later = json.loads(line)["step"] > step
-                torn = torn or not line.endswith(b"\n")
-            except (ValueError, TypeError, KeyError):
-                torn = True
-                continue
-            (dropped if later else kept).append(line.rstrip(b"\n") + b"\n")
-        if dropped or torn:
-            if dropped:
-                self._backup().write_bytes(b"".join(dropped))
-            aside = self.path.with_name(self.path.name + ".partial")
-            aside.write_bytes(b"".join(kept))
-            os.replace(aside, self.path)
-            self._file.close()
-            self._file = self.path.open("a", encoding="utf-8")
-        self._last_step = max((json.loads(line)["step"] for line in kept[-1:]), default=-math.inf)
-        return len(dropped)
-
-    def _backup(self) -> Path:
-        n = 1
-        while (path := self.path.with_name(f"{self.path.name}.bak-{n}")).exists():
-            n += 1
-        return path
-
-    def close(self) -> None:
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
 
 
 class JsonlTracker(SilentTracker):
@@ -79,7 +20,7 @@ class JsonlTracker(SilentTracker):
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._lines = _Lines(run_dir / "metrics.jsonl")
+        self._lines = JsonLines(run_dir / "metrics.jsonl")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, "time": round(time.time(), 3)}
@@ -89,24 +30,18 @@ class JsonlTracker(SilentTracker):
         """Drops the rows of steps after `step`, keeping them in `metrics.jsonl.bak-<n>`; returns how many."""
         return self._lines.truncate_after(step)
 
-    def close(self, failed: bool = False) -> None:
-        self._lines.close()
-
 
 class SamplesTracker(SilentTracker):
     """`samples.jsonl`: every logged sample, with prompt, response, reference, score, status and the score's parts."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._lines = _Lines(run_dir / "samples.jsonl")
+        self._lines = JsonLines(run_dir / "samples.jsonl")
 
     def log_samples(self, step: int, groups: Sequence[Group]) -> None:
         self._lines.append(step, sample_rows(step, groups), join=True)
 
     def truncate_after(self, step: float) -> int:
         return self._lines.truncate_after(step)
-
-    def close(self, failed: bool = False) -> None:
-        self._lines.close()
 
 
 def sample_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ import pyarrow.parquet as pq
 
 from rlcore.problems import UserError
 from rlcore.rounds.plan.config import RECORDS, Made
-from rlcore.rounds.store.content import file_sums, json_hash, plain, restored
+from rlcore.storage.durable import content_problems, replacing, size_problems, write_text
+from rlcore.storage.strict_json import json_hash, plain, restored
 
 SCHEMA = 1
 RECORD, MODEL, PARTS = "artefact.json", "model", "parts"
@@ -107,26 +107,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Durable, and under its name only when complete. Writing the same name again replaces it."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
+    with replacing(path) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    fsync(path.parent)
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
     """Durable, atomic, with a checksum of itself."""
     clean = plain(body, path.name)
-    text = json.dumps({**clean, "checksum": json_hash(clean)}, indent=1, ensure_ascii=False) + "\n"
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    fsync(path.parent)
+    write_text(path, json.dumps({**clean, "checksum": json_hash(clean)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -146,20 +134,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if found != wanted:
         raise DamagedError(f"{path} is damaged (wrong checksum)")
     return body  # type: ignore[no-any-return]
-
-
-def fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def fsync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        if not path.is_symlink():
-            fsync(path)
 
 
 # ---- the record
@@ -211,23 +185,11 @@ def verify(artefact: Artefact, read: bool) -> tuple[str, dict[str, dict[str, Any
     as those of a folder that was copied, are hashed again; without it sizes alone count.
     """
     root = artefact.path if artefact.external else artefact.folder
-    later = []
-    for name, entry in artefact.files.items():
-        try:
-            stat = (root / name).stat()
-        except OSError:
-            return f"{name} is missing", {}
-        if stat.st_size != entry["bytes"]:
-            return f"{name} has {stat.st_size:,} bytes instead of {entry['bytes']:,}", {}
-        if stat.st_mtime_ns != entry.get("mtime_ns"):
-            later.append(name)
+    if wrong := size_problems(root, artefact.files):
+        return wrong[0], {}
+    now = {name: {**entry, "mtime_ns": (root / name).stat().st_mtime_ns} for name, entry in artefact.files.items()}
+    later = {name: entry for name, entry in now.items() if entry != artefact.files[name]}
     if not (read and later):
         return "", {}
-    try:
-        sums = file_sums(root, later)
-    except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})", {}
-    for name, entry in sums.items():
-        if entry["sha256"] != artefact.files[name]["sha256"]:
-            return f"{name}: wrong checksum", {}
-    return "", sums
+    wrong = content_problems(root, later)
+    return (wrong[0], {}) if wrong else ("", later)

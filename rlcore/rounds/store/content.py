@@ -6,73 +6,18 @@ version of the library that wrote it: each column is a stream of its own, of val
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import hashlib
-import json
-import math
-import os
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-FLOAT = "$float"  # JSON has no NaN and no infinities
+from rlcore.storage.strict_json import json_hash, plain
+
 _WIDE = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary(), pa.string_view(): pa.string()}
-
-
-# ---- JSON
-
-
-def plain(value: Any, where: str = "value") -> Any:
-    """`value` as strict JSON types; NaN and infinities become `{"$float": "nan"}`.
-
-    Raises:
-        TypeError: something in it is no JSON, named by its path.
-    """
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        if set(value) == {FLOAT} and value[FLOAT] in ("nan", "inf", "-inf"):
-            return dict(value)  # plain already
-        if bad := [key for key in value if not isinstance(key, str | int) or key == FLOAT]:
-            raise TypeError(f"{where} has the key {bad[0]!r}: keys must be texts other than {FLOAT!r}")
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {FLOAT: str(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
-
-
-def restored(value: Any) -> Any:
-    """What `plain` was given, floats that JSON lacks included."""
-    if isinstance(value, dict):
-        return float(value[FLOAT]) if value.keys() == {FLOAT} else {key: restored(item) for key, item in value.items()}
-    return [restored(item) for item in value] if isinstance(value, list) else value
-
-
-def canonical(value: Any) -> str:
-    """JSON that equal values share: keys sorted, no spaces."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def json_hash(value: Any) -> str:
-    """sha256 of the canonical JSON, in hex."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def report_hash(report: Mapping[str, Any]) -> str:
@@ -208,32 +153,6 @@ def _type_name(kind: pa.DataType) -> str:
     return str(_WIDE.get(kind, kind))
 
 
-# ---- folders
-
-
-def file_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Relative name -> bytes, mtime_ns and sha256 of every file below `folder` (or of `names`), sorted.
-
-    Files are read in parallel. Hidden files and folders do not count where `names` is not given; links are followed.
-    """
-    found = sorted(names if names is not None else visible_files(folder))
-    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(found))), "content") as pool:
-        sums = list(pool.map(lambda name: _file_sum(folder / name), found))
-    return dict(zip(found, sums, strict=True))
-
-
-def visible_files(folder: Path) -> list[str]:
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
-
-
 def folder_hash(sums: Mapping[str, Mapping[str, Any]]) -> str:
     """Over sorted relative names and the files' bytes, these by their sha256."""
     return json_hash([[name, sums[name]["sha256"]] for name in sorted(sums)])
-
-
-def _file_sum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        stat = os.fstat(file.fileno())  # before the bytes are read: a later change shows in the time
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from rlcore.data import tables
 from rlcore.rounds.plan.config import RECORDS, Made
 from rlcore.rounds.store import artefact as records
-from rlcore.rounds.store.artefact import MODEL, PARTS, Artefact, ArtefactError, DamagedError, Parent, fsync
-from rlcore.rounds.store.content import TableHasher, file_sums, folder_hash, report_hash
+from rlcore.rounds.store.artefact import MODEL, PARTS, Artefact, ArtefactError, DamagedError, Parent
+from rlcore.rounds.store.content import TableHasher, folder_hash, report_hash
+from rlcore.storage.durable import PARTIAL, file_sums, is_disk_full, sync, sync_tree
 
 DRAFT, DRAFT_RECORD, WORK = ".draft", "draft.json", "work"
 _PART, _STEP = re.compile(r"part-(\d{5,})\.parquet"), re.compile(r"step-(\d{6,})")
@@ -53,7 +54,7 @@ class PartialArtefact:
         self._intact: set[int] = set()
         for path in (folder / WORK, folder / PARTS):
             path.mkdir(exist_ok=True)
-        for path in (folder / PARTS).glob("*.partial"):
+        for path in (folder / PARTS).glob("*" + PARTIAL):
             path.unlink()
 
     @property
@@ -157,8 +158,8 @@ class PartialArtefact:
             if folder.resolve() != target.resolve():
                 remove(target)  # of a start that was killed after the move; its checkpoint made this one again
                 _move(folder, target)
-            records.fsync_tree(target)
-            fsync(self.folder)
+            sync_tree(target)
+            sync(self.folder)
         sums = file_sums(target)
         return self._finish(folder_hash(sums), {f"{MODEL}/{name}": entry for name, entry in sums.items()}, report)
 
@@ -239,10 +240,10 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        aside = target.with_name(target.name + ".partial")  # from another file system: copied, then the original goes
+        aside = target.with_name(target.name + PARTIAL)  # from another file system: copied, then the original goes
         remove(aside)
         shutil.copytree(source, aside)
-        records.fsync_tree(aside)
+        sync_tree(aside)
         os.rename(aside, target)
         shutil.rmtree(source)
 
@@ -256,7 +257,7 @@ def enough_room(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         free = shutil.disk_usage(folder).free
         raise ArtefactError(

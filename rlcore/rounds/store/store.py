@@ -22,8 +22,8 @@ from rlcore.data import tables
 from rlcore.redact import strip_secrets
 from rlcore.rounds.plan.config import RECORDS, Made, StageConfig
 from rlcore.rounds.store import artefact as records
-from rlcore.rounds.store.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError, fsync
-from rlcore.rounds.store.content import file_sums, folder_hash, json_hash, plain, table_hash, visible_files
+from rlcore.rounds.store.artefact import PARTS, RECORD, Artefact, ArtefactError, DamagedError
+from rlcore.rounds.store.content import folder_hash, table_hash
 from rlcore.rounds.store.partial_artefact import (
     DRAFT,
     DRAFT_RECORD,
@@ -35,6 +35,8 @@ from rlcore.rounds.store.partial_artefact import (
     remove,
     steps_done,
 )
+from rlcore.storage.durable import file_sums, sync, visible_files
+from rlcore.storage.strict_json import json_hash, plain
 
 __all__ = ["Artefact", "ArtefactError", "ArtefactStore", "HalfDone", "PartialArtefact", "key_of"]
 CORRUPT = ".corrupt"
@@ -212,7 +214,7 @@ class ArtefactStore:
                 folder = free_name(folder)
             folder.mkdir(exist_ok=True)
         records.write_json(folder / DRAFT_RECORD, body)
-        fsync(self.directory)
+        sync(self.directory)
         return PartialArtefact(folder, plain(body), self._publish)
 
     def adopt_folder(self, name: str, path: Path, made: Made) -> Artefact:
@@ -293,7 +295,7 @@ class ArtefactStore:
         """The draft's record is complete: its folder gets the plain name, then its working files go."""
         final = free_name(self.directory / self._name(artefact.stage, artefact.round, artefact.key))
         os.rename(folder, final)
-        fsync(self.directory)
+        sync(self.directory)
         _clean(final)
         path = artefact.path if artefact.external else final / artefact.path.relative_to(folder)
         return replace(artefact, folder=final, path=path)

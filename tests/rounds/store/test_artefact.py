@@ -21,7 +21,7 @@ from rlcore.rounds.store.artefact import (
     write_json,
     write_table,
 )
-from rlcore.rounds.store.content import file_sums
+from rlcore.storage.durable import file_sums
 
 
 def artefact(folder, **changes):
