@@ -1,4 +1,4 @@
-"""Advantages: of single tokens against a critic, and of whole samples against their group."""
+"""Token-level advantages from a critic, and sample-level advantages relative to the group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gae(
     where t + 1 is the next masked-in token of the row, and V and A after the last one are 0 (the episode ends).
 
     Args:
-        rewards: [B, T]; what stands outside the mask is ignored.
+        rewards: [B, T]; ignored outside the mask.
         values: [B, T], the critic's V_t; ignored outside the mask.
         mask: [B, T] bool, True at action tokens. A gap (tool output) costs no discount.
         gamma: discount per action token.
@@ -53,14 +53,14 @@ def gae(
 
 
 def discounted_returns(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
-    """Discounted sum of the rewards still to come, over action tokens.
+    """Discounted sum of the current and later rewards, over action tokens.
 
         R_t = r_t + gamma R_{t+1}
 
     where t + 1 is the next masked-in token of the row and R after the last one is 0.
 
     Args:
-        rewards: [B, T]; what stands outside the mask is ignored.
+        rewards: [B, T]; ignored outside the mask.
         mask: [B, T] bool, True at action tokens. A gap costs no discount.
         gamma: discount per action token.
 
@@ -77,7 +77,7 @@ def discounted_returns(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"],
 
 
 class _Groups:
-    """Valid scores [B] by group, with what baselines and scales are made of. Statistics in float64, per sample [B]."""
+    """Valid scores [B] by group, and the statistics for baselines and scales: float64, one value per sample [B]."""
 
     def __init__(self, scores: Tensor, group_ids: Tensor, valid: Tensor) -> None:
         _, self.index = torch.unique(group_ids, return_inverse=True)
@@ -86,7 +86,8 @@ class _Groups:
         self.count = self.sum(valid.double())
         self.mean = self.sum(self.scores) / self.count.clamp(min=1)
         low, high = (self._extreme(kind) for kind in ("amin", "amax"))
-        # of one sample, or of equal scores: there is nothing to compare, and rounding must not invent something
+        # a group of one sample or of equal scores has advantage 0, also when rounding makes its mean differ from its
+        # scores
         self.degenerate = (self.count < 2) | (low == high)
 
     def sum(self, x: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class _Groups:
         return scores.std() if scores.numel() > 1 else scores.new_zeros(())
 
     def nothing_to_compare(self, baseline: str, scale: str) -> Tensor:
-        """[B] bool: what the score is measured against, or in, is made of one score or of equal ones."""
+        """[B] bool: the baseline or the scale of the sample comes from a single score or from equal scores."""
         lone = self.degenerate if baseline != "none" or scale == "std" else torch.zeros_like(self.valid)
         scores = self.scores[self.valid]
         if scale == "batch_std" and (scores.numel() < 2 or bool(scores.min() == scores.max())):
@@ -148,17 +149,17 @@ def group_advantages(
 
     Args:
         scores: [B] rewards r_i.
-        group_ids: [B] integers; samples of one prompt share one, in any order.
+        group_ids: [B] integers; equal for the samples of one prompt, in any order.
         baseline, scale: names above.
         eps: keeps the division finite.
         valid: [B] bool, False for samples without a score. They take no part in any statistic and get 0; their
             `scores` may be NaN. None: all are valid.
 
     Returns:
-        [B] float32 (float64 for float64 scores). A group with one valid sample or with equal scores has nothing to
-        compare and gets 0 whenever its baseline or scale comes from the group; so do all samples with scale "batch_std"
-        when all their scores are equal. (With baseline "none" and a scale that does not come from the group, the score
-        itself is what is scaled, as in plain REINFORCE with one sample per prompt.)
+        [B] float32 (float64 for float64 scores). A group with one valid sample or with equal scores gets 0 if its
+        baseline or scale comes from the group. With scale "batch_std" all samples get 0 if all scores are equal. (With
+        baseline "none" and a scale that does not come from the group, the score itself is scaled, as in plain REINFORCE
+        with one sample per prompt.)
 
     Raises:
         ValueError: shapes differ or are not [B], an unknown name, or a valid score that is not finite.

@@ -1,4 +1,4 @@
-"""From a loss per token to one number, with denominators that are counted before the batch is split."""
+"""Reduces per-token losses to a scalar, with denominators counted before the batch is split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def count_denominator(mask: Bool[Tensor, "B T"], mode: str, constant: float | None = None) -> float:
-    """The denominator of a whole batch, which `aggregate` divides by.
+    """Denominator of a whole batch, for `aggregate`.
 
     The number of masked-in tokens (`token_mean`), of rows that have one (`seq_mean_*`), or that number of rows times
     `constant` (`seq_sum_constant`; Dr.GRPO's constant is the longest response allowed). Additive over any split of the
@@ -57,7 +57,7 @@ def aggregate(
     then the parts sum to the loss of the whole, however it was split.
 
     Args:
-        per_token: [B, T]; entries that are masked out may hold anything.
+        per_token: [B, T]; masked-out entries may have any value, also NaN.
         mask: [B, T] bool.
         mode: a name above.
         denominator: above 0; see the table.

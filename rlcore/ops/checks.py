@@ -21,7 +21,7 @@ def require_same_shape(**tensors: Tensor | None) -> None:
 
 
 def as_mask(mask: Tensor) -> Tensor:
-    """`mask` as bool. Numbers are accepted when all are 0 or 1: a mask selects, it never weighs.
+    """`mask` as bool. Numbers are accepted if all are 0 or 1: a mask selects entries and never weights them.
 
     Raises:
         ValueError: it holds another number.
@@ -34,12 +34,12 @@ def as_mask(mask: Tensor) -> Tensor:
 
 
 def require_tokens(mask: Tensor, **tensors: Tensor | None) -> Tensor:
-    """What every per-token op asks: [B, T] everywhere. Returns the mask as bool."""
+    """Checks that all tensors are [B, T] with equal shapes, and returns the mask as bool."""
     require_rank(2, mask=mask)
     require_same_shape(mask=mask, **tensors)
     return as_mask(mask)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or as it is when already float64. Half precision is not enough for a statistic."""
+    """`x` in float32; float64 stays float64. Statistics need more than half precision."""
     return x if x.dtype == torch.float64 else x.float()

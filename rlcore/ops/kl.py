@@ -13,7 +13,7 @@ from rlcore.ops.checks import at_least_float32, require_same_shape
 ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda d: d,
     "k2": lambda d: d.square() / 2,
-    "k3": lambda d: torch.expm1(-d) + d,  # expm1: exp(-d) - 1 cancels for the small d of a healthy run
+    "k3": lambda d: torch.expm1(-d) + d,  # expm1 avoids the cancellation in exp(-d) - 1 for small d
 }
 
 
@@ -27,17 +27,16 @@ def kl_estimate(
         k2 = d^2 / 2               biased, never negative
         k3 = exp(-d) - 1 + d       unbiased, never negative; the term of GRPO
 
-    A value without bias does not make a gradient without bias. Expected gradients, on policy, with the states held:
-    of k1 0, of k2 that of KL(pi || pi_ref), of k3 that of KL(pi_ref || pi); k3 times pi / pi_old, with its gradient,
-    has that of KL(pi || pi_ref) off policy too. None of the per-token terms has the share of the KL of whole responses
-    that comes from a token's effect on the tokens after it; k1 charged to the reward has it. So k1 belongs in the
-    reward, k2 or k3 in the loss.
+    An unbiased value does not imply an unbiased gradient. Expected on-policy gradients with fixed states: k1 gives 0,
+    k2 that of KL(pi || pi_ref), k3 that of KL(pi_ref || pi). k3 times pi / pi_old, with its gradient, gives that of
+    KL(pi || pi_ref), also off policy. The per-token terms miss the part of the KL of whole responses that comes from
+    the effect of a token on later tokens; k1 in the reward includes it. Use k1 in the reward, k2 or k3 in the loss.
 
     Args:
         logprobs: log pi, any shape; gradients flow through it.
         ref_logprobs: log pi_ref, same shape.
         kind: "k1", "k2" or "k3".
-        clamp: when given, `d` and then the estimate are kept within [-clamp, clamp] (no gradient outside).
+        clamp: clips `d` and then the estimate to [-clamp, clamp] (no gradient outside); None: no clipping.
 
     Returns:
         Float32 (float64 for float64 input), the shape of the inputs. Entries that are masked out by the caller may

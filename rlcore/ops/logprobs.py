@@ -1,11 +1,11 @@
-"""Log-probs of tokens and entropies from logits: the one place that shifts by one.
+"""Log-probs of tokens and entropies from logits. This is the only module that shifts by one.
 
 All results are aligned with `tokens`: entry [b, t] belongs to the distribution that produced `tokens[b, t]`, that is to
 `logits[b, t - 1]`; index 0 has no context and is 0.
 
 Memory: the work runs over chunks of positions, forward and backward (the softmax is computed again, not stored), so
 the only [B, T, V] tensors are the logits and their gradient, both in the logits' own dtype. `linear_logprobs` starts
-one layer earlier and holds not even these: logits exist for one chunk at a time, in the backward too.
+one layer earlier and avoids these too: logits exist for only one chunk at a time, also in the backward.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlcore.ops.checks import at_least_float32, require_rank
 
-# Elements of one chunk, 64 MiB in float32. Small inputs are one chunk, with no loop.
+# Elements of one chunk, 64 MiB in float32. Smaller inputs are a single chunk.
 CHUNK_ELEMENTS = 1 << 24
 
 
@@ -67,7 +67,7 @@ def entropy(logits: Float[Tensor, "B T V"], temperature: float = 1.0) -> Float[T
 def token_logprobs_and_entropy(
     logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"], temperature: float = 1.0
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """`token_logprobs` and `entropy` for the price of one pass and one softmax per chunk in the backward."""
+    """Computes `token_logprobs` and `entropy` in one pass, with one softmax per chunk in the backward."""
     return _logprobs_and_entropy(logits, tokens, temperature, True, True)
 
 
@@ -82,21 +82,21 @@ def linear_logprobs(
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"] | None]:
     """`token_logprobs` and `entropy` of `logits = head(hidden)`, with logits for one chunk of positions at a time.
 
-    Where there is more than one chunk, the backward computes each chunk's logits again (one more product with the
-    output layer's weights); peak memory does not depend on B T V. Up to CHUNK_ELEMENTS logits it all runs at once.
+    With more than one chunk, the backward computes each chunk's logits again (one more product with the
+    output layer's weights); peak memory does not depend on B T V. Up to CHUNK_ELEMENTS logits are computed at once.
 
     Args:
-        hidden: [B, T, H], what goes into the output layer, any floating dtype; never modified.
+        hidden: [B, T, H], the input of the output layer, any floating dtype; never modified.
         tokens: [B, T] integer ids in [0, V); padding needs a valid id too.
-        head: maps [n, H] to logits [n, V], each row by itself; or the weight [V, H] of a layer without bias.
+        head: maps [n, H] to logits [n, V], each row independently; or the weight [V, H] of a layer without bias.
         vocabulary: V, which sets the size of a chunk.
         temperature: the sampler's, above 0.
         wanted: [B, T] bool, the entries to compute; all others are 0 and cost nothing. None: all but index 0.
         with_entropy: whether the second result is computed.
 
     Returns:
-        [B, T] float32 log-probs (float64 for float64 logits), differentiable once with respect to `hidden` and to what
-        `head` holds, and entropies likewise or None.
+        [B, T] float32 log-probs (float64 for float64 logits), differentiable once with respect to `hidden` and the
+        parameters of `head`, and entropies likewise or None.
 
     Raises:
         ValueError: wrong ranks or shapes, a temperature or vocabulary that is not positive.
@@ -110,7 +110,7 @@ def linear_logprobs(
     layer = (lambda x: torch.nn.functional.linear(x, head)) if isinstance(head, Tensor) else head
     targets = torch.ones_like(tokens, dtype=torch.bool) if wanted is None else wanted.clone()
     targets[:, :1] = False  # no context
-    index = targets.flatten().nonzero().squeeze(-1)  # of entries; what predicts them lies one before
+    index = targets.flatten().nonzero().squeeze(-1)  # positions of the entries; their logits are one position earlier
     states = hidden.flatten(0, 1).index_select(0, index - 1)
     ids = tokens.flatten().index_select(0, index).long()
 
@@ -161,7 +161,7 @@ def _chunks(rows: int, positions: int, vocabulary: int) -> Iterator[tuple[slice,
 
 
 class _Chunked(torch.autograd.Function):
-    """`shift`: how far behind its logits an entry stands; 1, or 0 where the caller has aligned them."""
+    """`shift`: distance from logits to the entry they predict: 1, or 0 if the caller has aligned them."""
 
     @staticmethod
     def forward(
@@ -197,12 +197,12 @@ class _Chunked(torch.autograd.Function):
             here = slice(steps.start + ctx.shift, steps.stop + ctx.shift)
             logp = _scaled(logits[rows, steps], ctx.temperature) - log_z[rows, here, None]
             g = None if grad_logprobs is None else grad_logprobs[rows, here, None].to(logp.dtype)
-            if grad_entropy is None:  # in place, here and below: each of these tensors is as large as a chunk
+            if grad_entropy is None:  # in place, here and below: each tensor is as large as a chunk
                 assert g is not None
                 out = logp.exp_().mul_(-g)
             else:
                 p = logp.exp()
-                # an impossible token has p = 0 and logp = -inf; its share of the gradient is 0, not nan
+                # an impossible token has p = 0 and logp = -inf; its part of the gradient must be 0, not nan
                 out = logp.add_(entropies[rows, here, None]).mul_(p).masked_fill_(p == 0, 0.0)
                 out.mul_(-grad_entropy[rows, here, None].to(p.dtype))
                 if g is not None:

@@ -1,4 +1,4 @@
-"""Statistics over the masked-in entries of a tensor. What is masked out may hold anything, NaN included."""
+"""Statistics over the masked-in entries of a tensor. Masked-out entries may have any value, also NaN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlcore.ops.checks import as_mask, at_least_float32, require_same_shape
 
 
 def keep(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` where `mask`, 0 elsewhere. A product would let `0 * inf = nan` through, forward and backward."""
+    """`x` where `mask`, 0 elsewhere. A product with the mask would give `0 * inf = nan`, forward and backward."""
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
@@ -47,14 +47,14 @@ def masked_mean(
 def masked_whiten(
     x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], shift_mean: bool = True, eps: float = 1e-8
 ) -> Float[Tensor, "*shape"]:
-    """Zero mean, unit variance over all masked-in entries; the variance is the biased one.
+    """Scales to zero mean and unit (biased) variance over all masked-in entries.
 
         y_i = (x_i - mu) / sqrt(var + eps),   mu = mean(x),   var = mean((x - mu)^2)
 
     Args:
         x: any shape.
         mask: bool, the shape of `x`; statistics are taken over all its True entries together.
-        shift_mean: False adds `mu` back, so that only the spread changes.
+        shift_mean: False adds `mu` back, so that only the variance changes.
         eps: added to the variance.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The sampler is not the trainer: importance weights between the two, and how far apart they are."""
+"""Importance weights between the sampler and the trainer, and metrics of their difference."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def importance_weights(
     low: float,
     high: float,
 ) -> tuple[Float[Tensor, "B T"], OpMetrics]:
-    """Weights that turn samples of the rollout engine into samples of the trainer's policy.
+    """Importance weights of samples from the rollout engine under the policy of the trainer.
 
         w_t = pi_old(y_t) / pi_rollout(y_t)                     level token
         w_t = prod_s pi_old(y_s) / pi_rollout(y_s)              level sequence: one weight for all tokens of a row
         truncate: clip(w, low, high)          mask: w where low <= w <= high, else 0
 
-    Multiply the per-token policy loss by them; they carry no gradient. A token whose weight is masked to 0 still counts
-    in the loss's denominator.
+    Multiply the per-token policy loss by them; they carry no gradient. Tokens with weight 0 still count in the
+    denominator of the loss.
 
     Args:
         old_logprobs: [B, T] the trainer's, at batch start.

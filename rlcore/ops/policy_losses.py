@@ -1,14 +1,14 @@
 """Policy-gradient losses, per token. To be minimised; reduce with `aggregate.aggregate`.
 
-Symbols: pi the policy that is trained, pi_old the one the ratio is taken against, A the advantage, eps_l and eps_h
+Symbols: pi the trained policy, pi_old the denominator of the ratio, A the advantage, eps_l and eps_h
 `clip_low` and `clip_high`, sg stop-gradient. Every function takes [B, T] tensors of one shape and a mask (bool),
 returns ([B, T] loss, metrics), both float32 (float64 for float64 input), the loss 0 outside the mask. Metrics are
 detached scalars: means over the masked-in tokens, 0 when there are none.
 
-Log-ratios above `MAX_LOG_RATIO` are clamped, and carry no gradient: such a ratio has no meaning as a weight, and its
+Log-ratios above `MAX_LOG_RATIO` are clamped and carry no gradient: such a ratio is meaningless as a weight, and its
 infinity would turn the zero gradient of a clipped branch into NaN. A token that has become impossible (log pi = -inf)
-has ratio 0; where its share of a loss is 0 times infinity, it is 0. One that is impossible under pi_old too has ratio 1
-and no gradient.
+has ratio 0, and a term 0 times infinity of its loss is 0. A token that is impossible under pi_old too has ratio 1 and
+no gradient.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def log_ratio(
 ) -> Float[Tensor, "B T"]:
     """`log pi - log pi_old`, [B, T].
 
-    0 outside the mask (selected before the difference: -inf there is harmless) and where both policies hold the token
-    for impossible, since -inf - (-inf) is NaN.
+    0 outside the mask (selected before the difference, so -inf is allowed there) and where the token is impossible
+    under both policies, since -inf - (-inf) is NaN.
     """
     mask = mask & ~(torch.isneginf(logprobs) & torch.isneginf(old_logprobs))
     new, old = (keep(at_least_float32(x), mask) for x in (logprobs, old_logprobs))
@@ -40,14 +40,14 @@ def log_ratio(
 
 
 def ratio(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """`pi / pi_old` of `log_ratio`, bounded as the head of this module says."""
+    """`pi / pi_old` of `log_ratio`, clamped as the module docstring describes."""
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp()
 
 
 def _clipped(
     ratio: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, OpMetrics]:
-    """`-min(w A, clip(w, 1 - eps_l, 1 + eps_h) A)` and how often the clip decided."""
+    """`-min(w A, clip(w, 1 - eps_l, 1 + eps_h) A)` and the tokens where the clip is active."""
     if clip_low < 0 or clip_high < 0:
         raise ValueError(f"clip_low and clip_high must not be negative, they are {clip_low} and {clip_high}")
     free = -ratio * advantages
@@ -117,7 +117,7 @@ def gspo(
         s_it  = sg[s_i] pi(y_it) / sg[pi(y_it)]
         L_it  = max(-s_it A_it, -clip(s_it, 1 - eps_l, 1 + eps_h) A_it)
 
-    The value is the sequence's on each of its tokens; the gradient of the mean over tokens is that of `-s_i A_i`. The
+    The value is the same on all tokens of a sequence; the gradient of the mean over tokens is that of `-s_i A_i`. The
     form with s_it (the paper's GSPO-token) allows advantages that differ within a sequence.
 
     Args:
@@ -136,7 +136,7 @@ def gspo(
     mask = require_tokens(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     log_w = log_ratio(logprobs, old_logprobs.detach(), mask)
     mean_log = masked_mean(log_w, mask, 1)[:, None].detach()
-    # the clamp stands on the detached part, so that it does not cut the token's own gradient
+    # the clamp acts on the detached part, so that the gradient of the token is not cut
     token = keep(log_w, torch.isfinite(log_w))
     log_s = mean_log.clamp(max=MAX_LOG_RATIO) + (token - token.detach())
     adv = keep(at_least_float32(advantages), mask).detach()
@@ -151,7 +151,7 @@ def cispo(
     mask: Bool[Tensor, "B T"],
     clip_high: float,
 ) -> tuple[Float[Tensor, "B T"], OpMetrics]:
-    """Clipped importance-sampling weights on a score-function loss: every token keeps its gradient.
+    """Score-function loss with clipped importance weights: every token keeps its gradient.
 
         L_t = -sg[min(w_t, 1 + eps_h)] A_t log pi(y_t),   w_t = pi(y_t) / pi_old(y_t)
 
@@ -210,19 +210,19 @@ def mirror_descent(
     mask: Bool[Tensor, "B T"],
     gamma: float,
 ) -> tuple[Float[Tensor, "B T"], OpMetrics]:
-    """Mirror descent policy optimisation; the whole response is one action, and nothing is clipped.
+    """Mirror descent policy optimisation with whole responses as actions and without clipping.
 
         w_i = pi(y_i) / pi_old(y_i)
         L_i = -w_i A_i + gamma (w_i log w_i - w_i + 1)
 
-    with pi_old the policy that sampled, and probabilities of whole responses. The last term is an estimate of
+    with pi_old the sampling policy, and probabilities of whole responses. The last term is an estimate of
     KL(pi || pi_old) from samples of pi_old that is never negative; its gradient, log(w) grad(w), is unbiased.
 
     Args:
         logprobs, old_logprobs: [B, T]; gradients flow through `logprobs` only.
-        advantages: [B] A_i, of whole responses; may hold anything in rows without a masked-in token.
+        advantages: [B] A_i, of whole responses; may have any value in rows without a masked-in token.
         mask: [B, T] bool.
-        gamma: weight of the step's own KL, in units of the reward per nat.
+        gamma: weight of the KL to pi_old, in units of the reward per nat.
 
     Returns:
         [B, T] loss, `L_i / |y_i|` at each of the row's tokens, so that its sum over a row is L_i (reduce with
@@ -237,7 +237,7 @@ def mirror_descent(
     require_rank(1, advantages=advantages)
     require_same_shape(advantages=advantages, rows=mask[:, 0] if mask.shape[1] else advantages)
     token_log = log_ratio(logprobs, old_logprobs.detach(), mask)
-    log_w = token_log.sum(1).clamp(-100.0, MAX_LOG_RATIO)  # an impossible token: w is 0, w log w not 0 x inf
+    log_w = token_log.sum(1).clamp(-100.0, MAX_LOG_RATIO)  # impossible token: w = 0, w log w must be 0
     w = log_w.exp()
     kl = w * log_w - w + 1
     adv = keep(at_least_float32(advantages), mask.any(1)).detach()
@@ -257,18 +257,18 @@ def mdloo(
     gamma: float,
     valid: Bool[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T"], OpMetrics]:
-    """MDLOO: `mirror_descent` with leave-one-out advantages of the reward less a penalty against the reference.
+    """MDLOO: `mirror_descent` with leave-one-out advantages of the reward minus a penalty against the reference.
 
         R_i = r_i - beta log(pi_old(y_i) / pi_ref(y_i))
         A_i = R_i - mean of R_j over the group without i
 
-    R is taken once, where the samples were drawn, and carries no gradient.
+    R is computed once, at the sampling policy, and carries no gradient.
 
     Args:
         logprobs, old_logprobs, ref_logprobs: [B, T]; gradients flow through `logprobs` only.
-        rewards: [B] r_i. group_ids: [B] integers, samples of one prompt share one.
+        rewards: [B] r_i. group_ids: [B] integers, equal for the samples of one prompt.
         mask: [B, T] bool.
-        beta: weight of the penalty against the reference. gamma: weight of the step's own KL.
+        beta: weight of the penalty against the reference. gamma: weight of the KL to pi_old.
         valid: [B] bool, False for samples without a reward, which get loss 0; None: all are valid.
 
     Returns:

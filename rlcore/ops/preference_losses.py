@@ -21,8 +21,8 @@ Symbols: pi the policy, ref the reference, c the chosen and r the rejected respo
     sppo        (a - 1 / (2 beta))^2 + (b + 1 / (2 beta))^2                       2405.00675 section 4, hard labels
     kto         w_d (1 - s(beta (a - z)))  and  w_u (1 - s(beta (z - b)))         2402.01306 section 4.1
 
-with s the sigmoid, e `label_smoothing`, `KL(u || v)` between coins that show heads with probability s(u) and s(v),
-R the given rewards, z `kl`. In `sppo` 1 / beta is the paper's eta, and ref is the policy that the round began with; the
+with s the sigmoid, e `label_smoothing`, `KL(u || v)` between Bernoulli distributions with probabilities s(u) and s(v),
+R the true rewards, z `kl`. In `sppo` 1 / beta is the paper's eta, and ref is the policy at the start of the round; the
 authors' code halves the sum. `robust` has no lower bound: it falls as -e beta h / (1 - 2 e) for large h.
 """
 
@@ -136,7 +136,7 @@ def preference_loss(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Float[Tensor, " pairs"]:
-    """The loss of each pair; the formulas stand at the top of the module.
+    """The loss of each pair; the module docstring has the formulas.
 
     Args:
         kind: a name of the module's table.
@@ -144,7 +144,7 @@ def preference_loss(
             [n] desirable and [m] undesirable ones, either of which may be empty.
         ref_chosen, ref_rejected: the same under the reference; `simpo` takes None.
         beta: strength of the tie to the reference, above 0.
-        label_smoothing: e in [0, 0.5), the chance that a label is wrong (`cdpo`, `robust`).
+        label_smoothing: e in [0, 0.5), the probability that a label is wrong (`cdpo`, `robust`).
         gamma: target margin in units of beta times nats per token (`simpo`).
         eta: scale of the rewards (`rpo_*`).
         chosen_lengths, rejected_lengths: [pairs] tokens of the responses (`dpo_norm`, `ipo`, `simpo`).
@@ -156,7 +156,7 @@ def preference_loss(
         [pairs] ([n + m], desirable first, for `kto`), float32 (float64 for float64 input).
 
     Raises:
-        ValueError: an unknown kind, an input that it needs and lacks, shapes, beta or label_smoothing out of range.
+        ValueError: an unknown kind, a missing input, shapes, beta or label_smoothing out of range.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, it is {kind!r}")

@@ -40,7 +40,7 @@ def bradley_terry(
 def soft_label(
     chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], target: Float[Tensor, " pairs"]
 ) -> Float[Tensor, " pairs"]:
-    """Cross-entropy against a probability of winning that depends on how strong the preference is.
+    """Cross-entropy against a probability of winning, which depends on the strength of the preference.
 
         L = -p log sigmoid(r_c - r_r) - (1 - p) log sigmoid(r_r - r_c)
 
@@ -74,7 +74,7 @@ def attribute_regression(
 
     Args:
         pred: [B, K] predictions.
-        target: [B, K] labels; what is masked out may hold anything.
+        target: [B, K] labels; masked-out entries may have any value, also NaN.
         mask: [B, K] bool, True where a label exists.
 
     Returns:
@@ -91,19 +91,19 @@ def attribute_regression(
 
 
 def grade_cross_entropy(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    """Cross-entropy of one grade of single responses, in classes.
+    """Cross-entropy of one grade of single responses, as a classification.
 
         L_i = -sum_c target_ic log softmax(logits_i)_c
 
     Args:
         logits: [B, C] of the classes.
-        target: [B, C] chances of the classes, one-hot where the grade is certain.
+        target: [B, C] probabilities of the classes, one-hot if the grade is certain.
 
     Returns:
         [B] float32 (float64 for float64 input).
 
     Raises:
-        ValueError: shapes differ, or a row of `target` is no distribution.
+        ValueError: shapes differ, or a row of `target` is not a distribution.
 
     Source: Apple Intelligence Foundation Language Models, arXiv 2407.21075, single-sided grading as regularization
     (appendix), which adds lambda times this for both responses and each grade (instruction following, verbosity,
@@ -117,19 +117,19 @@ def grade_cross_entropy(logits: Float[Tensor, "B C"], target: Float[Tensor, "B C
 
 
 def smoothed_labels(labels: ArrayLike, chosen: ArrayLike, rejected: ArrayLike, beta: float) -> NDArray[np.float64]:
-    """What iterative data smoothing makes of the labels once an epoch is over.
+    """New labels of iterative data smoothing after an epoch.
 
         y <- (1 - beta) y + beta sigmoid(r_c - r_r)
 
-    Train on `soft_label` with target y. A comparison that was made often keeps its label, since the model agrees with
-    it by then; that of a rare one fades before the model has learned it by heart. beta 0 keeps the labels.
+    Train on `soft_label` with target y. A frequent comparison keeps its label, since the model agrees with it by then;
+    the label of a rare one fades before the model has memorised it. beta 0 keeps the labels.
 
     Args:
-        labels: [pairs] y, chances that the chosen response is better.
+        labels: [pairs] y, probabilities that the chosen response is better.
         chosen, rejected: [pairs] the model's rewards after the epoch.
 
     Returns:
-        [pairs] float64, the new labels; the old ones stay as they are.
+        [pairs] float64, the new labels; the input is not modified.
 
     Raises:
         ValueError: shapes differ or are not [pairs], a label or beta is not in [0, 1], or a reward is not finite.

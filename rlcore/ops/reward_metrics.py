@@ -1,4 +1,4 @@
-"""How good a reward model is, on pairs and on labelled attributes. NumPy, on whole evaluation sets."""
+"""Quality metrics of a reward model on pairs and on labelled attributes. NumPy, on whole evaluation sets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def pair_metrics(
 ) -> dict[str, float]:
     """Accuracy, calibration and likelihood on pairs, with d = r_c - r_r.
 
-    A model that says the same of both responses is right by half.
+    A pair with equal rewards counts as half right.
 
     Args:
-        chosen, rejected: [pairs] rewards, before any normalisation: `sigmoid(d)` is the chance of winning.
-        strength: [pairs] how strong each preference is, NaN where not told; None: by how sure the model is, |d|.
-        bins: of the strength (or of |d|): their inner borders, ascending, a border itself belonging to the upper bin;
-            or so many bins of equal counts. A strength of fewer different values than that has a bin for each of them.
+        chosen, rejected: [pairs] rewards, before any normalisation: `sigmoid(d)` is the probability of winning.
+        strength: [pairs] strength of each preference, NaN where unknown; None: bins by the confidence of the model,
+            |d|.
+        bins: ascending inner borders of the strength (or |d|), where a border belongs to the upper bin; or a number of
+            bins of equal counts. A strength with fewer distinct values has one bin per value.
 
     Returns:
         accuracy        share of pairs with d > 0
@@ -63,9 +64,9 @@ def pair_metrics(
 
 
 def attribute_metrics(pred: ArrayLike, target: ArrayLike, names: Sequence[str]) -> dict[str, float]:
-    """Of each attribute over the rows that are labelled: `spearman/<name>`, `mse/<name>` and `num_labels/<name>`.
+    """For each attribute, over its labelled rows: `spearman/<name>`, `mse/<name>` and `num_labels/<name>`.
 
-    The rank correlation is not a number where labels or predictions are all equal; both are where nothing is labelled.
+    The rank correlation is NaN if labels or predictions are all equal; both are NaN without labels.
 
     Args:
         pred: [B, K] predictions.
@@ -103,7 +104,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def normalisation(scores: ArrayLike) -> tuple[float, float]:
-    """Mean and (biased) standard deviation of [n] rewards, to be saved with the model; the latter is 1 where all agree.
+    """Mean and (biased) standard deviation of [n] rewards, saved with the model; the deviation is 1 if all are equal.
 
     InstructGPT (arXiv 2203.02155 section 3.5) shifts rewards so that demonstrations have mean 0; Stiennon et al.
     (2009.01325) likewise. The scale makes a KL coefficient mean the same under every reward model.

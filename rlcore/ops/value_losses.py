@@ -17,7 +17,7 @@ def clipped_value_loss(
     mask: Bool[Tensor, "B T"],
     clip: float | None,
 ) -> Float[Tensor, "B T"]:
-    """Squared error of the critic, with its step from the old values held back.
+    """Squared error of the critic, with clipping of its change from the old values.
 
         V_clipped = V_old + clip(V - V_old, -c, c)
         L = 1/2 max((V - R)^2, (V_clipped - R)^2)

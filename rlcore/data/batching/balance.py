@@ -1,4 +1,4 @@
-"""Rows to ranks and micro-batches, by length."""
+"""Assigns rows to ranks and micro-batches by length."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def split(
         return [[] for _ in range(num_ranks)]
     order = np.argsort(-sizes, kind="stable")
     needed = len(_cut(sizes[order].tolist(), max_tokens_per_micro_batch))
-    num_micro_batches = -(-needed // num_ranks)  # no split has fewer: `_cut` is the fewest for all rows together
+    num_micro_batches = -(-needed // num_ranks)  # a lower bound: `_cut` gives the minimum for all rows together
     ranks = _deal_rows(order.tolist(), sizes[order].tolist(), num_ranks)
     sorted_lengths = [sizes[rows].tolist() for rows in ranks]
     if max(len(_cut(x, max_tokens_per_micro_batch)) for x in sorted_lengths) > num_micro_batches:
@@ -55,9 +55,9 @@ def split(
 
 
 def _cut(descending: list[int], limit: int, at_most: int | None = None) -> list[int]:
-    """Ends of the fewest runs of sorted rows whose padded size keeps the limit: every run takes what still fits.
+    """Ends of the fewest runs of sorted rows within the limit on padded size: every run takes all rows that fit.
 
-    The longest row left must go somewhere, and no batch that holds it can hold more rows, nor longer ones.
+    This is optimal: the longest remaining row needs a batch, and no batch with that row can have more or longer rows.
     """
     ends: list[int] = []
     row = 0
@@ -68,7 +68,7 @@ def _cut(descending: list[int], limit: int, at_most: int | None = None) -> list[
 
 
 def _even_cut(descending: list[int], num_runs: int, limit: int) -> list[int]:
-    """At most `num_runs` runs with the smallest possible largest padded size, instead of full ones and a rest."""
+    """At most `num_runs` runs that minimise the largest padded size, instead of full runs and a small rest."""
     low, high = 0, limit
     while high - low > 1:
         middle = (low + high) // 2
@@ -85,7 +85,7 @@ def _filled(batches: list[list[int]], count: int) -> list[list[int]]:
 
 
 def _deal_rows(order: list[int], descending: list[int], num_ranks: int) -> list[list[int]]:
-    """Longest row first, each to the rank with the fewest tokens so far (then the fewest rows, then the first)."""
+    """Assigns rows, longest first, to the rank with the fewest tokens so far (then the fewest rows, then the first)."""
     heap = [(0, 0, rank) for rank in range(num_ranks)]
     ranks: list[list[int]] = [[] for _ in range(num_ranks)]
     for row, length in zip(order, descending, strict=True):
@@ -98,7 +98,8 @@ def _deal_rows(order: list[int], descending: list[int], num_ranks: int) -> list[
 def _deal_batches(
     order: Int64, sizes: Int64, num_ranks: int, num_micro_batches: int, limit: int
 ) -> list[list[list[int]]]:
-    """When rows dealt one by one need a micro-batch too many: cuts all rows together, then deals the micro-batches."""
+    """Fallback when dealing single rows needs too many micro-batches: cuts all rows together, then deals micro-batches.
+    """
     ends = _even_cut(sizes[order].tolist(), num_ranks * num_micro_batches, limit)
     batches = _rows_of(order.tolist(), ends)
     tokens = [int(sizes[rows].sum()) for rows in batches]

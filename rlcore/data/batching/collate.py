@@ -1,4 +1,4 @@
-"""Sequences to padded batches."""
+"""Collates sequences into padded batches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlcore.types import PreferencePair, Prompt, TrainBatch, Trajectory
 
 
 def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | None = None) -> TrainBatch:
-    """B trajectories padded on the right to the longest, with the sampler's log-probs.
+    """Pads B trajectories on the right to the longest, with the sampler's log-probs.
 
     Args:
-        advantages: [B], one per sequence; goes to every trained token of its row, 0 elsewhere.
+        advantages: [B], one per sequence, copied to every trained token of its row; 0 elsewhere.
 
     Raises:
-        ValueError: nothing to collate, a trajectory whose arrays differ in length or whose first token is trained
-            (it has no context), another number of advantages than trajectories, or an advantage that is not finite.
+        ValueError: no trajectories, a trajectory with arrays of different lengths or with a trained first token (it has
+            no context), a wrong number of advantages, or an advantage that is not finite.
     """
     if not trajectories:
         raise ValueError("nothing to collate")
@@ -53,17 +53,17 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
 
 
 def collate_pairs(pairs: Sequence[PreferencePair]) -> TrainBatch:
-    """Preference pairs as rows that stay together: row 2i is the chosen response of pair i, row 2i + 1 the rejected.
+    """Collates preference pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected one.
 
     Returns:
-        2 * pairs rows, `rows_per_unit` 2, `scores` [2 * pairs] the rewards. Where the policy sampled one response of a
-        pair and an opponent the other (no token of it has a weight version, as `select_pairs` marks it), `advantages`
-        is [2 * pairs, T], -1 on the opponent's trained tokens and 0 elsewhere: the weights of XPO's exploration bonus,
-        which is REINFORCE with that advantage. Otherwise it is None.
+        2 * pairs rows, `rows_per_unit` 2, `scores` [2 * pairs] the rewards. If one response of each pair comes from an
+        opponent (its tokens have no weight version, see `select_pairs`), `advantages` is [2 * pairs, T], -1 on the
+        opponent's trained tokens and 0 elsewhere: the weights of XPO's exploration bonus, which is REINFORCE with that
+        advantage. Otherwise it is None.
 
     Raises:
-        ValueError: nothing to collate, a pair of two prompts, of two equal responses or with a reward that is not
-            finite, a response without a trained token, or what `collate` refuses.
+        ValueError: no pairs, a pair of two prompts, of two equal responses or with a reward that is not finite, a
+            response without a trained token, or the errors of `collate`.
     """
     rows = [t for pair in pairs for t in (pair.chosen, pair.rejected)]
     batch = collate(rows)
@@ -73,7 +73,7 @@ def collate_pairs(pairs: Sequence[PreferencePair]) -> TrainBatch:
     batch = replace(batch, scores=scores, rows_per_unit=2)
     by_opponent = np.array([t.oldest_version < 0 for t in rows])
     in_pairs = by_opponent.reshape(-1, 2)
-    if (in_pairs[:, 0] == in_pairs[:, 1]).all():  # one sampler for all, or data that nobody sampled here
+    if (in_pairs[:, 0] == in_pairs[:, 1]).all():  # one sampler for all, or data from a file
         return batch
     return batch.with_arrays(advantages=-(batch.loss_mask & by_opponent[:, None]).astype(np.float32))
 
@@ -92,12 +92,12 @@ def _check_pair(pair: PreferencePair) -> None:
 
 
 def supervised_batch(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> TrainBatch:
-    """Prompt, reference and end token of each row; trained on the reference and the end token.
+    """Collates prompt, reference and end token of each row; reference and end token are trained.
 
-    The reference is tokenised by itself, as a sampled response would be: no token reaches over the border.
+    The reference is tokenised separately, like a sampled response: no token spans the border.
 
     Raises:
-        ValueError: nothing to collate, a prompt without reference, or a tokenizer without an end token.
+        ValueError: no prompts, a prompt without reference, or a tokenizer without an end token.
     """
     if not prompts:
         raise ValueError("nothing to collate")

@@ -1,4 +1,4 @@
-"""Records of offline stages to batches that train, and to the groups that scorers take, and back."""
+"""Converts records of offline stages to training batches, and to and from groups for scorers."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rlcore.types import Group, Sample, TrainBatch, Trajectory
 
 
 def samples_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
-    """Rows of a table of samples, padded on the right; trained on their responses, or on what their loss mask says.
+    """Batches rows of a table of samples, padded on the right. Responses are trained, or the tokens of the loss mask.
 
     Args:
-        ignored: token ids that are never trained on.
+        ignored: token ids that are never trained.
 
     Raises:
-        ValueError: no rows, or a loss mask of another length than its response.
+        ValueError: no rows, or a loss mask and a response of different lengths.
     """
     return _batch([table], [""], frozenset(ignored))
 
 
 def pairs_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
-    """Rows of a table of pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected.
+    """Batches rows of a table of pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected one.
 
-    `rows_per_unit` is 2; `scores` [2 * pairs] are the responses' scores, None unless every one has one.
+    `rows_per_unit` is 2; `scores` [2 * pairs] are the scores of the responses, None unless all have one.
 
     Raises:
-        ValueError: no rows, or a response in which nothing is left to train on.
+        ValueError: no rows, or a response without a trained token.
     """
     batch = _batch([table, table], [f"{side}_" for side in SIDES], frozenset(ignored))
     empty = ~batch.loss_mask.any(axis=1)
     if empty.any():
-        raise ValueError(f"sample {batch.sample_ids[int(np.flatnonzero(empty)[0])]}: nothing in it is trained on")
+        raise ValueError(f"sample {batch.sample_ids[int(np.flatnonzero(empty)[0])]}: it has no trained token")
     scores = [table[f"{side}_score"].to_pylist() for side in SIDES]
     known = all(s is not None for side in scores for s in side)
     flat = np.array(scores, dtype=np.float32).T.reshape(-1) if known else None
@@ -43,7 +43,7 @@ def pairs_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
 
 
 def _batch(tables: Sequence[pa.Table], prefixes: Sequence[str], ignored: frozenset[int]) -> TrainBatch:
-    """Rows of the tables in turn: the first of each, then the second of each."""
+    """Interleaves rows of the tables: the first of each, then the second of each."""
     if not tables[0].num_rows:
         raise ValueError("nothing to collate")
     sides = [_rows(table, prefix, ignored) for table, prefix in zip(tables, prefixes, strict=True)]
@@ -54,7 +54,7 @@ def _batch(tables: Sequence[pa.Table], prefixes: Sequence[str], ignored: frozens
     for i, (row, trained, _) in enumerate(rows):
         tokens[i, : len(row)] = row
         mask[i, len(row) - len(trained) : len(row)] = trained
-    mask[:, :1] = False  # it has no context
+    mask[:, :1] = False  # the first token has no context
     return TrainBatch(tokens=tokens, lengths=lengths, loss_mask=mask, sample_ids=[name for _, _, name in rows])
 
 
@@ -72,7 +72,7 @@ def _rows(table: pa.Table, prefix: str, ignored: frozenset[int]) -> list[tuple[l
 
 
 def trajectory_of(sample: Sample) -> Trajectory:
-    """For scorers: nobody's weights sampled it, as far as this run knows."""
+    """A trajectory for scorers; its sampling policy is unknown."""
     prompt, response = sample.prompt.token_ids, sample.token_ids
     tokens = np.array([*prompt, *response], dtype=np.int32)
     mask = np.zeros(tokens.size, dtype=np.bool_)
@@ -91,7 +91,7 @@ def trajectory_of(sample: Sample) -> Trajectory:
 
 
 def groups_of(samples: Sequence[Sample]) -> list[Group]:
-    """Samples of one prompt that stand beside each other become a group; the order stays."""
+    """Groups consecutive samples of one prompt, in order."""
     groups: list[Group] = []
     for sample in samples:
         if not groups or groups[-1].prompt.uid != sample.prompt.uid:
@@ -101,12 +101,12 @@ def groups_of(samples: Sequence[Sample]) -> list[Group]:
 
 
 def samples_of(group: Group, model: str, first: int = 0, member: int = 0) -> list[Sample]:
-    """A sampled group as records.
+    """Converts a sampled group to records.
 
     Args:
-        model: content hash of what sampled it.
+        model: content hash of the sampling model.
         first: number of the group's first sample among those of its prompt and `member`.
-        member: of the committee.
+        member: index in the committee.
     """
     return [
         Sample(

@@ -1,4 +1,4 @@
-"""Pairs and samples to batches of a reward model."""
+"""Collates pairs and samples into batches for reward models."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ def reward_batch_pairs(
     labels: Sequence[float] | NDArray[np.float64] | None = None,
     per_prompt: bool = False,
 ) -> TrainBatch:
-    """Rows 2i and 2i + 1 are prompt and chosen, prompt and rejected response of pair i; `rows_per_unit` is 2.
+    """Collates pairs: rows 2i and 2i + 1 are the chosen and the rejected response of pair i, each with its prompt.
 
     Args:
-        attributes: names of the model's K outputs, of which the responses' `reward.parts` may know some: they become
-            `targets`. See `targets_of`. Empty: no targets.
-        labels: [pairs] chances that the chosen response is better, as `ops.reward_losses.smoothed_labels` makes them.
-        per_prompt: weigh each pair by 1 over the number of pairs of its prompt here, so that every prompt counts the
-            same (InstructGPT, arXiv 2203.02155 equation 1).
+        attributes: names of the K outputs of the model. Those in `reward.parts` of a response become `targets`, see
+            `targets_of`. Empty: no targets.
+        labels: [pairs] probabilities that the chosen response is better, from `ops.reward_losses.smoothed_labels`.
+        per_prompt: weight each pair by 1 / (pairs of its prompt in this batch), so that every prompt has the same
+            weight (InstructGPT, arXiv 2203.02155 equation 1).
 
     Returns:
-        `strengths` where any pair has one; `targets`, `labels`, `weights` as asked for; `loss_mask` on the responses.
+        A batch with `rows_per_unit` 2, `loss_mask` on the responses, `strengths` if any pair has one, and `targets`,
+        `labels`, `weights` as requested.
 
     Raises:
-        ValueError: nothing to collate, a response without a token, a pair of equal responses, a label that is no
-            probability, another number of labels than pairs, or an attribute that is no number.
+        ValueError: no pairs, an empty response, a pair of equal responses, a label that is not a probability, a wrong
+            number of labels, or an attribute that is not a number.
     """
     for pair in pairs:
         if pair.chosen.token_ids == pair.rejected.token_ids:
@@ -56,7 +57,7 @@ def reward_batch_pairs(
 
 
 def reward_batch_samples(samples: Sequence[Sample], attributes: Sequence[str] = ()) -> TrainBatch:
-    """A row of prompt and response for each sample, with `targets` of the attributes.
+    """Collates one row of prompt and response per sample, with `targets` of the attributes.
 
     Raises:
         ValueError: as `reward_batch_pairs`.
@@ -65,12 +66,12 @@ def reward_batch_samples(samples: Sequence[Sample], attributes: Sequence[str] = 
 
 
 def targets_of(sample: Sample, attributes: Sequence[str]) -> list[float]:
-    """What `sample.reward.parts` says of each output of a model; NaN where it says nothing.
+    """Targets of the model outputs from `sample.reward.parts`; NaN for missing parts.
 
-    An output called `truth=2` is the class 2 of the grade `truth`: 1 where the grade is 2, 0 where it is another.
+    An output named `truth=2` is class 2 of the grade `truth`: the target is 1 if the grade is 2, else 0.
 
     Raises:
-        ValueError: a part that is not finite, or a grade of no class.
+        ValueError: a part that is not finite, or a grade outside the classes.
     """
     parts = sample.reward.parts if sample.reward is not None and sample.reward.ok else {}
     found = []
@@ -81,7 +82,7 @@ def targets_of(sample: Sample, attributes: Sequence[str]) -> list[float]:
             found.append(np.nan)
             continue
         if not np.isfinite(value):
-            raise ValueError(f"sample {sample.sample_id}: its {grade} is {value}; leave out what is not known")
+            raise ValueError(f"sample {sample.sample_id}: its {grade} is {value}; omit unknown attributes")
         found.append(float(value == int(number)) if is_class else float(value))
         if is_class and f"{grade}={value:g}" not in attributes:
             known = ", ".join(a.partition("=")[2] for a in attributes if a.startswith(f"{grade}="))
@@ -90,7 +91,7 @@ def targets_of(sample: Sample, attributes: Sequence[str]) -> list[float]:
 
 
 def num_tokens(record: Pair | Sample) -> int:
-    """Of the prompt with the response; of a pair those of the longer one."""
+    """Tokens of prompt and response; of a pair, with the longer response."""
     if isinstance(record, Pair):
         return max(num_tokens(record.chosen), num_tokens(record.rejected))
     return len(record.prompt.token_ids) + len(record.token_ids)

@@ -1,4 +1,4 @@
-"""Which columns the rows of each kind of example have, and what to say when they are not there."""
+"""The columns of each kind of example, and the errors for missing ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Role(NamedTuple):
     meaning: str
 
 
-_PROMPT = Role("prompt", True, "text, or a list of messages that ends where the model is to answer")
+_PROMPT = Role("prompt", True, "text, or a list of messages that does not end with the assistant's")
 _RESPONSE = "text, or a list of messages that begins and ends with the assistant's"
 _SHARED = (
-    Role("uid", False, "text or a whole number, no two alike"),
-    Role("reference", False, "the expected answer, or a list of which any is right"),
+    Role("uid", False, "text or a whole number, unique"),
+    Role("reference", False, "the expected answer, or a list of alternatives"),
     Role("rewards", False, "name or names of rewards"),
     Role("tools", False, "JSON schemas for the chat template"),
 )
@@ -32,12 +32,12 @@ FORMATS: dict[ExampleKind, tuple[Role, ...]] = {
         Role("response", True, _RESPONSE),
     ),
     ExampleKind.preferences: (
-        Role("prompt", False, "text or messages; without it: what chosen and rejected begin with alike"),
-        Role("chosen", True, "the better response, text or messages; or the whole conversation that it ends"),
-        Role("rejected", True, "the worse one, likewise"),
+        Role("prompt", False, "text or messages; without it: the common beginning of chosen and rejected"),
+        Role("chosen", True, "the better response, text or messages; or the whole conversation with it"),
+        Role("rejected", True, "the worse response, likewise"),
         Role("score_chosen", False, "a number"),
-        Role("score_rejected", False, "a number, not above that of chosen"),
-        Role("strength", False, "how much better, a number not below 0"),
+        Role("score_rejected", False, "a number, at most score_chosen"),
+        Role("strength", False, "strength of the preference, a number of at least 0"),
     ),
     ExampleKind.labelled: (
         _PROMPT,
@@ -49,7 +49,7 @@ FORMATS: dict[ExampleKind, tuple[Role, ...]] = {
         _PROMPT,
         Role("response_1", True, _RESPONSE),
         Role("response_2", True, _RESPONSE),
-        Role("preference", True, "a number: below 0 the first is better, above 0 the second, 0: a tie, left out"),
+        Role("preference", True, "a number: < 0: the first is better, > 0: the second, 0: a tie, which is skipped"),
     ),
 }
 _OTHER_NAMES = {
@@ -68,21 +68,21 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of one file are read."""
+    """Column layout of one file."""
 
     whole: bool  # demonstrations: from the column `messages`
     strength: str  # column of the strength
-    used: frozenset[str]  # columns that are no metadata
+    used: frozenset[str]  # columns that do not go to the metadata
 
 
 def describe(kind: ExampleKind, columns: ExampleColumnsConfig | None = None, attributes: tuple[str, ...] = ()) -> str:
-    """The columns that a kind's rows have, one a line, for errors and documentation."""
+    """The columns of a kind, one per line, for errors and documentation."""
     names = columns or ExampleColumnsConfig()
     lines = [(getattr(names, r.key) or "(none)", r.required, r.meaning) for r in (*FORMATS[kind], *_SHARED)]
     if kind in (ExampleKind.attributes, ExampleKind.attribute_pairs):
         suffixes = ("",) if kind is ExampleKind.attributes else ("_1", "_2")
         graded = [names.attributes.get(a, a) + s for a in attributes or ("<attribute>",) for s in suffixes]
-        lines.append((", ".join(graded), False, "numbers; those left out or null are not labelled"))
+        lines.append((", ".join(graded), False, "numbers; missing or null ones are not labelled"))
     width = max(len(name) for name, _, _ in lines if len(name) < 20)
     shown = [f"  {name:<{width}}  {'' if needed else 'optional; '}{meaning}" for name, needed, meaning in lines]
     return f"rows of kind {kind.value}:\n" + "\n".join(shown)
@@ -92,7 +92,7 @@ def check_columns(table: Table, config: ExamplesConfig, key: str) -> Layout:
     """The layout of a file.
 
     Raises:
-        DataError: columns that must be there are in no row; the text has the likely names and the whole format.
+        DataError: required columns are in no row; the message has the likely names and the whole format.
     """
     names, usual, present = config.columns, ExampleColumnsConfig(), set(table.columns)
     whole = config.kind is ExampleKind.demonstrations and has_column(table, names.messages)
@@ -100,13 +100,13 @@ def check_columns(table: Table, config: ExamplesConfig, key: str) -> Layout:
     strength = names.strength
     if strength == usual.strength and strength not in present and "margin" in present:
         strength = "margin"
-    if table.rows:  # else nothing but broken rows: they are told instead
+    if table.rows:  # otherwise all rows are broken, and those errors are reported instead
         _check(table, config, key, whole)
     return Layout(whole, strength, _used(config, whole, strength))
 
 
 def graded_columns(config: ExamplesConfig, attribute: str) -> tuple[str, ...]:
-    """Columns of one attribute: one of a single response, two of a pair."""
+    """Columns of one attribute: one for a single response, two for a pair."""
     column = config.columns.attributes.get(attribute, attribute)
     if config.kind is ExampleKind.attributes:
         return (column,)
@@ -117,12 +117,12 @@ def _check(table: Table, config: ExamplesConfig, key: str, whole: bool) -> None:
     names, usual = config.columns, ExampleColumnsConfig()
     roles = {role.key: role for role in (*FORMATS[config.kind], *_SHARED)}
     needed = {k for k, role in roles.items() if role.required} - ({"prompt", "response"} if whole else set())
-    # a name the user changed must be there, whatever it is for
+    # a column that the user names must exist, even an optional one
     needed |= {k for k in roles if getattr(names, k) not in ("", getattr(usual, k))}
     missing = [k for k in roles if k in needed and not has_column(table, getattr(names, k))]
     hidden = config.kind is ExampleKind.preferences and names.prompt and not has_column(table, names.prompt)
     if hidden and not missing and _guess(table, config, "prompt"):
-        missing = ["prompt"]  # without a prompt column chosen and rejected hold it: one of another name is likelier
+        missing = ["prompt"]  # more likely than a prompt inside of chosen and rejected
     graded = [a for a in config.attributes if graded_columns(config, a)]
     lost = [
         a for a in config.columns.attributes if not all(has_column(table, c) for c in graded_columns(config, a))

@@ -1,4 +1,4 @@
-"""Settings of one source of examples: what its rows are, which column is what, how they become tokens."""
+"""Config of one source of examples: kind, columns, rendering and limits."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity
 
 
 class ExampleKind(str, enum.Enum):
-    prompts = "prompts"  # Prompt
-    demonstrations = "demonstrations"  # Sample: a response, or a whole conversation
-    preferences = "preferences"  # Pair: chosen and rejected
-    labelled = "labelled"  # Sample with reward 1 or 0: good or bad, unpaired, as KTO wants (arXiv 2402.01306)
-    attributes = "attributes"  # Sample whose reward has a part per graded attribute, as HelpSteer
-    attribute_pairs = "attribute_pairs"  # Pair: two responses and a signed preference, as HelpSteer2-Preference
+    prompts = "prompts"  # rows become Prompt
+    demonstrations = "demonstrations"  # rows become Sample: a response, or a whole conversation
+    preferences = "preferences"  # rows become Pair: chosen and rejected
+    labelled = "labelled"  # rows become Sample with reward 1 (good) or 0 (bad), for KTO (arXiv 2402.01306)
+    attributes = "attributes"  # rows become Sample with one reward part per attribute, as in HelpSteer
+    attribute_pairs = "attribute_pairs"  # rows become Pair, as in HelpSteer2-Preference
 
 
 class RowPolicy(str, enum.Enum):
-    error = "error"  # refused, all of them counted, the first few shown
-    skip = "skip"  # left out and counted
+    error = "error"  # an error with the count and the first few
+    skip = "skip"  # skipped and counted
 
 
 class Turns(str, enum.Enum):
-    """What becomes of a demonstration in which the assistant speaks more than once."""
+    """Training samples from a demonstration with several assistant turns."""
 
-    all = "all"  # one sample: the prompt ends before the first answer, all answers are trained on
+    all = "all"  # one sample: the prompt ends before the first answer, all answers are trained
     last = "last"  # one sample: the prompt ends before the last answer
-    each = "each"  # a sample per answer, each with all that was said before as its prompt
+    each = "each"  # one sample per answer, with all earlier turns as its prompt
 
 
 @dataclass
 class ExampleColumnsConfig:
-    """Names of the columns in the user's file; `a.b` reads inside a column that holds objects; "" for an optional one:
-    there is none."""
+    """Names of the columns in the user's file. `a.b` reads inside a column of objects; "" disables an optional column.
+    """
 
     prompt: str = "prompt"
     response: str = "response"  # demonstrations, attributes
@@ -45,17 +45,17 @@ class ExampleColumnsConfig:
     rejected: str = "rejected"
     score_chosen: str = "score_chosen"
     score_rejected: str = "score_rejected"
-    strength: str = "strength"  # preferences; `margin` is read where this is left alone and the file has only that
+    strength: str = "strength"  # preferences; if unchanged and missing, the column `margin` is read
     completion: str = "completion"  # labelled
     label: str = "label"  # labelled: true or false
     response_1: str = "response_1"  # attribute_pairs
     response_2: str = "response_2"
     preference: str = "preference_strength"  # attribute_pairs: below 0 the first is better, above 0 the second, 0 a tie
-    uid: str = "uid"  # optional; without it the uid is made of the source's name and the row number
+    uid: str = "uid"  # optional; the default uid is the source's name and the row number
     reference: str = "reference"  # optional: the expected answer, for verifiers
-    rewards: str = "rewards"  # optional: name or names of this row's rewards
-    tools: str = "tools"  # optional: list of JSON schemas, or its JSON, for the chat template
-    attributes: dict[str, str] = field(default_factory=dict)  # attribute: its column, where they differ
+    rewards: str = "rewards"  # optional: name or list of names of the row's rewards
+    tools: str = "tools"  # optional: list of JSON schemas, or its JSON text, for the chat template
+    attributes: dict[str, str] = field(default_factory=dict)  # attribute -> column, where the names differ
 
 
 @dataclass
@@ -65,19 +65,19 @@ class ExamplesConfig:
     kind: ExampleKind = ExampleKind.demonstrations
     source: SourceKind = SourceKind.jsonl  # or file, csv, parquet, dataset
     path: Any = ""  # path, glob, folder, or a list of them
-    split: str = ""  # of a folder or glob with several splits; "": train
-    name: str = ""  # of the source: records carry it, uids begin with it; "": the file's name without its ending
+    split: str = ""  # split of a folder or glob with several; "": train
+    name: str = ""  # name of the source in records and uids; "": the file name without its extension
     columns: ExampleColumnsConfig = field(default_factory=ExampleColumnsConfig)
     attributes: list[str] = field(default_factory=lambda: list(HELPSTEER))
-    attribute_weights: list[float] | None = None  # of the samples' score, as many as attributes; None: their mean
+    attribute_weights: list[float] | None = None  # weights of the attributes in the score; None: their mean
     turns: Turns = Turns.all
     chat_template: bool = False
-    chat_template_file: str | None = None  # a Jinja template instead of the tokenizer's
-    chat_options: dict[str, Any] = field(default_factory=dict)  # variables of the template
-    system_prompt: str | None = None  # a conversation's own system message wins
-    prompt_template: str = "{prompt}"  # applied to the prompt's last user message
+    chat_template_file: str | None = None  # file with a Jinja template that replaces the tokenizer's
+    chat_options: dict[str, Any] = field(default_factory=dict)  # variables for the chat template
+    system_prompt: str | None = None  # a system message in the conversation takes precedence
+    prompt_template: str = "{prompt}"  # applied to the last user message of the prompt
     max_prompt_tokens: int = 512
-    max_response_tokens: int = 1024  # the end token included
+    max_response_tokens: int = 1024  # including the end token
     long_rows: RowPolicy = RowPolicy.skip
     broken_rows: RowPolicy = RowPolicy.error
-    limit: int | None = None  # first rows of the file; the rest is left out before anything is skipped
+    limit: int | None = None  # use only the first rows of the file, before rows are skipped; None: all

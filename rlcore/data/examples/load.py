@@ -1,4 +1,4 @@
-"""Examples of any kind, from any file, to records: prompts, samples, pairs."""
+"""Loads examples of any kind from files into records: prompts, samples, pairs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ Record = Prompt | Sample | Pair
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Records of one kind, and what became of the rows. `counts`:
+    """Records of one kind, and counts of the rows. `counts`:
 
     rows                    read
     extra_turns             examples beyond one per row, with `turns=each`
     records                 kept; rows + extra_turns = records + all skipped counts
-    skipped_by_limit        behind the first `limit` rows
-    skipped_broken          rows that cannot be used, with `broken_rows=skip`; `broken` has the first few reasons
+    skipped_by_limit        rows after the first `limit`
+    skipped_broken          invalid rows, with `broken_rows=skip`; `broken` has the first few reasons
     skipped_ties            of attribute_pairs: neither response preferred
     skipped_long_prompt     prompt over `max_prompt_tokens`
     skipped_long_response   a response over `max_response_tokens`, the prompt not too long
@@ -55,11 +55,11 @@ class Loaded:
     records: list[Record]
     counts: dict[str, int]
     broken: list[str]
-    notes: list[str]  # for people: what about template and tokenizer is worth knowing
+    notes: list[str]  # messages for the user about template and tokenizer
 
     @property
     def prompts(self) -> list[Prompt]:
-        """Raises TypeError for records of another kind, as the next two."""
+        """The records as prompts. Raises TypeError for records of another kind."""
         return [r for r in self.records if _is(r, Prompt)]  # type: ignore[misc]
 
     @property
@@ -80,16 +80,16 @@ def _is(record: Record, kind: type) -> bool:
 def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> Loaded:
     """Reads, checks, renders and tokenises one source.
 
-    uids are the file's, else `<source name>-<line or row number>` (with `turns=each`, `.<k>` behind it where a row
-    gives several); sample ids are `<uid>#0.0`, of a pair's rejected one `<uid>#0.1`. Columns without a meaning of their
-    own go to the prompt's metadata.
+    uids come from the file, else they are `<source name>-<line or row number>`, followed by `.<k>` if a row gives
+    several samples (`turns=each`). Sample ids are `<uid>#0.0`, and `<uid>#0.1` for the rejected response of a pair.
+    Other columns go to the metadata of the prompt.
 
     Args:
-        key: where the config stands, for errors that name a setting, as `<key>.chat_template`.
+        key: path of the config for error messages, as in `<key>.chat_template`.
 
     Raises:
-        DataError: settings that cannot go together, a file that cannot be read, columns that are not there, broken rows
-            (all counted, the first few shown) unless they are to be skipped, uids that occur twice, nothing left.
+        DataError: conflicting settings, an unreadable file, missing columns, broken rows (the count and the first few)
+            unless they are skipped, duplicate uids, no rows left.
     """
     _check_config(config, tokenizer, key)
     renderer = Renderer(config, tokenizer, key)
@@ -106,7 +106,7 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
     counts["skipped_broken"] = table.problems.count
     if not records:
         told = "\n".join(table.problems.first)
-        raise DataError(f"{table.path}: nothing is left of it: {dict(counts)}" + (f"\n{told}" if told else ""))
+        raise DataError(f"{table.path}: no rows are left: {dict(counts)}" + (f"\n{told}" if told else ""))
     counts["records"] = len(records)
     return Loaded(name, records, dict(counts), list(table.problems.first), maker.notes(tokenizer))
 
@@ -132,7 +132,7 @@ def _check_config(config: ExamplesConfig, tokenizer: Tokenizer, key: str) -> Non
 
 
 def _cut(table: Table, limit: int, counts: Counter[str]) -> None:
-    """Rows behind the first `limit`; unreadable lines were counted while reading and stay so."""
+    """Drops rows after the first `limit`; unreadable lines were already counted while reading."""
     counts["skipped_by_limit"] = max(0, len(table.rows) - limit)
     del table.rows[limit:]
 
@@ -152,7 +152,7 @@ def _parse(table: Table, config: ExamplesConfig, key: str, counts: Counter[str])
 
 
 class _Maker:
-    """Drafts to records. A row with one broken example gives none."""
+    """Converts drafts to records. A row with one broken example gives no record."""
 
     def __init__(self, config: ExamplesConfig, renderer: Renderer, problems: Problems, counts: Counter[str]) -> None:
         self._config, self._renderer, self._problems, self._counts = config, renderer, problems, counts
@@ -197,7 +197,7 @@ class _Maker:
         if not ids:
             return self._add(draft, f"{text[:60]!r} gives no token")
         if len(answers) == 2 and answers[0].token_ids == answers[1].token_ids:
-            return self._add(draft, "both responses are the same tokens: neither is the better one")
+            return self._add(draft, "both responses have the same tokens: neither is better")
         longest = max((len(a.token_ids) for a in answers), default=0)
         if len(ids) > config.max_prompt_tokens:
             return self._too_long(draft, "prompt", len(ids), config.max_prompt_tokens)
@@ -226,7 +226,7 @@ class _Maker:
                 f"{end}, and sampling must stop there"
             )
         if self._config.chat_template and not end:
-            notes.append(f"the chat template ends a turn with no special token: {eos} is put behind every response")
+            notes.append(f"the chat template ends a turn with no special token: {eos} is appended to every response")
         return notes
 
 

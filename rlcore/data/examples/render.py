@@ -1,4 +1,4 @@
-"""Drafts to tokens: which part of the rendered text is the prompt, which the model's own words, where each ends."""
+"""Renders and tokenises drafts: splits the rendered text into prompt and answers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.sources.rows import Row
 from rlcore.data.tokenizer import Tokenizer, encode
 
-_MARK = "Zq7xW3"  # stands for an answer where the template's own words after one are looked for
+_MARK = "Zq7xW3"  # placeholder answer, to find the text that the template writes after an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt and one answer as text. `spans` are the characters the model says, [start, end)."""
+    """A rendered prompt with its answers. `spans` are the character ranges of the answers, [start, end)."""
 
     prompt: str
-    text: str  # prompt and answer; ends where the last span does
+    text: str  # prompt and answers; ends with the last span
     spans: tuple[tuple[int, int], ...]
     ended: bool  # the text has an end token after the answer
 
     @property
     def cuts(self) -> list[int]:
-        """Where tokens must not reach over, the text's end left out."""
+        """Positions that no token may span, without the end of the text."""
         return sorted({place for span in self.spans for place in span} - {len(self.text)})
 
 
@@ -38,18 +38,18 @@ class Answer:
     token_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...] | None
     text: str
-    cut: bool  # tokenised part by part: in the whole text a token reaches over a border
+    cut: bool  # tokenised part by part, because in the whole text a token spans a border
 
 
 class Renderer:
     """Renders and tokenises under one config and tokenizer.
 
-    With a chat template the answer is exactly what the template adds to the prompt, up to and with the token that ends
-    the turn: what the template writes behind the last one (ChatML's line break) no model has to say. Where the
-    template ends turns with no special token, and without chat template, the tokenizer's eos is appended.
+    With a chat template the answer is the text that the template adds to the prompt, up to and including the token that
+    ends the turn. Text after that token (the line break of ChatML) is not part of the answer. If the template ends
+    turns without a special token, and without chat template, the tokenizer's eos is appended.
 
     Raises:
-        DataError: see `PromptRenderer`; a chat template that leaves text answers out.
+        DataError: see `PromptRenderer`; a chat template that omits text answers.
     """
 
     def __init__(self, config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> None:
@@ -60,14 +60,14 @@ class Renderer:
         self._ends = tuple({text for text in (self._eos_text, self.end_text.strip()) if text})
 
     def _probe(self) -> tuple[str, str]:
-        """What the template writes after a last answer, and the part of it up to its first special token."""
+        """The text that the template writes after the last answer, and its part up to the first special token."""
         try:
             messages: Messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
             text = self.prompts.apply(self.prompts.with_system(messages), False)
-        except BrokenRow:  # it may refuse this one alone: every row is told by itself
+        except BrokenRow:  # it may reject only this probe: rows are checked one by one
             return "", ""
         if _MARK not in text:
-            raise DataError("the chat template leaves out an answer that is text; give the tokenizer another template")
+            raise DataError("the chat template omits answers that are text; use another template")
         tail = text.rpartition(_MARK)[2]
         found = [(tail.index(text), text) for text in self._specials if text in tail]
         if not found:
@@ -76,10 +76,10 @@ class Renderer:
         return tail, tail[: place + len(text)]
 
     def render(self, row: Row, answer: Said) -> Rendered:
-        """A row's prompt with an answer.
+        """Renders the prompt of a row with an answer.
 
         Raises:
-            BrokenRow: an empty answer, messages without chat template, or a template that refuses the conversation or
+            BrokenRow: an empty answer, messages without chat template, or a template that rejects the conversation or
                 does not continue the prompt with the answer.
         """
         head = self.prompts.prompt(row.prompt, row.tools)
@@ -111,7 +111,7 @@ class Renderer:
         return Rendered(prompt, whole[: spans[-1][1]], tuple(spans), ended)
 
     def _end(self, text: str) -> tuple[int, bool]:
-        """Where the last answer of a conversation ends, and whether a special token ends it."""
+        """End position of the last answer of a conversation, and whether a special token ends it."""
         if self.end_text and text.endswith(self._tail):
             return len(text) - len(self._tail) + len(self.end_text), True
         shown = text.rstrip()
@@ -125,16 +125,16 @@ class Renderer:
         return message | {"content": self._without_end(message["content"])}
 
     def _without_end(self, answer: str) -> str:
-        """The end token stands in some files' text: it is put there again, once."""
+        """Appends the end token exactly once, also if the text already ends with it."""
         while self._ends and answer.rstrip().endswith(self._ends):
             shown = answer.rstrip()
             answer = shown.removesuffix(next(end for end in self._ends if shown.endswith(end)))
         if not answer.strip():
-            raise BrokenRow("the answer is empty but for its end token")
+            raise BrokenRow("the answer has only an end token")
         return answer
 
     def answers(self, rendered: Sequence[Rendered]) -> list[Answer]:
-        """Tokens of every answer, the prompt's left out."""
+        """Tokens of every answer, without the prompt."""
         if not self.prompts.chat:
             ids = encode(self._tokenizer, [r.text[len(r.prompt) :] for r in rendered], special=False)
             pairs = zip(rendered, ids, strict=True)
@@ -144,7 +144,7 @@ class Renderer:
         return [self._answer(r, [next(ids_of) for _ in (*r.cuts, 0)]) for r in rendered]
 
     def _answer(self, rendered: Rendered, prefixes: list[tuple[int, ...]]) -> Answer:
-        """`prefixes`: token ids of the text up to each cut, and of all of it."""
+        """`prefixes`: token ids of the text up to each cut, and of the whole text."""
         ids = prefixes[-1]
         cut = any(ids[: len(prefix)] != prefix for prefix in prefixes)
         if cut:
@@ -169,7 +169,7 @@ class Renderer:
         return ids if eos is None or (ids and ids[-1] == eos) else (*ids, int(eos))
 
     def _plain(self, rendered: Rendered) -> str:
-        """The answer without special tokens, as decoding would give it."""
+        """The answer without special tokens, as decoding would return it."""
         text = rendered.text[len(rendered.prompt) :]
         for special in self._specials:
             text = text.replace(special, "")
@@ -181,7 +181,7 @@ def _has_answers(config: ExamplesConfig) -> bool:
 
 
 def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The special tokens as text, longest first."""
+    """Texts of the special tokens, longest first."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {str(token) for token in added if getattr(token, "special", False)}
     found |= {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
@@ -191,8 +191,8 @@ def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
 def _check_continues(head: str, text: str) -> None:
     if not text.startswith(head):
         raise BrokenRow(
-            f"the chat template does not continue the prompt with the answer, so no token can be called the answer's: "
-            f"{_apart(head, text)}; give the tokenizer a template that does"
+            f"the chat template does not continue the prompt with the answer, so the tokens of the answer are unknown: "
+            f"{_apart(head, text)}; use a template that does"
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows as read to examples as meant: checked drafts, before anything is rendered."""
+"""Converts rows to checked drafts of examples, before rendering."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlcore.types import RewardResult
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An example before it is tokens. `answers`: none (prompts), one (samples) or two (pairs, the better first)."""
+    """An example before tokenisation. `answers`: none (prompts), one (samples) or two (pairs, the better first)."""
 
     row: Row
     answers: tuple[Said, ...] = ()
@@ -38,11 +38,11 @@ class Draft:
 
 
 class Tie(Exception):
-    """Of one row: neither response is the better one."""
+    """A row that prefers neither response."""
 
 
 def drafts(place: Place, values: Mapping[str, Any], config: ExamplesConfig, layout: Layout) -> list[Draft]:
-    """One row's examples: one, or with `turns=each` one per answer.
+    """Examples of one row: one, or one per answer with `turns=each`.
 
     Raises:
         BrokenRow: the row is broken.
@@ -73,7 +73,7 @@ def _prompt(value: Any, name: str) -> Said:
 
 
 def _answer(value: Any, name: str, prompt: Said) -> Said:
-    """A response; where it repeats a prompt of messages before it, without that."""
+    """A response; if it repeats the messages of the prompt, without them."""
     answer = talk.said(value, name)
     if isinstance(answer, str):
         return answer
@@ -106,7 +106,7 @@ def _demonstrations(draft: Draft, values: Mapping[str, Any], config: ExamplesCon
             return [dataclasses.replace(draft.of(prompt), answers=(answer,), rewards=(None,))]
         messages = [*_messages(prompt, "user"), *_messages(answer, "assistant")]
     places = talk.answer_places(messages)
-    if not layout.whole:  # the answers of a given prompt are not its own
+    if not layout.whole:  # assistant turns of a given prompt are not trained
         places = [place for place in places if place >= len(_messages(prompt, "user"))]
     if config.turns is Turns.all:
         cuts = [(places[0], len(messages))]
@@ -147,7 +147,7 @@ def _preference(draft: Draft, values: Mapping[str, Any], config: ExamplesConfig,
 
 
 def _sides(prompt: Any, chosen: Any, rejected: Any, config: ExamplesConfig) -> tuple[Said, tuple[Said, Said]]:
-    """Prompt and both answers, in whichever way the row holds them."""
+    """Prompt and both answers, from any layout of the row."""
     names = config.columns
     sides = (names.chosen, names.rejected)
     dialogues = all(isinstance(x, str) and talk.is_transcript(x) for x in (chosen, rejected))
@@ -158,7 +158,7 @@ def _sides(prompt: Any, chosen: Any, rejected: Any, config: ExamplesConfig) -> t
         raise BrokenRow(f"of {sides[0]} and {sides[1]} one is text and the other a list of messages")
     if prompt is None and isinstance(one, str) and isinstance(other, str):
         return _split_texts(one, other, sides)
-    whole = prompt is None or isinstance(prompt, str)  # the answers hold the prompt
+    whole = prompt is None or isinstance(prompt, str)  # the answers contain the prompt
     if whole and not isinstance(one, str) and not isinstance(other, str) and one[0]["role"] != "assistant":
         return _split_messages(prompt, one, other, sides)
     if prompt is None:
@@ -171,7 +171,7 @@ def _split_texts(one: str, other: str, sides: tuple[str, str]) -> tuple[Said, tu
     _check_differ((one, other), sides)
     cut = talk.common_text(one, other)
     if not cut:
-        raise BrokenRow(f"{sides[0]} and {sides[1]} begin with nothing in common that could be the prompt")
+        raise BrokenRow(f"{sides[0]} and {sides[1]} have no common beginning that could be the prompt")
     for text, name in ((one[cut:], sides[0]), (other[cut:], sides[1])):
         if not text.strip():
             raise BrokenRow(f"{name} is empty after the prompt")
@@ -188,7 +188,7 @@ def _split_messages(
     talk.check_turns(other, sides[1])
     count = talk.common_messages(one, other)
     if not count:
-        raise BrokenRow(f"{sides[0]} and {sides[1]} begin with no message in common that could be the prompt")
+        raise BrokenRow(f"{sides[0]} and {sides[1]} have no common first message that could be the prompt")
     if prompt is not None and not any(m["content"].strip() == prompt.strip() for m in one[:count]):
         raise BrokenRow(f"the prompt {shown(prompt)} is none of the messages that {sides[0]} and {sides[1]} share")
     answers = (one[count:], other[count:])
@@ -235,7 +235,8 @@ def _attribute_pair(draft: Draft, values: Mapping[str, Any], config: ExamplesCon
 
 
 def _grades(values: Mapping[str, Any], config: ExamplesConfig, side: int) -> RewardResult | None:
-    """The labelled attributes as parts; their weighted sum, or without weights their mean, as score."""
+    """A reward with the labelled attributes as parts and their weighted sum, or without weights their mean, as score.
+    """
     parts: dict[str, float] = {}
     for attribute in config.attributes:
         name = graded_columns(config, attribute)[side]
@@ -264,4 +265,4 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
 
 def _check_differ(answers: tuple[Said, Said], names: tuple[str, str]) -> None:
     if answers[0] == answers[1]:
-        raise BrokenRow(f"{names[0]} equals {names[1]}: neither is the better one")
+        raise BrokenRow(f"{names[0]} equals {names[1]}: neither is better")

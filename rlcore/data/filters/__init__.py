@@ -1,4 +1,4 @@
-"""Filters over tables of prompts, samples and pairs: every row that leaves has a reason, and the reasons are counted.
+"""Filters over tables of prompts, samples and pairs: every dropped row has a reason, and the reasons are counted.
 
 kept, report = apply(table, [{"kind": "duplicates"}, {"kind": "length", "max": 512}], FilterContext())
 print(report.render())

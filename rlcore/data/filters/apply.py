@@ -1,4 +1,4 @@
-"""Runs filters one behind the other over a table."""
+"""Runs filters one after another over a table."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from rlcore.data.filters.report import Drop, FilterReport
 from rlcore.data.filters.verdict import FilterContext, Verdict
 from rlcore.registry import describe, load_function
 
-ROWS = 1024  # given to a user's function as Python objects at a time
+ROWS = 1024  # rows converted to Python objects at a time for a user's function
 
 
 def apply(
     table: pa.Table, filters: Sequence[FilterConfig | Mapping[str, Any]], context: FilterContext | None = None
 ) -> tuple[pa.Table, FilterReport]:
-    """The rows that no filter drops, in their order, and what became of the others.
+    """The rows that no filter drops, in order, and a report of the dropped rows.
 
-    Every filter sees what those before it left, so that a row leaves with its first reason.
+    Every filter sees the rows that earlier filters kept, so a row is counted with its first reason.
 
     Args:
         table: columns of `tables.PROMPTS`, `SAMPLES` or `PAIRS`.
         filters: `{kind: ..., options}` or the dataclasses of `rlcore.data.filters.config`.
-        context: evaluation texts and whatever else they need.
+        context: evaluation texts, scored samples and the seed.
 
     Raises:
-        ValueError: a table of no known kind; filters that `check` has something against, all of it told; a filter
-            that misses something in the context; a user's function that raises or returns neither None nor a reason.
+        ValueError: an unknown kind of table; invalid filters (all problems in one message); a filter that needs missing
+            context; a user's function that raises or returns neither None nor a reason.
     """
     context = context or FilterContext()
     configs, errors = parse(filters, tables.kind_of(table))
@@ -55,7 +55,7 @@ def apply(
 
 
 def by_source(table: pa.Table, mask: Any = None) -> dict[str, int]:
-    """Rows of each source, sorted by its name; of those where `mask` is true."""
+    """Number of rows per source, sorted by name, where `mask` is true."""
     column = pc.fill_null(table["source"], "")
     counted = pc.value_counts(column if mask is None else column.filter(pa.array(mask))).to_pylist()
     return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}

@@ -1,4 +1,4 @@
-"""The check of a list of filters before anything runs: names, types, ranges, and whether they fit the table."""
+"""Validates a list of filters before they run: names, types, ranges, and the kind of table."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rlcore.registry import describe
 
 
 def check(filters: Sequence[FilterConfig | Mapping[str, Any]], table_kind: str, place: str = "filters") -> list[str]:
-    """All that is wrong with the filters for a table of `table_kind` ("prompts", "samples", "pairs"); [] if nothing.
+    """All errors in the filters for a table of `table_kind` ("prompts", "samples", "pairs").
 
-    Each message begins with its place, as in `filters[2].treshold: ...`, and names the nearest known word.
+    Each message begins with its place, as in `filters[2].treshold: ...`, and suggests the nearest known name.
     """
     return parse(filters, table_kind, place)[1]
 
@@ -24,7 +24,7 @@ def check(filters: Sequence[FilterConfig | Mapping[str, Any]], table_kind: str, 
 def parse(
     filters: Sequence[FilterConfig | Mapping[str, Any]], table_kind: str, place: str = "filters"
 ) -> tuple[list[FilterConfig], list[str]]:
-    """The filters as dataclasses, and what `check` says; only without errors are all of them there."""
+    """The filters as dataclasses, and the errors of `check`; with errors the list is incomplete."""
     if table_kind not in ALL:
         return [], [f"{place}: no table is of kind {table_kind!r}{suggest(str(table_kind), ALL)}: {', '.join(ALL)}"]
     if isinstance(filters, str | Mapping) or not isinstance(filters, Sequence):
@@ -45,11 +45,11 @@ def _make(given: Any) -> tuple[FilterConfig | None, list[str]]:
         return None, [f"kind: missing in {given!r}: write {{kind: ..., options}}; known: {', '.join(KINDS)}"]
     name = given["kind"]
     if not isinstance(name, str) or name not in KINDS:
-        return None, [f"kind: no filter is named {name!r}{suggest(str(name), KINDS)}; known: {', '.join(KINDS)}"]
+        return None, [f"kind: unknown filter {name!r}{suggest(str(name), KINDS)}; known: {', '.join(KINDS)}"]
     kind = KINDS[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     options = {str(key): value for key, value in given.items() if key != "kind"}
-    wrong = [f"{key}: {name} has no such option{suggest(key, fields)}; it has {', '.join(fields) or 'none'}"
+    wrong = [f"{key}: {name} unknown option{suggest(key, fields)}; it has {', '.join(fields) or 'none'}"
              for key in options if key not in fields]  # fmt: skip
     missing = dataclasses.MISSING
     wrong += [f"{key}: {name} needs it" for key, f in fields.items()

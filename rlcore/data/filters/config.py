@@ -1,8 +1,8 @@
-"""The kinds of filters, their options, with what each refuses.
+"""The kinds of filters, their options and checks.
 
 A config is a list of dicts, `{kind: length, of: response, max: 4096}`; each kind is a dataclass here.
-`of` says which text is looked at: "prompt", "response" or "both" (of pairs, "response" is both responses); None: the
-kind's own default, named beside it.
+`of` selects the text: "prompt", "response" or "both" (for pairs, "response" means both responses); None: the default of
+the kind, in the comment next to it.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ ANSWERED = ("samples", "pairs")
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """What all kinds have."""
+    """Base class of all kinds."""
 
     kind: ClassVar[str]
-    tables: ClassVar[tuple[str, ...]] = ALL  # kinds of tables it can be used on
+    tables: ClassVar[tuple[str, ...]] = ALL  # kinds of tables that the filter supports
     default_of: ClassVar[Of] = "response"
 
     def text(self, table_kind: str) -> str:
-        """`of`, with its default filled in; of prompts there is nothing but the prompt."""
+        """`of` with its default filled in; a table of prompts has only the prompt."""
         return "prompt" if table_kind == "prompts" else getattr(self, "of", None) or self.default_of
 
     def problems(self, table_kind: str) -> list[str]:
-        """What is wrong beyond names and types, each as "option: what"."""
+        """Errors beyond names and types, each as "option: error"."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig(FilterConfig):
-    """Texts that are equal: one of them stays."""
+    """Drops all but one of equal texts."""
 
     kind: ClassVar[str] = "duplicates"
     default_of: ClassVar[Of] = "both"
     of: Of | None = None  # None: both
-    normalize_space: bool = True  # runs of white space are one space, none at the ends
+    normalize_space: bool = True  # runs of white space count as one space; leading and trailing space is ignored
     ignore_case: bool = False
     within_prompt: bool = False  # only rows of one uid are compared
-    keep: Literal["first", "best"] = "first"  # best: highest score, of pairs the widest margin
+    keep: Literal["first", "best"] = "first"  # best: highest score; for pairs the widest margin
 
     def problems(self, table_kind: str) -> list[str]:
         return _keep(self.keep, table_kind)
@@ -58,18 +58,18 @@ class DuplicatesConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig(FilterConfig):
-    """Texts whose sets of shingles have a Jaccard similarity of at least `threshold` with one that stays."""
+    """Drops texts with a Jaccard similarity of shingles of at least `threshold` to a kept text."""
 
     kind: ClassVar[str] = "near_duplicates"
     default_of: ClassVar[Of] = "both"
     of: Of | None = None  # None: both
     threshold: float = 0.8
-    unit: Literal["words", "characters"] = "words"  # of a shingle
-    shingle: int = 3  # units; a shorter text is one shingle
-    num_hashes: int = 128  # of a signature; more find more
+    unit: Literal["words", "characters"] = "words"  # units per shingle
+    shingle: int = 3  # in units; a shorter text is one shingle
+    num_hashes: int = 128  # hashes per signature; more find more near duplicates
     within_prompt: bool = False
     keep: Literal["first", "best"] = "first"
-    seed: int = 0  # of the hash functions
+    seed: int = 0  # seed of the hash functions
 
     def problems(self, table_kind: str) -> list[str]:
         found = _keep(self.keep, table_kind)
@@ -79,16 +79,16 @@ class NearDuplicatesConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ContaminationConfig(FilterConfig):
-    """Texts that hold an evaluation text: at least `share` of its n-grams of words, or all of a shorter one."""
+    """Drops texts that contain an evaluation text: at least `share` of its word n-grams, or all of a shorter one."""
 
     kind: ClassVar[str] = "contamination"
     default_of: ClassVar[Of] = "prompt"
     of: Of | None = None  # None: prompt
     n: int = 8  # words; Llama 3 (arXiv 2407.21783, section 5.1.4) takes 8, GPT-3 (arXiv 2005.14165, appendix C) 13
-    share: float = 0.5  # of an evaluation text's distinct n-grams
+    share: float = 0.5  # share of the distinct n-grams of an evaluation text
     max_shared: int = 10  # n-grams of more evaluation texts than this are boilerplate and not counted (GPT-3)
-    short: Literal["equal", "contained"] = "equal"  # how texts with too few words for n-grams are compared
-    sets: list[str] = field(default_factory=list)  # of the context's; empty: all
+    short: Literal["equal", "contained"] = "equal"  # comparison of evaluation texts with too few words for n-grams
+    sets: list[str] = field(default_factory=list)  # names of evaluation sets; empty: all
 
     def problems(self, table_kind: str) -> list[str]:
         found = [] if 0 < self.share <= 1 else [f"share: {self.share} is not in (0, 1]"]
@@ -97,7 +97,7 @@ class ContaminationConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthConfig(FilterConfig):
-    """Length of each text that `of` names."""
+    """Drops texts outside of [min, max] in length."""
 
     kind: ClassVar[str] = "length"
     of: Of | None = None  # None: response
@@ -111,68 +111,68 @@ class LengthConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig(FilterConfig):
-    """Texts in other languages, as py3langid tells them."""
+    """Drops texts in other languages, detected by py3langid."""
 
     kind: ClassVar[str] = "language"
     of: Of | None = None  # None: response
     allowed: list[str] = field(default_factory=lambda: ["en"])  # ISO 639-1
-    min_characters: int = 20  # shorter texts stay: their language cannot be told
+    min_characters: int = 20  # shorter texts are kept, since their language cannot be detected
 
     def problems(self, table_kind: str) -> list[str]:
         if importlib.util.find_spec("py3langid") is None:
             return ["kind: needs the package py3langid (pip install 'rlcore[rewards]')"]
         if not self.allowed:
-            return ["allowed: names no language"]
+            return ["allowed: is empty"]
         unknown = languages.unknown(self.allowed)
-        return [f"allowed: {', '.join(unknown)}: no language that py3langid knows"] if unknown else []
+        return [f"allowed: {', '.join(unknown)}: unknown to py3langid"] if unknown else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepetitionConfig(FilterConfig):
-    """Texts that say the same again: share of repeated n-grams, and longest run of one unit."""
+    """Drops repetitive texts: share of repeated n-grams, and longest run of one unit."""
 
     kind: ClassVar[str] = "repetition"
     of: Of | None = None  # None: response
     unit: Literal["words", "characters"] = "words"
-    n: int = 4  # the share is 1 - distinct n-grams / n-grams
+    n: int = 4  # limit on 1 - distinct n-grams / n-grams
     max_share: float | None = 0.3
-    max_run: int | None = None  # of equal units, one behind the other
+    max_run: int | None = None  # limit on consecutive equal units
 
     def problems(self, table_kind: str) -> list[str]:
         found = _at_least(self, n=1, max_run=1)
         if self.max_share is not None and not 0 <= self.max_share <= 1:
             found.append(f"max_share: {self.max_share} is not in [0, 1]")
         if self.max_share is None and self.max_run is None:
-            found.append("max_share: neither it nor max_run is set, so nothing would be dropped")
+            found.append("max_share: neither max_share nor max_run is set, so the filter would drop nothing")
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegexConfig(FilterConfig):
-    """Texts that match, or do not. Syntax of RE2, without look-around and references, which runs in linear time."""
+    """Drops texts that match, or that do not. RE2 syntax, without look-around and references; runs in linear time."""
 
     kind: ClassVar[str] = "regex"
     of: Of | None = None  # None: response
     pattern: str
-    action: Literal["drop", "keep"] = "drop"  # keep: a row stays only if one of the texts matches
+    action: Literal["drop", "keep"] = "drop"  # keep: a row is kept only if one of its texts matches
     ignore_case: bool = False
 
     def problems(self, table_kind: str) -> list[str]:
         try:
             pc.match_substring_regex(pa.array([""]), self.pattern, ignore_case=self.ignore_case)
         except pa.ArrowInvalid as error:
-            return [f"pattern: {self.pattern!r} is no RE2 pattern: {error}"]
+            return [f"pattern: {self.pattern!r} is not a valid RE2 pattern: {error}"]
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishReasonConfig(FilterConfig):
-    """Responses that ended otherwise; by default those cut off."""
+    """Drops responses with other finish reasons; by default truncated ones."""
 
     kind: ClassVar[str] = "finish_reason"
     tables: ClassVar[tuple[str, ...]] = ANSWERED
     allowed: list[str] = field(default_factory=lambda: ["stop"])
-    side: Side = "both"  # of pairs
+    side: Side = "both"  # which responses of pairs are checked
 
     def problems(self, table_kind: str) -> list[str]:
         return [] if self.allowed else ["allowed: is empty, so every row would be dropped"]
@@ -180,28 +180,28 @@ class FinishReasonConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(FilterConfig):
-    """Responses with a failed or missing score, or one out of [min, max]."""
+    """Drops responses with a failed or missing score, or one outside of [min, max]."""
 
     kind: ClassVar[str] = "score"
     tables: ClassVar[tuple[str, ...]] = ANSWERED
     min: float | None = None
     max: float | None = None
-    part: str | None = None  # a named part of the score instead of all of it
-    side: Side = "both"  # of pairs
+    part: str | None = None  # a named part of the reward instead of its score
+    side: Side = "both"  # which responses of pairs are checked
 
     def problems(self, table_kind: str) -> list[str]:
-        return _order("min", self.min, self.max)  # without limits it still drops what has no score
+        return _order("min", self.min, self.max)  # without limits it drops only responses without score
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarginConfig(FilterConfig):
-    """Pairs whose difference is out of [min, max]."""
+    """Drops pairs with a margin outside of [min, max]."""
 
     kind: ClassVar[str] = "margin"
     tables: ClassVar[tuple[str, ...]] = ("pairs",)
     min: float | None = None
     max: float | None = None
-    by: Literal["score", "strength"] = "score"  # chosen minus rejected score, or the data's own strength
+    by: Literal["score", "strength"] = "score"  # chosen minus rejected score, or the strength in the data
 
     def problems(self, table_kind: str) -> list[str]:
         return _band(self)
@@ -209,7 +209,7 @@ class MarginConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TieConfig(FilterConfig):
-    """Pairs whose scores differ by at most `tolerance`."""
+    """Drops pairs with scores that differ by at most `tolerance`."""
 
     kind: ClassVar[str] = "tie"
     tables: ClassVar[tuple[str, ...]] = ("pairs",)
@@ -221,7 +221,7 @@ class TieConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class IdenticalConfig(FilterConfig):
-    """Pairs whose two responses are the same text, white space aside."""
+    """Drops pairs with equal responses, ignoring white space."""
 
     kind: ClassVar[str] = "identical_responses"
     tables: ClassVar[tuple[str, ...]] = ("pairs",)
@@ -230,14 +230,14 @@ class IdenticalConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DifficultyConfig(FilterConfig):
-    """Prompts whose pass rate, the share of their scored samples with a score >= threshold, is out of [low, high]."""
+    """Drops prompts with a pass rate (share of scored samples with score >= threshold) outside of [low, high]."""
 
     kind: ClassVar[str] = "difficulty"
-    tables: ClassVar[tuple[str, ...]] = ("prompts", "samples")  # of prompts, the samples are the context's
+    tables: ClassVar[tuple[str, ...]] = ("prompts", "samples")  # for prompts, the samples come from the context
     threshold: float = 1.0
     low: float = 0.0
     high: float = 1.0
-    min_samples: int = 1  # scored; a prompt with fewer is dropped
+    min_samples: int = 1  # minimum number of scored samples; a prompt with fewer is dropped
 
     def problems(self, table_kind: str) -> list[str]:
         found = [f"{n}: {getattr(self, n)} is not in [0, 1]" for n in ("low", "high") if not 0 <= getattr(self, n) <= 1]
@@ -246,34 +246,34 @@ class DifficultyConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCapConfig(FilterConfig):
-    """Prompts beyond a number, or a share, of those of their source; all rows of a prompt go or stay together.
+    """Limits the prompts per source to a number or a share; rows of one prompt are kept or dropped together.
 
-    Which ones is drawn by uid and seed, whatever the order of rows."""
+    The draw depends on uid and seed, not on the order of rows."""
 
     kind: ClassVar[str] = "prompt_cap"
     at_most: int | None = None
     share: float | None = None
-    per_source: dict[str, int] = field(default_factory=dict)  # source to its own `at_most`
-    seed: int | None = None  # None: the context's
+    per_source: dict[str, int] = field(default_factory=dict)  # source -> its own `at_most`
+    seed: int | None = None  # None: the seed of the context
 
     def problems(self, table_kind: str) -> list[str]:
         found = [f"per_source: {name!r} is {n}, not >= 0" for name, n in self.per_source.items() if n < 0]
         if self.share is not None and not 0 < self.share <= 1:
             found.append(f"share: {self.share} is not in (0, 1]")
         if self.at_most is None and self.share is None and not self.per_source:
-            found.append("at_most: none of at_most, share and per_source is set, so nothing would be dropped")
+            found.append("at_most: none of at_most, share and per_source is set, so the filter would drop nothing")
         return found + _at_least(self, at_most=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesPerPromptConfig(FilterConfig):
-    """Rows of a prompt beyond a number."""
+    """Limits the rows per prompt."""
 
     kind: ClassVar[str] = "samples_per_prompt"
     tables: ClassVar[tuple[str, ...]] = ANSWERED
     at_most: int
     keep: Literal["first", "best", "random"] = "first"
-    seed: int | None = None  # of random; None: the context's
+    seed: int | None = None  # seed of `random`; None: the seed of the context
 
     def problems(self, table_kind: str) -> list[str]:
         return _at_least(self, at_most=1)
@@ -281,11 +281,11 @@ class SamplesPerPromptConfig(FilterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionConfig(FilterConfig):
-    """A function of the user's own: a row as a dict, `metadata`, `parts` and `info` decoded -> None or a reason."""
+    """A custom function: row as a dict, with `metadata`, `parts` and `info` decoded -> None or a reason."""
 
     kind: ClassVar[str] = "fn"
     fn: str  # path/to/file.py:function or package.module:function
-    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments for the function
 
     def problems(self, table_kind: str) -> list[str]:
         try:
@@ -299,7 +299,7 @@ KINDS: dict[str, type[FilterConfig]] = {kind.kind: kind for kind in FilterConfig
 
 
 def _keep(keep: str, table_kind: str) -> list[str]:
-    return ["keep: best needs scores, which prompts do not have"] if keep == "best" and table_kind == "prompts" else []
+    return ["keep: best needs scores, and prompts have none"] if keep == "best" and table_kind == "prompts" else []
 
 
 def _at_least(config: FilterConfig, **limits: float) -> list[str]:
@@ -309,7 +309,7 @@ def _at_least(config: FilterConfig, **limits: float) -> list[str]:
 
 def _band(config: LengthConfig | MarginConfig) -> list[str]:
     if config.min is None and config.max is None:
-        return ["min: neither it nor max is set, so nothing would be dropped"]
+        return ["min: neither min nor max is set, so the filter would drop nothing"]
     return _order("min", config.min, config.max)
 
 

@@ -1,7 +1,7 @@
-"""Rows that hold an evaluation text.
+"""Finds rows that contain an evaluation text.
 
 Source: n-gram overlap of GPT-3 (arXiv 2005.14165, appendix C) and of Llama 3 (arXiv 2407.21783, section 5.1.4), here
-counted per evaluation text, so that a long row that quotes one problem is found, and named by its set.
+counted per evaluation text, so that a long row with one quoted problem is found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def contamination(table: pa.Table, config: ContaminationConfig, context: FilterC
     """Drops with the reason `contaminated: <set>`.
 
     Raises:
-        ValueError: the context has no evaluation texts, or none of a set that is asked for.
+        ValueError: the context has no evaluation texts, or none of a requested set.
     """
     index = _Index(_chosen(config, context.eval_texts), config)
     verdict = Verdict(table.num_rows)
@@ -44,7 +44,7 @@ def contamination(table: pa.Table, config: ContaminationConfig, context: FilterC
 
 def _chosen(config: ContaminationConfig, given: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     if not any(len(texts) for texts in given.values()):
-        raise ValueError("contamination needs evaluation texts and has none: name the sets to keep out of the data")
+        raise ValueError("contamination needs evaluation texts: name the evaluation sets to exclude from the data")
     for name in config.sets:
         if not given.get(name):
             raise ValueError(
@@ -54,7 +54,7 @@ def _chosen(config: ContaminationConfig, given: Mapping[str, Sequence[str]]) -> 
 
 
 class _Index:
-    """The n-grams of all evaluation texts, with the texts each stands in, and the texts too short for any."""
+    """Index from n-grams to evaluation texts, and the texts too short for n-grams."""
 
     def __init__(self, sets: Mapping[str, Sequence[str]], config: ContaminationConfig) -> None:
         self.names, self.config = list(sets), config
@@ -77,7 +77,7 @@ class _Index:
             self.short[size] = (known, self.set_of[rows[first]])
 
     def find(self, rows: words.Words) -> I64:
-        """[rows]: number of the set that the row holds a text of, -1 for none."""
+        """[rows]: index of the evaluation set that the row contains a text of, -1 for none."""
         found = self._by_grams(rows)
         for size, (known, sets) in self.short.items():
             grams = rows.windows(size, whole_if_shorter=False)
@@ -106,7 +106,7 @@ class _Index:
         owner, text = np.divmod(met, len(self.totals))
         share = times / self.totals[text]
         enough = share >= self.config.share - 1e-12
-        order = np.argsort(share[enough], kind="stable")  # the fullest match is written last and names the row
+        order = np.argsort(share[enough], kind="stable")  # the best match is written last and wins
         found[owner[enough][order]] = self.set_of[text[enough][order]]
         return found
 

@@ -1,4 +1,4 @@
-"""Texts that are equal, and texts that nearly are (MinHash with locality-sensitive hashing).
+"""Exact duplicates, and near duplicates (MinHash with locality-sensitive hashing).
 
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of
 Massive Datasets", chapter 3. Candidates that share a band are verified by their exact Jaccard similarity.
@@ -23,10 +23,10 @@ from rlcore.data.filters.verdict import FilterContext, Verdict
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
-WINDOW = 16  # neighbours that a row of a crowded bucket is compared with, beside the one that would be kept
-SLACK = 4.0  # standard errors that a signature's estimate may lie below the threshold
-PAIRS = 1 << 16  # verified at a time
-_RECALL = 0.995  # of the bands, at the threshold itself
+WINDOW = 16  # neighbours in a large bucket that a row is compared with, in addition to the bucket's first row
+SLACK = 4.0  # tolerance of a signature's estimate below the threshold, in standard errors
+PAIRS = 1 << 16  # pairs verified at a time
+_RECALL = 0.995  # probability that the bands find a pair at the threshold
 
 
 def duplicates(table: pa.Table, config: DuplicatesConfig, context: FilterContext) -> Verdict:
@@ -52,7 +52,7 @@ def identical_responses(table: pa.Table, config: IdenticalConfig, context: Filte
 
 
 def normalized(column: Any, space: bool, ignore_case: bool) -> Any:
-    """The texts with white space and case evened out as asked."""
+    """The texts with normalised white space and case, as configured."""
     column = column.cast(pa.large_string())
     if ignore_case:
         column = pc.utf8_lower(column)
@@ -60,10 +60,9 @@ def normalized(column: Any, space: bool, ignore_case: bool) -> Any:
 
 
 def near_duplicates(table: pa.Table, config: NearDuplicatesConfig, context: FilterContext) -> Verdict:
-    """A row goes if its similarity with one that stays, earlier in the order of preference, reaches the threshold.
+    """Drops a row if its similarity to a kept row, earlier in the order of preference, reaches the threshold.
 
-    So no chain of small steps joins far texts: every row that goes has a near one that stays. Rows without a word are
-    not looked at.
+    Similarity is not chained: every dropped row is similar to a kept one. Rows without words are ignored.
     """
     column = view.joined(table, config.text(tables.kind_of(table)))
     order = view.preference(table, config.keep)
@@ -92,7 +91,7 @@ class _Sketch:
         self.bytes = np.zeros((num_rows, config.num_hashes), dtype=np.uint8)
         self.whole = np.zeros(num_rows, dtype=np.uint64)
         self.present = np.zeros(num_rows, dtype=np.bool_)
-        self.sizes = np.zeros(num_rows, dtype=np.int64)  # shingles, repeats included
+        self.sizes = np.zeros(num_rows, dtype=np.int64)  # shingles, including repeats
         random = np.random.default_rng(config.seed)
         self.factors = random.integers(0, 1 << 63, config.num_hashes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
         self.shifts = random.integers(0, 1 << 63, config.num_hashes, dtype=np.uint64)
@@ -125,7 +124,7 @@ class _Sketch:
         np.multiply(hashes, self.factors[h], out=scratch)
         scratch += self.shifts[h]
         low = np.minimum.reduceat(scratch, starts)
-        # the high bits of a minimum are mostly zero, the low ones of a product are poor: mixed, any byte will do
+        # a minimum has mostly zero high bits and a product weak low bits; after mixing, any byte can be used
         low = words.mix(low)
         self.bytes[at, h] = (low >> np.uint64(56)).astype(np.uint8)
         return low
@@ -140,12 +139,12 @@ def bands(threshold: float, num_hashes: int) -> tuple[int, int]:
     (6, 21)
     """
     fits = [r for r in range(1, num_hashes + 1) if 1 - (1 - threshold**r) ** (num_hashes // r) >= _RECALL]
-    per_band = min(max(fits, default=1), 16)  # longer ones save nothing
+    per_band = min(max(fits, default=1), 16)  # longer bands give no gain
     return per_band, num_hashes // per_band
 
 
 def _candidates(sketch: _Sketch, rows: I64, threshold: float) -> U64:
-    """Pairs of positions in `rows`, earlier * 2^32 + later, sorted: share a band, and their signatures agree enough."""
+    """Sorted pairs of positions in `rows`, as earlier * 2^32 + later, that share a band and have similar signatures."""
     error = np.sqrt(threshold * (1 - threshold) / sketch.bytes.shape[1])
     least = (threshold - SLACK * error) * sketch.bytes.shape[1]
     found = [np.zeros(0, dtype=np.uint64)]
@@ -162,8 +161,9 @@ def _candidates(sketch: _Sketch, rows: I64, threshold: float) -> U64:
 
 
 def _bucket_pairs(key: U64, following: U64) -> Iterator[tuple[I64, I64]]:
-    """Pairs (earlier, later) of equal key: all of a small bucket; in a large one each row with its first, and with the
-    neighbours that also share the following band, where near rows come to lie together."""
+    """Pairs (earlier, later) of equal key: all pairs of a small bucket; in a large one each row with the first row, and
+    with its neighbours after sorting by the next band, where near rows are adjacent.
+    """
     order = np.argsort(key)
     equal = key[order[1:]] == key[order[:-1]]
     crowd = np.zeros(len(key), dtype=np.bool_)
@@ -189,7 +189,9 @@ def _bucket_pairs(key: U64, following: U64) -> Iterator[tuple[I64, I64]]:
 
 
 def _greedy(column: Any, pairs: U64, config: NearDuplicatesConfig) -> NDArray[np.bool_]:
-    """[rows]: which go. `column` is in order of preference; pairs are verified only if their earlier row stays."""
+    """[rows]: true for dropped rows. `column` is in order of preference; pairs are verified only if their earlier row
+    is kept.
+    """
     drops = np.zeros(len(column), dtype=np.bool_)
     late, early = (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64), (pairs >> np.uint64(32)).astype(np.int64)
     order = np.lexsort((early, late))
@@ -197,7 +199,7 @@ def _greedy(column: Any, pairs: U64, config: NearDuplicatesConfig) -> NDArray[np
     start = 0
     while start < len(late):
         stop = min(start + PAIRS, len(late))
-        stop = int(np.searchsorted(late, late[stop - 1], side="right"))  # a row's pairs stay together
+        stop = int(np.searchsorted(late, late[stop - 1], side="right"))  # pairs of a row stay in one chunk
         a, b = early[start:stop], late[start:stop]
         open_ = ~drops[a]
         a, b = a[open_], b[open_]
@@ -210,11 +212,11 @@ def _greedy(column: Any, pairs: U64, config: NearDuplicatesConfig) -> NDArray[np
 
 
 def _similarity(column: Any, a: I64, b: I64, config: NearDuplicatesConfig) -> NDArray[np.float64]:
-    """[pairs]: exact Jaccard similarity of the rows' sets of shingles."""
+    """[pairs]: exact Jaccard similarity of the sets of shingles."""
     rows, both = np.unique(np.concatenate([a, b]), return_inverse=True)
     a, b = both[: len(a)], both[len(a) :]
     shingles = words.collect(column.take(pa.array(rows)), config.unit).windows(config.shingle, whole_if_shorter=True)
-    # 32 bits for the row and 32 of the hash: two shingles of one pair are taken for one at most once in 2^32
+    # 32 bits for the row and 32 of the hash: two shingles of a pair collide with probability 2^-32
     sets = np.unique((shingles.rows.astype(np.uint64) << np.uint64(32)) | (shingles.hashes >> np.uint64(32)))
     sizes = np.bincount((sets >> np.uint64(32)).astype(np.int64), minlength=len(rows))
     starts = np.concatenate([[0], np.cumsum(sizes)])

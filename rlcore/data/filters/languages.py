@@ -1,4 +1,4 @@
-"""Languages that py3langid can tell, by their ISO 639-1 codes."""
+"""Languages of py3langid, by ISO 639-1 code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def unknown(codes: Iterable[str]) -> list[str]:
-    """Those that the detector has no model of.
+    """The codes that the detector has no model for.
 
     Raises:
         RuntimeError: the package py3langid is not installed.

@@ -1,4 +1,4 @@
-"""What filters left out: one line per filter and reason."""
+"""Report of dropped rows: one line per filter and reason."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Rows that left with one reason."""
+    """Rows that one filter dropped for one reason."""
 
     filter: str  # place and kind, "2 length"
     reason: str
     dropped: int
-    sources: Mapping[str, int]  # source of the prompt to rows; sums to `dropped`
+    sources: Mapping[str, int]  # source of the prompt -> rows; sums to `dropped`
 
 
 @dataclass(frozen=True, slots=True)
 class FilterReport:
-    """Rows in = rows kept + rows dropped, by reason; for each source too.
+    """Rows in, kept and dropped by reason, in total and per source.
 
     >>> report = FilterReport(3, 2, {"web": 3}, {"web": 2}, (Drop("0 length", "prompt too long", 1, {"web": 1}),))
     >>> print(report.render())
@@ -50,11 +50,11 @@ class FilterReport:
                 raise ValueError(f"source {source!r}: {rows} rows in, {out} dropped, and the rest was not kept")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and whole numbers; the same for the same table and filters."""
+        """JSON-able and deterministic for the same table and filters."""
         return dataclasses.asdict(self) | {"drops": [dataclasses.asdict(drop) for drop in self.drops]}
 
     def render(self, max_sources: int = 6) -> str:
-        """An aligned table; of more than `max_sources` sources the largest."""
+        """An aligned table with at most `max_sources` sources, the largest."""
         sources = sorted(self.sources_in, key=lambda s: (-self.sources_in[s], s))[:max_sources]
         lines = [("", "rows in", self.rows_in, self.sources_in)]
         lines += [(drop.filter, drop.reason, drop.dropped, drop.sources) for drop in self.drops]

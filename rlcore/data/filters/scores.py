@@ -1,4 +1,4 @@
-"""Filters on scores and on numbers of rows: thresholds, margins, pass rates, caps."""
+"""Filters on scores and on row counts: thresholds, margins, pass rates, caps."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def difficulty(table: pa.Table, config: DifficultyConfig, context: FilterContext
 def prompt_cap(table: pa.Table, config: PromptCapConfig, context: FilterContext) -> Verdict:
     seed = context.seed if config.seed is None else config.seed
     uids, first, sources = view.codes(table["uid"]), None, table["source"]
-    _, first = np.unique(uids, return_index=True)  # uids are numbered from 0, so that prompt i is number i
+    _, first = np.unique(uids, return_index=True)  # uids are numbered from 0, so prompt i has number i
     source = view.codes(sources)[first]
     lot = words.text_hashes(table["uid"].take(pa.array(first)), seed)
     order = np.lexsort((lot, source))
@@ -124,7 +124,7 @@ def _ids(table: pa.Table) -> Any:
 
 
 def _place(groups: I64, order: I64) -> I64:
-    """[rows]: how many rows of its group come before it in `order`."""
+    """[rows]: number of rows of the same group before it in `order`."""
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     by_group = np.lexsort((rank, groups))
@@ -152,7 +152,7 @@ def _difference(verdict: Verdict, table: pa.Table) -> F64:
 
 
 def _part(column: Any, name: str) -> F64:
-    """[rows]: the named number of JSON objects, not a number where there is none. Equal objects are read once."""
+    """[rows]: the named number in JSON objects, NaN where missing. Equal objects are parsed once."""
     codes = view.codes(column)
     _, first = np.unique(codes, return_index=True)
     texts = column.take(pa.array(first)).to_pylist()

@@ -1,4 +1,4 @@
-"""Filters on one text at a time: length, language, repetition, pattern, end."""
+"""Filters on single texts: length, language, repetition, pattern, finish reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def regex(table: pa.Table, config: RegexConfig, context: FilterContext) -> Verdi
 
 
 def finish_reason(table: pa.Table, config: FinishReasonConfig, context: FilterContext) -> Verdict:
-    """A reason of each unwanted end: `response ended by length`."""
+    """One reason per unwanted finish reason: `response ended by length`."""
     verdict = Verdict(table.num_rows)
     for side in view.sides(table):
         if config.side != "both" and side and side != f"{config.side}_":
@@ -74,13 +74,13 @@ def repeated_share(found: words.Words, n: int) -> F64:
     grams = found.windows(n, whole_if_shorter=False)
     rows = grams.rows
     order = np.lexsort((grams.hashes, rows))
-    again = (grams.hashes[order][1:] == grams.hashes[order][:-1]) & (rows[1:] == rows[:-1])  # rows are sorted already
+    again = (grams.hashes[order][1:] == grams.hashes[order][:-1]) & (rows[1:] == rows[:-1])  # rows are already sorted
     repeated = np.bincount(rows[1:][again], minlength=len(found))
     return np.asarray(repeated / np.maximum(grams.counts, 1), dtype=np.float64)
 
 
 def longest_run(found: words.Words) -> view.I64:
-    """[rows]: most equal units one behind the other."""
+    """[rows]: length of the longest run of equal units."""
     longest = np.zeros(len(found), dtype=np.int64)
     if len(found.hashes):
         rows = found.rows
@@ -90,7 +90,7 @@ def longest_run(found: words.Words) -> view.I64:
 
 
 def language(table: pa.Table, config: LanguageConfig, context: FilterContext) -> Verdict:
-    """A reason of each language found: `response in fr`. Each distinct text is looked at once."""
+    """One reason per detected language: `response in fr`. Each distinct text is classified once."""
     verdict = Verdict(table.num_rows)
     allowed = {languages.canonical(code) for code in config.allowed}
     for name, column in view.texts(table, config.text(tables.kind_of(table))):

@@ -1,4 +1,4 @@
-"""What a filter sees and what it says: the context, the reasons per row, and the texts a filter looks at."""
+"""Input and output of filters: the context, the selected texts, and the reasons per row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FilterContext:
-    """What filters need beside the table.
+    """Input of filters in addition to the table.
 
     Attributes:
-        eval_texts: evaluation set to its texts, for `contamination`. Texts too short for n-grams are
-            compared whole: rendered as the table's prompts are (chat template), or with `short: contained`.
+        eval_texts: evaluation set -> its texts, for `contamination`. Texts too short for n-grams are compared whole:
+            render them like the prompts of the table (chat template), or use `short: contained`.
         samples: scored samples (columns of `tables.SAMPLES`), for `difficulty` on prompts.
-        seed: of filters that draw and have no seed of their own.
+        seed: for filters that draw at random and set no seed.
     """
 
     eval_texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class FilterContext:
 
 
 class Verdict:
-    """A reason or none for each row; the first reason of a row stays.
+    """A reason or none for each row; the first reason of a row is kept.
 
     >>> verdict = Verdict(3)
     >>> verdict.drop(np.array([True, False, False]), "too short")
@@ -45,11 +45,11 @@ class Verdict:
     """
 
     def __init__(self, num_rows: int) -> None:
-        self.codes = np.full(num_rows, -1, dtype=np.int32)  # into `names`; -1: kept
+        self.codes = np.full(num_rows, -1, dtype=np.int32)  # index into `names`; -1: kept
         self.names: list[str] = []
 
     def drop(self, mask: Any, reason: str) -> None:
-        """`mask` [rows], true where dropped: numpy, or Arrow (null is false)."""
+        """Drops the rows where `mask` [rows] is true: numpy, or Arrow (null is false)."""
         if not isinstance(mask, np.ndarray):
             mask = np.asarray(pc.fill_null(mask, False), dtype=np.bool_)
         if reason not in self.names:
@@ -61,7 +61,7 @@ class Verdict:
         return self.codes < 0
 
     def counts(self) -> dict[str, int]:
-        """Rows by reason, those without a row left out."""
+        """Rows per reason; reasons without rows are omitted."""
         found = np.bincount(self.codes[~self.kept], minlength=len(self.names))
         return {name: int(n) for name, n in zip(self.names, found, strict=True) if n}
 
@@ -78,7 +78,7 @@ def sides(table: pa.Table) -> tuple[str, ...]:
 
 
 def texts(table: pa.Table, of: str) -> list[tuple[str, Any]]:
-    """(what it is, text column) of all that `of` ("prompt", "response" or "both") names; null is empty."""
+    """(name, text column) of the texts that `of` ("prompt", "response" or "both") selects; null becomes ""."""
     found = [("prompt", table["prompt"])] if of in ("prompt", "both") else []
     if of in ("response", "both"):
         found += [(f"{side}response".replace("_", " "), table[f"{side}response"]) for side in sides(table)]
@@ -86,7 +86,7 @@ def texts(table: pa.Table, of: str) -> list[tuple[str, Any]]:
 
 
 def joined(table: pa.Table, of: str) -> Any:
-    """One text per row: all columns that `of` names, one line apart."""
+    """One text per row: the selected columns, joined by line breaks."""
     columns = [column.cast(pa.large_string()) for _, column in texts(table, of)]
     return (
         columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar("\n", pa.large_string()))
@@ -101,12 +101,12 @@ def codes(column: Any) -> I64:
 
 
 def numbers(column: Any) -> F64:
-    """[rows] float64, not a number where null."""
+    """[rows] float64, NaN where null."""
     return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")), dtype=np.float64)
 
 
 def scores(table: pa.Table) -> F64:
-    """[rows]: by which the best of several rows is kept; of pairs the margin. -inf where there is none or it failed."""
+    """[rows]: the score for keeping the best of several rows; for pairs the margin. -inf if missing or failed."""
     values = [np.where(is_ok(table, side), numbers(table[f"{side}score"]), np.nan) for side in sides(table)]
     score = values[0] - values[1] if len(values) == 2 else values[0]
     return np.where(np.isnan(score), -np.inf, score)
@@ -118,7 +118,7 @@ def is_ok(table: pa.Table, side: str) -> Bool:
 
 
 def preference(table: pa.Table, keep: str) -> I64:
-    """Row numbers, the row to keep first first: in order of the table ("first") or of their score ("best")."""
+    """Row numbers in order of preference: by position in the table ("first") or by score ("best")."""
     if keep == "best":
         return np.argsort(-scores(table), kind="stable")
     return np.arange(table.num_rows, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Words of a whole text column as hashes: what near duplicates, contamination and repetition are counted on.
+"""Hashes of the words of a text column, for near duplicates, contamination and repetition.
 
 No string is built per row or word. Text becomes code points, and the hash of any span is a difference of prefix sums of
 a polynomial modulo 2^64 (Karp and Rabin 1987), whose base is odd and therefore has an inverse:
@@ -24,22 +24,22 @@ from numpy.typing import NDArray
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 
-CHUNK = 1 << 18  # characters at a time: what is worked on stays in the processor's cache
+CHUNK = 1 << 18  # characters at a time, so that the working set stays in the processor's cache
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
-_TABLE = 1 << 17  # code points with an entry of their own; above are rare Han, tags and private use
+_TABLE = 1 << 17  # code points with a table entry; above are rare Han, tags and private use
 _SEPARATOR, _LETTER, _DIGIT, _SINGLE = range(4)
-_OPERATORS = frozenset("-*/^%")  # beside the category Sm: `74-85` is another text than `74+85`
-_NOT_WORDS = frozenset("|~`")  # of category Sm or like it, but marks of tables and code
+_OPERATORS = frozenset("-*/^%")  # in addition to category Sm: `74-85` and `74+85` are different texts
+_NOT_WORDS = frozenset("|~`")  # excluded: marks of tables and code
 _UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 _HYPHEN, _STAR = ord("-"), ord("*")
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Hashes of the words (or characters) of some consecutive rows, one row behind the other.
+    """Hashes of the words (or characters) of consecutive rows, concatenated.
 
-    Row i's are `hashes[offsets[i]:offsets[i + 1]]`.
+    Row i is `hashes[offsets[i]:offsets[i + 1]]`.
     """
 
     hashes: U64  # [words]
@@ -50,16 +50,16 @@ class Words:
 
     @property
     def counts(self) -> I64:
-        """[rows]: words of each."""
+        """[rows]: number of words."""
         return np.diff(self.offsets)
 
     @property
     def rows(self) -> I64:
-        """[words]: the row of each."""
+        """[words]: row of each word."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
 
     def windows(self, n: int, whole_if_shorter: bool) -> Words:
-        """Hashes of all n consecutive words of a row, in order, repeats included.
+        """Hashes of all n consecutive words of a row, in order, including repeats.
 
         A row of 1 to n - 1 words has none, or a single one over all its words if `whole_if_shorter`.
         """
@@ -71,16 +71,16 @@ class Words:
         return Words(span_hashes(self.hashes, starts, starts + np.repeat(lengths, counts)), offsets)
 
     def whole(self) -> U64:
-        """[rows]: one hash of all the words of a row; equal for rows of the same words in the same order."""
+        """[rows]: one hash over all words of a row; equal for equal sequences of words."""
         return span_hashes(self.hashes, self.offsets[:-1], self.offsets[1:])
 
 
 def chunks(column: Any, unit: str = "words") -> Iterator[tuple[int, Words]]:
     """The column in pieces of about `CHUNK` characters: the first row of each, and its words.
 
-    Words are runs of letters, marks and digits in lower case after Unicode's NFKC; a Han character or kana is one by
-    itself, and so is a mathematical operator (a hyphen between letters and a doubled `*` are none). Everything else
-    stands between words. The unit `characters` gives the characters of those words, and one for each gap between two.
+    Words are runs of letters, marks and digits, in lower case after Unicode NFKC. A Han character, a kana or a
+    mathematical operator is a word (but not a hyphen between letters or a doubled `*`). Everything else separates
+    words. The unit `characters` gives the characters of the words, and one for each gap between two words.
 
     Args:
         column: a string array, whole or in chunks; null counts as empty.
@@ -100,7 +100,7 @@ def chunks(column: Any, unit: str = "words") -> Iterator[tuple[int, Words]]:
 
 
 def collect(column: Any, unit: str = "words") -> Words:
-    """All of a column's words at once: for columns known to be small."""
+    """All words of a small column, without chunks."""
     parts = [words for _, words in chunks(column, unit)]
     counts = [part.counts for part in parts]
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]) if parts else np.zeros(1, dtype=np.int64)
@@ -109,7 +109,7 @@ def collect(column: Any, unit: str = "words") -> Words:
 
 
 def span_hashes(codes: U64, starts: I64, ends: I64) -> U64:
-    """Hashes of `codes[starts[i]:ends[i]]`, each [spans]; equal spans have equal hashes wherever they stand."""
+    """Hashes of `codes[starts[i]:ends[i]]`, each [spans]; equal spans have equal hashes at any position."""
     powers, inverses = _powers(max(16, len(codes).bit_length()))
     prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(codes * powers[: len(codes)], out=prefix[1:])
@@ -125,7 +125,7 @@ def mix(values: U64) -> U64:
 
 
 def text_hashes(column: Any, seed: int) -> U64:
-    """[rows]: a 64-bit hash of each text as it stands, equal on every machine; another seed gives others."""
+    """[rows]: a 64-bit hash of each unmodified text and the seed, equal on every machine."""
     found = []
     for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         points, offsets = _points(pc.fill_null(piece, ""))
@@ -140,7 +140,7 @@ def _words(texts: Any, unit: str) -> Words:
         texts = pc.utf8_normalize(texts, "NFKC")
     points, offsets = _points(texts)
     kinds, codes = _classified(points)
-    first = np.zeros(len(points) + 1, dtype=np.bool_)  # at the end too, so that it marks both ends of every row
+    first = np.zeros(len(points) + 1, dtype=np.bool_)  # also at the end, so that both ends of every row are marked
     first[offsets] = True
     before = np.concatenate([kinds[:0], np.zeros(1, np.uint8), kinds[:-1]])[: len(kinds)]
     before[first[:-1]] = _SEPARATOR
@@ -176,7 +176,7 @@ def _characters(codes: U64, inside: NDArray[np.bool_], offsets: I64) -> Words:
 
 
 def _points(texts: Any) -> tuple[NDArray[np.uint32], I64]:
-    """All code points of the texts, one text behind the other, and where each begins: [rows + 1]."""
+    """Concatenated code points of the texts, and the start of each text: [rows + 1]."""
     lengths = np.asarray(pc.utf8_length(texts), dtype=np.int64)
     width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     _, positions, data = texts.buffers()
@@ -202,7 +202,7 @@ def _classified(points: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], U64]:
 
 @functools.cache
 def _tables() -> tuple[NDArray[np.uint8], U64]:
-    """Of every code point below `_TABLE`: its kind, and the code of its lower case; one more entry for the rest."""
+    """For every code point below `_TABLE`: its kind and its lower-case code; one more entry for all others."""
     kinds = np.zeros(_TABLE + 1, dtype=np.uint8)
     lower = np.arange(_TABLE + 1, dtype=np.uint64)
     for point in range(_TABLE):
