@@ -1,7 +1,7 @@
-"""Prompts, samples and pairs as Arrow tables: how artefacts hold them, and what filters work on.
+"""Prompts, samples and pairs as Arrow tables, the format of artefacts and filters.
 
-Text and scores stand in columns of their own, so that a filter over a million rows never builds a Python object per
-row. Samples and pairs repeat their prompt's columns; a pair's responses have the prefixes `chosen_` and `rejected_`.
+Text and scores have their own columns, so that a filter over a million rows builds no Python object per row. Samples
+and pairs repeat the columns of their prompt; the responses of a pair have the prefixes `chosen_` and `rejected_`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOKENS = pa.list_(pa.int32())
 PROMPT_FIELDS = [
     pa.field("uid", pa.string()),
     pa.field("source", pa.string()),
-    pa.field("prompt", pa.string()),  # as rendered
+    pa.field("prompt", pa.string()),  # rendered text
     pa.field("prompt_ids", TOKENS),
     pa.field("reference", pa.string()),
     pa.field("rewards", pa.list_(pa.string())),
@@ -30,12 +30,12 @@ RESPONSE_FIELDS = [
     pa.field("sample_id", pa.string()),
     pa.field("response", pa.string()),
     pa.field("response_ids", TOKENS),
-    pa.field("loss_mask", pa.list_(pa.bool_())),  # null: every response token is trained on
+    pa.field("loss_mask", pa.list_(pa.bool_())),  # null: every response token is trained
     pa.field("finish_reason", pa.string()),
     pa.field("model", pa.string()),
     pa.field("score", pa.float64()),  # null: not scored
     pa.field("status", pa.string()),  # null: not scored
-    pa.field("parts", pa.string()),  # JSON: name to number
+    pa.field("parts", pa.string()),  # JSON: name -> number
     pa.field("info", pa.string()),  # JSON
 ]
 SIDES = ("chosen", "rejected")
@@ -78,15 +78,15 @@ def to_pairs(table: pa.Table) -> list[Pair]:
 
 
 def kind_of(table: pa.Table) -> str:
-    """ "prompts", "samples" or "pairs", by its columns.
+    """ Kind of a table by its columns: "prompts", "samples" or "pairs".
 
     Raises:
-        ValueError: none of them.
+        ValueError: the columns match no kind.
     """
     for name, schema in SCHEMAS.items():
         if table.schema.names == schema.names:
             return name
-    raise ValueError(f"columns {', '.join(table.schema.names)} are those of no record")
+    raise ValueError(f"columns {', '.join(table.schema.names)} match no record")
 
 
 def _prompt_row(prompt: Prompt) -> dict[str, Any]:
@@ -162,21 +162,21 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 
 def _dump(value: Any) -> str:
-    """Canonical, so that equal records give equal artefacts."""
+    """Canonical JSON, so that equal records give equal artefacts."""
     text = json.dumps(value, sort_keys=True, default=_plain, ensure_ascii=False)
-    # half a character, as error texts of programs hold it, is no UTF-8: escaped it comes back as it was
+    # lone surrogates, as in error texts of programs, are not valid UTF-8: escaping preserves them
     return text if text.isascii() or not _HALF.search(text) else json.dumps(value, sort_keys=True, default=_plain)
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: a user's reward tells what it likes."""
+    """Encodes types that JSON lacks; rewards of users may return any type."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if isinstance(value, set | frozenset):  # their order is another one in every process
+    if isinstance(value, set | frozenset):  # the order of sets differs between processes
         return sorted(value, key=lambda item: (str(item), type(item).__name__))
     return str(value)
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of one kind, one behind the other."""
+    """Concatenates tables of one kind."""
     return pa.concat_tables(tables).combine_chunks()

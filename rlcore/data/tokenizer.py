@@ -1,4 +1,4 @@
-"""What the data needs of a tokenizer; every Hugging Face tokenizer fits."""
+"""Interface of tokenizers; every Hugging Face tokenizer implements it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tokenizer(Protocol):
     def chat_template(self) -> Any: ...  # a Jinja template, or None
 
     def __call__(self, text: Any, *, add_special_tokens: bool = True) -> Mapping[str, Any]:
-        """Of a list of strings: a mapping whose "input_ids" is a list of lists of ids."""
+        """Returns a mapping with "input_ids", a list of lists of ids, for a list of strings."""
         ...
 
     def apply_chat_template(
@@ -23,11 +23,11 @@ class Tokenizer(Protocol):
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool, chunk: int = 8192) -> list[tuple[int, ...]]:
-    """Token ids of every text, in batches: one call per text is an order of magnitude slower.
+    """Token ids of every text, in batches; one call per text would be an order of magnitude slower.
 
     Args:
-        special: add what the tokenizer puts in front of a text (a start token). What some put behind it is taken off
-            again: a prompt that ends in an end-of-text token has nothing to go on with.
+        special: adds the start token of the tokenizer. End tokens are removed, because a prompt that ends with an
+            end-of-text token cannot be continued.
     """
     cut = 0
     if special and texts:
@@ -41,5 +41,5 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool, chunk: int
 
 
 def tokenizer_start(tokenizer: Tokenizer) -> int | None:
-    """The start token; some tokenizers (GPT-2's kin) use one token as start and end."""
+    """The start token, or None; some tokenizers (such as GPT-2's) use one token for both start and end."""
     return getattr(tokenizer, "bos_token_id", None)

@@ -164,7 +164,7 @@ def test_half_a_character_in_what_a_reward_tells():
 def test_the_kind_by_the_columns(kind):
     table = tables.SCHEMAS[kind].empty_table()
     assert tables.kind_of(table) == kind
-    with pytest.raises(ValueError, match="are those of no record"):
+    with pytest.raises(ValueError, match="match no record"):
         tables.kind_of(table.drop_columns(["uid"]))
 
 

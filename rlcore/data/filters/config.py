@@ -64,8 +64,8 @@ class NearDuplicatesConfig(FilterConfig):
     default_of: ClassVar[Of] = "both"
     of: Of | None = None  # None: both
     threshold: float = 0.8
-    unit: Literal["words", "characters"] = "words"  # units per shingle
-    shingle: int = 3  # in units; a shorter text is one shingle
+    unit: Literal["words", "characters"] = "words"  # unit of a shingle
+    shingle: int = 3  # size in units; a shorter text is one shingle
     num_hashes: int = 128  # hashes per signature; more find more near duplicates
     within_prompt: bool = False
     keep: Literal["first", "best"] = "first"
@@ -134,7 +134,7 @@ class RepetitionConfig(FilterConfig):
     kind: ClassVar[str] = "repetition"
     of: Of | None = None  # None: response
     unit: Literal["words", "characters"] = "words"
-    n: int = 4  # limit on 1 - distinct n-grams / n-grams
+    n: int = 4  # max_share limits 1 - distinct n-grams / n-grams
     max_share: float | None = 0.3
     max_run: int | None = None  # limit on consecutive equal units
 

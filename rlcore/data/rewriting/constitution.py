@@ -1,13 +1,14 @@
-"""Responses criticised and revised under principles: Constitutional AI (arXiv 2212.08073, section 3), pure functions.
+"""Critiques and revisions of responses under principles: Constitutional AI (arXiv 2212.08073, section 3), pure
+functions.
 
     critiques = critique_requests(samples, config, "revise", seed)
-    answers = ...                                              # the caller renders and generates, here and below
+    answers = ...                                              # the caller renders and generates
     revisions, counts = revision_requests(critiques, answers, config)
     answers = ...
     samples, counts = revised(revisions, answers, config, encode, model)
 
-The critique names what in the response goes against a principle drawn by chance; the revision is asked for with prompt,
-response and critique in view. Principles and templates are in words of our own.
+The critique lists violations of a randomly drawn principle; the revision request contains prompt, response and
+critique. Principles and templates are not copied from the paper.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rlcore.data.sources.render import raw_text
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Sample
 
-Encode = Callable[[str], Sequence[int]]  # a response's token ids, the end token included
+Encode = Callable[[str], Sequence[int]]  # token ids of a response, including the end token
 
 CRITIQUE_MARK, REVISION_MARK = "Critique:", "Revision:"
 _EXCHANGE = "Request:\n{prompt}\n\nResponse:\n{response}\n"
@@ -39,8 +40,8 @@ REVISION_TEMPLATE = f"""{_EXCHANGE}
 @dataclass
 class PrincipleConfig:
     name: str = ""
-    critique: str = ""  # what to look for in the response
-    revision: str = ""  # what to change
+    critique: str = ""  # asks for violations in the response
+    revision: str = ""  # asks for the change
 
 
 def _principles() -> list[PrincipleConfig]:
@@ -76,14 +77,14 @@ def _principles() -> list[PrincipleConfig]:
 @dataclass
 class ConstitutionConfig:
     principles: list[PrincipleConfig] = field(default_factory=_principles)
-    critique: bool = True  # False: revisions at once, as in the ablation of section 3.5
+    critique: bool = True  # False: revisions without critique, as in the ablation of section 3.5
     critique_template: str = CRITIQUE_TEMPLATE
-    revision_template: str = REVISION_TEMPLATE  # without critique its {critique} is empty
+    revision_template: str = REVISION_TEMPLATE  # {critique} is empty without critique
     critique_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=CRITIQUE_MARK))
     revision_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=REVISION_MARK))
 
     def problems(self, key: str = "constitution") -> list[str]:
-        """What cannot work, each as `key: why`."""
+        """Invalid settings, each as `key: reason`."""
         found = [] if self.principles else [f"{key}.principles=[]: at least one"]
         for i, principle in enumerate(self.principles):
             if not (principle.name and principle.critique and principle.revision):
@@ -101,12 +102,12 @@ class ConstitutionConfig:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A request to the model, for a critique or for the revision itself, and what comes of it."""
+    """A request to the model for a critique or a revision, and the ids of the new sample."""
 
     sample_id: str  # of the new sample: "<the old one's id>~<stage>"
     text: str
     sample: Sample
-    request: str  # what the user asked, as the model is shown it
+    request: str  # the user's request, as the model sees it
     principle: PrincipleConfig
 
 
@@ -119,11 +120,11 @@ def principle_of(uid: str, config: ConstitutionConfig, seed: int) -> PrincipleCo
 
 
 def critique_requests(samples: Sequence[Sample], config: ConstitutionConfig, stage: str, seed: int) -> list[Revision]:
-    """One request for a critique per sample; where `config.critique` is False, for the revision, and
-    `revision_requests` is left out.
+    """One critique request per sample; if `config.critique` is False, one revision request, and `revision_requests` is
+    skipped.
 
     Raises:
-        ValueError: settings that cannot work, or two samples with one id.
+        ValueError: invalid settings, or duplicate sample ids.
     """
     if found := config.problems():
         raise ValueError("rewriting: " + "; ".join(found))
@@ -146,8 +147,9 @@ def critique_requests(samples: Sequence[Sample], config: ConstitutionConfig, sta
 def revision_requests(
     requests: Sequence[Revision], answers: Sequence[str], config: ConstitutionConfig
 ) -> tuple[list[Revision], dict[str, int]]:
-    """Requests for revisions out of the critiques, and counts: `requests`, `critiques`, `dropped_unparsed`,
-    `dropped_empty`. Raises ValueError where the numbers do not match."""
+    """Revision requests from the critiques, and counts: `requests`, `critiques`, `dropped_unparsed`, `dropped_empty`.
+    Raises ValueError unless there is one answer per request.
+    """
     made, dropped = [], Counter[str]()
     for request, critique, reason in _parsed(requests, answers, config.critique_answer):
         if reason:
@@ -168,16 +170,17 @@ def revision_requests(
 def revised(
     requests: Sequence[Revision], answers: Sequence[str], config: ConstitutionConfig, encode: Encode, model: str
 ) -> tuple[list[Sample], dict[str, int]]:
-    """The revised responses as samples of the same prompts, not scored, and counts.
+    """The revised responses as unscored samples of the same prompts, and counts.
 
-    Counts: `requests`, `revised`, `dropped_<reason>` for each of REASONS, `principle_<name>` of those revised.
+    Counts: `requests`, `revised`, `dropped_<reason>` for each of REASONS, `principle_<name>` revised samples per
+    principle.
 
     Args:
-        encode: token ids of a response, the end token included.
-        model: content hash of the model that revised.
+        encode: returns the token ids of a response, including the end token.
+        model: content hash of the revising model.
 
     Raises:
-        ValueError: as many answers as requests are not there.
+        ValueError: there is not one answer per request.
     """
     made, dropped, principles = [], Counter[str](), Counter[str]()
     for request, text, reason in _parsed(requests, answers, config.revision_answer):
@@ -201,7 +204,7 @@ def check_number(requests: Sequence[object], answers: Sequence[str]) -> None:
 def _parsed(
     requests: Sequence[Revision], answers: Sequence[str], config: AnswerConfig
 ) -> list[tuple[Revision, str, str]]:
-    """Each request with its text and the reason why there is none."""
+    """Each request with its text, or with the reason why it has none."""
     check_number(requests, answers)
     found = []
     for request, answer in zip(requests, answers, strict=True):

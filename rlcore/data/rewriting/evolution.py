@@ -1,7 +1,7 @@
 """Prompts evolved by a model, after Evol-Instruct (WizardLM, arXiv 2304.12244), as pure functions.
 
     requests = evolutions(prompts, config, "evolve", seed)     # instructions, one per evolution
-    answers = ...                                              # the caller renders and generates
+    answers = ...                                              # the caller renders and generates the answers
     prompts, counts = evolved(requests, answers, config, render)
 
 Responses are rewritten by `rlcore.data.rewriting.constitution`.
@@ -21,10 +21,10 @@ from rlcore.data.sources.render import RAW, raw_text
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Prompt
 
-# metadata of an evolved prompt
+# metadata keys of an evolved prompt
 PARENT, ROOT, OPERATION, GENERATION = "parent", "root", "operation", "generation"
 
-RenderPrompt = Callable[[str], tuple[str, Sequence[int]]]  # a prompt's own text to (as rendered, its token ids)
+RenderPrompt = Callable[[str], tuple[str, Sequence[int]]]  # text of a prompt -> (rendered text, its token ids)
 
 MARK = "New task:"
 DEPTH_FRAME = f"""Rewrite the task below so that it is somewhat harder for a capable assistant, yet still sensible, \
@@ -53,14 +53,14 @@ Task:
 @dataclass
 class OperationConfig:
     name: str = ""
-    text: str = ""  # the instruction, put into the frame as {operation}
-    breadth: bool = False  # a new task beside the old one, not a harder one
-    weight: float = 1.0  # of the draw
-    keeps_answer: bool = False  # the reference and rewards of the parent still hold
+    text: str = ""  # the instruction that replaces {operation} in the frame
+    breadth: bool = False  # a new task in addition to the old one, not a harder one
+    weight: float = 1.0  # weight in the draw
+    keeps_answer: bool = False  # the reference and rewards of the parent stay valid
 
 
 def _operations() -> list[OperationConfig]:
-    """The five in-depth operations of section 3.2 and in-breadth evolving."""
+    """The five in-depth operations of section 3.2, and in-breadth evolving."""
     texts = {
         "add_constraints": "add one further constraint or requirement that the answer has to meet.",
         "deepen": "if the task asks about something, ask about it in more depth and more breadth.",
@@ -75,13 +75,13 @@ def _operations() -> list[OperationConfig]:
 
 @dataclass
 class EliminationConfig:
-    """What makes an evolution fail (section 3.2, Elimination Evolving)."""
+    """Elimination criteria of evolutions (section 3.2, Elimination Evolving)."""
 
-    # share of common word pairs with the parent from which nothing was gained; 1: only where the words are the same
+    # maximal similarity to the parent, as share of common word pairs; 1: drops only equal texts
     max_similarity: float = 1.0
     min_words: int = 1
     max_words: int | None = None
-    # words of the instruction that an evolved prompt must not have, unless its parent has them
+    # words of the instruction that an evolved prompt must not contain, unless its parent does
     copied: list[str] = field(
         default_factory=lambda: [
             "new task", "rewritten task", "given task", "task below", "first task", "original task",
@@ -91,19 +91,19 @@ class EliminationConfig:
 
 @dataclass
 class RewritingConfig:
-    """Prompts are evolved by `operations`; responses are revised under `constitution`."""
+    """Config of prompt evolution."""
 
     operations: list[OperationConfig] = field(default_factory=_operations)
-    per_prompt: int = 1  # evolutions of each prompt, by different operations while there are enough
+    per_prompt: int = 1  # evolutions of each prompt; operations repeat only after all were used
     depth_frame: str = DEPTH_FRAME
     breadth_frame: str = BREADTH_FRAME
     answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=MARK))
     elimination: EliminationConfig = field(default_factory=EliminationConfig)
-    put_back: bool = False  # a prompt none of whose evolutions succeeds comes out as it is, as in WizardLM's pool
+    put_back: bool = False  # keep a prompt without any successful evolution unchanged, as in WizardLM's pool
     constitution: ConstitutionConfig = field(default_factory=ConstitutionConfig)
 
     def problems(self) -> list[str]:
-        """What cannot work, each as `key: why`."""
+        """Invalid settings, each as `key: reason`."""
         found = [] if self.operations else ["operations=[]: at least one"]
         names = [operation.name for operation in self.operations]
         for i, operation in enumerate(self.operations):
@@ -123,9 +123,9 @@ class RewritingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Evolution:
-    """An instruction for the model, and what its answer will become."""
+    """An instruction for the model, and the ids of the resulting prompt."""
 
-    uid: str  # of the new prompt: "<parent's uid>~<stage>.<k>"
+    uid: str  # uid of the new prompt: "<parent's uid>~<stage>.<k>"
     text: str
     parent: Prompt
     operation: OperationConfig
@@ -135,10 +135,10 @@ REASONS = ("unparsed", "too_short", "too_long", "copied", "no_gain", "duplicate"
 
 
 def evolutions(prompts: Sequence[Prompt], config: RewritingConfig, stage: str, seed: int) -> list[Evolution]:
-    """`per_prompt` instructions for each prompt; operations drawn by weight, of a prompt independent of the others.
+    """`per_prompt` instructions for each prompt; operations are drawn by weight, independently for each prompt.
 
     Raises:
-        ValueError: settings that cannot work, or two prompts with one uid.
+        ValueError: invalid settings, or duplicate uids.
     """
     if found := config.problems():
         raise ValueError("rewriting: " + "; ".join(found))
@@ -157,15 +157,15 @@ def evolved(
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The evolved prompts that pass the elimination, in the order of the requests, and counts.
 
-    A new prompt holds its lineage in its metadata: `parent`, `root` (uids), `operation`, `generation` (1 for the first)
-    and `raw_prompt`. Its reference, rewards and other metadata are the parent's only where the operation keeps answers:
-    otherwise no verifier knows what is right.
+    The metadata of a new prompt has its lineage: `parent`, `root` (uids), `operation`, `generation` (1 for the first)
+    and `raw_prompt`. Reference, rewards and other metadata are copied from the parent only if the operation keeps
+    answers; otherwise there is no reference.
 
     Counts: `requests`, `evolved`, `dropped_<reason>` for each of REASONS (requests = evolved + all dropped), and
     `put_back`.
 
     Raises:
-        ValueError: as many answers as requests are not there.
+        ValueError: there is not one answer per request.
     """
     check_number(requests, answers)
     seen = {_key(raw_text(request.parent)) for request in requests}
@@ -194,7 +194,7 @@ def _draw(prompt: Prompt, config: RewritingConfig, stage: str, seed: int) -> lis
     weights = [operation.weight for operation in config.operations]
     shares = [weight / sum(weights) for weight in weights]
     drawn: list[OperationConfig] = []
-    while len(drawn) < config.per_prompt:  # once through all of them, then again
+    while len(drawn) < config.per_prompt:  # all of them once, then again
         num = min(config.per_prompt - len(drawn), len(shares))
         drawn += [config.operations[i] for i in rng.choice(len(shares), size=num, replace=False, p=shares)]
     return drawn
@@ -242,8 +242,9 @@ def _words_pattern(phrase: str) -> regex.Pattern[str]:
 
 
 def _similarity(words: list[str], others: list[str]) -> float:
-    """Shared word pairs over all of both (Jaccard, with multiplicity); 1 exactly where the words are the same, in order
-    up to rearrangements that no pair sees."""
+    """Jaccard similarity of the multisets of word pairs; 1 if the words are the same, up to rearrangements with equal
+    pairs.
+    """
     mine, theirs = (Counter(zip(["", *w], [*w, ""], strict=True)) for w in (words, others))
     return (mine & theirs).total() / (mine | theirs).total()
 

@@ -1,7 +1,7 @@
-"""Which of the samples of a prompt go on to training: best of n, top k, thresholds, statistical rejection sampling.
+"""Selects samples for training: best of n, top k, thresholds, statistical rejection sampling.
 
-Pure and deterministic: what is kept of a prompt depends on its own samples, the settings and the seed, never on the
-other prompts. Every sample that is not kept has a reason, and the counts add up.
+Pure and deterministic: the selection for a prompt depends on its own samples, the settings and the seed, not on other
+prompts. Every dropped sample has a reason, and the counts add up.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from rlcore.types import Sample
 
 
 class SelectionMethod(str, enum.Enum):
-    best = "best"  # of n, as Llama 2 and 3 and Apple's iTeC do
+    best = "best"  # best of n, as in Llama 2 and 3 and Apple's iTeC
     top_k = "top_k"
-    threshold = "threshold"  # all that are good; with max_per_prompt=1 and cap=random one good one
+    threshold = "threshold"  # all good samples; with max_per_prompt=1 and cap=random a single good one
     rso = "rso"  # statistical rejection sampling, arXiv 2309.06657
     all = "all"
 
 
 class Ties(str, enum.Enum):
-    """Which of two samples of one score ranks before the other."""
+    """Order of two samples with equal scores."""
 
-    first = "first"  # in the order given
-    shortest = "shortest"  # fewest response tokens, then the first
+    first = "first"  # input order
+    shortest = "shortest"  # fewest response tokens, then input order
     longest = "longest"
     random = "random"
 
@@ -41,56 +41,56 @@ class Cap(str, enum.Enum):
 
 
 class Unscored(str, enum.Enum):
-    """What becomes of a sample without a reward, or whose reward has another status than ok."""
+    """Treatment of samples without a reward or with a status other than ok."""
 
     drop = "drop"
     error = "error"
-    lowest = "lowest"  # ranks below every score; never passes a threshold
+    lowest = "lowest"  # ranks below every score and never passes a threshold
 
 
 @dataclass
 class SelectionConfig:
     method: SelectionMethod = SelectionMethod.best
-    k: int = 1  # kept per prompt by top_k, accepted per prompt by rso
-    threshold: float | None = None  # lowest score of a good sample, whatever the method; needed by `threshold`
-    beta: float = 0.5  # temperature of rso: near 0 it takes the best, at infinity it draws evenly
-    max_per_prompt: int | None = None  # of what the method took
-    cap: Cap = Cap.best  # which ones stay
-    cap_by_difficulty: bool = False  # max_per_prompt times the share of bad samples (arXiv 2407.13690, Prop2Diff)
-    distinct: bool = False  # one sample of each response text (blank ends apart), the best ranked
+    k: int = 1  # samples per prompt that top_k keeps or rso accepts
+    threshold: float | None = None  # lowest score of a good sample, for every method; required by `threshold`
+    beta: float = 0.5  # temperature of rso: near 0 selects the best, infinity draws uniformly
+    max_per_prompt: int | None = None  # limit on the samples per prompt after the method
+    cap: Cap = Cap.best  # which samples the limit keeps
+    cap_by_difficulty: bool = False  # scale the limit by the share of bad samples (arXiv 2407.13690)
+    distinct: bool = False  # only the best-ranked sample of each response text, ignoring surrounding blanks
     ties: Ties = Ties.first
     unscored: Unscored = Unscored.drop
 
     def problems(self) -> list[str]:
-        """What cannot work, each as `key=value: why`."""
+        """Invalid settings, each as `key=value: reason`."""
         found = []
         if self.k < 1:
             found.append(f"k={self.k}: at least 1")
         if not self.beta > 0:
             found.append(f"beta={self.beta}: above 0")
         if self.threshold is not None and math.isnan(self.threshold):
-            found.append("threshold=nan: give a number")
+            found.append("threshold=nan: must be a number")
         if self.max_per_prompt is not None and self.max_per_prompt < 1:
             found.append(f"max_per_prompt={self.max_per_prompt}: at least 1, or null for no cap")
         if self.method is SelectionMethod.threshold and self.threshold is None:
-            found.append("threshold=None: method=threshold needs the lowest score that is good")
+            found.append("threshold=None: method=threshold needs the lowest good score")
         if self.cap_by_difficulty and (self.threshold is None or self.max_per_prompt is None):
-            found.append("cap_by_difficulty=True: needs max_per_prompt, and the threshold of good samples")
+            found.append("cap_by_difficulty=True: needs max_per_prompt and threshold")
         return found
 
 
-# of a dropped sample; `select` counts each as `dropped_<reason>`
+# reasons of dropped samples; `select` counts each as `dropped_<reason>`
 REASONS = ("unscored", "copy", "below_threshold", "not_best", "not_top_k", "not_accepted", "over_cap")
 
 
 def select(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> tuple[list[Sample], dict[str, int]]:
-    """The samples kept, in the order given, and counts.
+    """The kept samples in input order, and counts.
 
     Counts: `samples` given, `selected`, `dropped_<reason>` for each of REASONS (samples = selected + all dropped),
-    `prompts`, and `prompts_without` of which nothing was kept.
+    `prompts`, and `prompts_without` any kept sample.
 
     Raises:
-        ValueError: settings that cannot work, a score that is not finite, an unscored sample where `unscored=error`.
+        ValueError: invalid settings, a score that is not finite, or an unscored sample with `unscored=error`.
     """
     reasons = explain(samples, config, seed)
     kept = [sample for sample, reason in zip(samples, reasons, strict=True) if not reason]
@@ -103,7 +103,7 @@ def select(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> tup
 
 
 def explain(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> list[str]:
-    """Per sample the reason why it is dropped, "" where it is kept. Raises what `select` raises."""
+    """For each sample the reason of its drop, "" if it is kept. Raises the errors of `select`."""
     if found := config.problems():
         raise ValueError("selection: " + "; ".join(found))
     scores = [_score_or(sample, config.unscored) for sample in samples]
@@ -122,7 +122,7 @@ def _of_prompt(
     config: SelectionConfig,
     rng: np.random.Generator,
 ) -> dict[int, str]:
-    """Reasons of the rows that are dropped."""
+    """Reasons of the dropped rows."""
     dropped = {row: "unscored" for row in rows if scores[row] is None}
     known = {row: score for row in rows if (score := scores[row]) is not None}
     if config.method is SelectionMethod.rso and config.unscored is Unscored.lowest:
@@ -151,7 +151,7 @@ def _taken(
     rng: np.random.Generator,
     dropped: dict[int, str],
 ) -> list[int]:
-    """`left` is ranked, the best first."""
+    """`left` is ranked, best first."""
     if config.method is SelectionMethod.best:
         return _split(left, set(left[:1]), "not_best", dropped)
     if config.method is SelectionMethod.top_k:
@@ -168,20 +168,20 @@ def _split(rows: list[int], keep: set[int], reason: str, dropped: dict[int, str]
 
 
 def rejection_sample(scores: Sequence[float], num: int, beta: float, rng: np.random.Generator) -> list[int]:
-    """Statistical rejection sampling (Liu et al., arXiv 2309.06657, Algorithm 1): positions accepted, in that order.
+    """Statistical rejection sampling (Liu et al., arXiv 2309.06657, Algorithm 1): accepted positions in order of
+    acceptance.
 
-    Passes over the candidates accept each with probability `exp((r - r_max) / beta)`, r_max the highest reward of those
-    that remain, until `num` are accepted or none is left; what one pass accepts leaves the pool. Candidates drawn from
-    pi come out, while few of many are taken, as drawn from `pi(y|x) exp(r(x, y) / beta)` up to its norm (equation 4).
-    They are gone through in random order, so that the order they are given in (models of a committee one after the
-    other) favours none.
+    Passes over the candidates accept each with probability `exp((r - r_max) / beta)`, r_max the highest reward of the
+    remaining ones, until `num` are accepted or none is left; accepted candidates leave the pool. If few of many
+    candidates are accepted, candidates from pi have the distribution `pi(y|x) exp(r(x, y) / beta)` up to its norm
+    (equation 4). The order of candidates is shuffled, so that no model of a committee has an advantage.
 
     Raises:
-        ValueError: a beta that is not above 0, or a score that is not finite.
+        ValueError: beta is not above 0, or a score is not finite.
     """
     if not beta > 0:
         raise ValueError(f"beta={beta}: above 0")
-    if not all(map(math.isfinite, scores)):  # nothing would ever be accepted
+    if not all(map(math.isfinite, scores)):  # no candidate would ever be accepted
         raise ValueError("scores must be finite")
     pool = [int(i) for i in rng.permutation(len(scores))]
     accepted: list[int] = []
@@ -197,7 +197,7 @@ def rejection_sample(scores: Sequence[float], num: int, beta: float, rng: np.ran
 
 
 def by_prompt(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Rows of each prompt's samples, both in the order given."""
+    """Row numbers of the samples of each prompt, in input order."""
     groups: dict[str, list[int]] = defaultdict(list)
     for row, sample in enumerate(samples):
         groups[sample.prompt.uid].append(row)
@@ -205,13 +205,13 @@ def by_prompt(samples: Sequence[Sample]) -> dict[str, list[int]]:
 
 
 def prompt_rng(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each prompt (and whatever else is named), the same in every process."""
+    """A random generator per prompt (and further names), equal in every process."""
     digest = hashlib.sha256("\0".join(names).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def score_of(sample: Sample) -> float | None:
-    """Its score; None where it was not scored, or scoring failed.
+    """The score of a sample; None without a score or if scoring failed.
 
     Raises:
         ValueError: a score that is not finite.
@@ -230,7 +230,7 @@ def ranked(
     ties: Ties,
     rng: np.random.Generator,
 ) -> list[int]:
-    """The rows, the best score first."""
+    """The rows sorted by score, best first."""
     place = {row: i for i, row in enumerate(rows)}
     if ties is Ties.random:
         place = {row: int(i) for row, i in zip(rows, rng.permutation(len(rows)), strict=True)}
@@ -257,7 +257,7 @@ def _first_of_text(rows: Sequence[int], samples: Sequence[Sample]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Of one prompt: samples drawn so far, and how many of them are good."""
+    """Samples of one prompt so far, and the number of good ones."""
 
     drawn: int = 0
     good: int = 0
@@ -265,28 +265,28 @@ class Tally:
 
 @dataclass
 class AdaptivePlan:
-    """How many samples each prompt gets in the next round of generation, given what came of those before.
+    """Number of samples for each prompt in the next round of generation, from the results so far.
 
-    A prompt stops when it has `enough` good samples or has used its budget. Before that it gets what its pass rate
-    lets expect to be needed: `ceil((enough - good) / rate)` with `rate = (good + 1) / (drawn + 2)`, the posterior mean
-    under an even prior (Laplace's rule of succession), within `per_round` and the budget.
+    A prompt stops with `enough` good samples or at its budget. Before that it gets the expected number of samples it
+    needs: `ceil((enough - good) / rate)` with `rate = (good + 1) / (drawn + 2)`, the posterior mean under an even prior
+    (Laplace's rule of succession), within `per_round` and the budget.
 
     >>> plan = AdaptivePlan(first=4, enough=2, max_samples=16, per_round=8)
     >>> plan.next({"a": Tally(drawn=4, good=3), "b": Tally(drawn=4, good=1), "c": Tally()})
     {'b': 3, 'c': 4}
     """
 
-    first: int = 4  # samples of a prompt that has none yet
+    first: int = 4  # samples for a prompt without samples
     enough: int = 1  # good samples that a prompt needs
-    max_samples: int = 64  # budget of a prompt
-    per_round: int = 16  # at most, of a prompt in one round
+    max_samples: int = 64  # budget per prompt
+    per_round: int = 16  # maximum per prompt and round
 
     def problems(self) -> list[str]:
         names = ("first", "enough", "max_samples", "per_round")
         return [f"{name}={value}: at least 1" for name in names if (value := getattr(self, name)) < 1]
 
     def next(self, tallies: Mapping[str, Tally]) -> dict[str, int]:
-        """Samples to draw by uid, prompts that need none left out. Empty: generation is done.
+        """Samples to draw by uid, without prompts that need none. Empty: generation is finished.
 
         Raises:
             ValueError: settings below 1, or a tally with more good samples than drawn ones.

@@ -1,7 +1,7 @@
-"""Preference pairs out of scored samples or out of reference answers.
+"""Makes preference pairs from scored samples or from reference answers.
 
-Pure and deterministic: the pairs of a prompt depend on its own samples, the settings and the seed. Every candidate pair
-that is not made has a reason, and the counts add up.
+Pure and deterministic: the pairs of a prompt depend on its own samples, the settings and the seed. Every dropped
+candidate pair has a reason, and the counts add up.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import numpy as np
 from rlcore.data.selection.best_of_n import Ties, by_prompt, prompt_rng, ranked, score_of
 from rlcore.types import Pair, Prompt, RewardResult, Sample
 
-Encode = Callable[[str], Sequence[int]]  # a response's token ids, the end token included
+Encode = Callable[[str], Sequence[int]]  # token ids of a response, including the end token
 
 
 class PairingMethod(str, enum.Enum):
-    """Candidates of a prompt, its samples ranked by score."""
+    """Candidate pairs of a prompt, with its samples ranked by score."""
 
     best_worst = "best_worst"  # best and worst, second best and second worst, ...
-    best_random = "best_random"  # the best, and others in random order
+    best_random = "best_random"  # the best with others in random order
     all_pairs = "all_pairs"
     top_bottom = "top_bottom"  # each of the k best with each of the k worst
-    adjacent = "adjacent"  # each with those of the next lower score: with `part`, Llama 3's edited > chosen > rejected
-    reference = "reference"  # the reference answer and wrong samples
-    first_round = "first_round"  # of a tournament (arXiv 2309.06657, section 3.3): n // 2 random pairs
-    tournament = "tournament"  # the winners meet again until one is left: n - 1 pairs
+    adjacent = "adjacent"  # each with those of the next lower score; with `part`: edited > chosen > rejected (Llama 3)
+    reference = "reference"  # the reference answer with wrong samples
+    first_round = "first_round"  # first round of a tournament (arXiv 2309.06657, section 3.3): n // 2 random pairs
+    tournament = "tournament"  # a whole tournament until one winner is left: n - 1 pairs
 
 
 class PairCap(str, enum.Enum):
-    """Which of more candidates than `pairs_per_prompt` stay; best_worst and best_random keep their own order."""
+    """Which candidates are kept up to `pairs_per_prompt`; best_worst and best_random keep their own order."""
 
     widest = "widest"  # largest difference first
     random = "random"
@@ -43,8 +43,8 @@ class PairCap(str, enum.Enum):
 
 class Strength(str, enum.Enum):
     none = "none"
-    difference = "difference"  # of the two scores
-    levels = "levels"  # how many of `levels` the difference reaches
+    difference = "difference"  # difference of the two scores
+    levels = "levels"  # number of `levels` that the difference reaches
 
 
 @dataclass
@@ -52,20 +52,20 @@ class PairingConfig:
     method: PairingMethod = PairingMethod.best_worst
     pairs_per_prompt: int | None = 1  # None: all
     cap: PairCap = PairCap.widest
-    k: int = 2  # of top_bottom
-    part: str = ""  # rank by this part of the rewards (a labelled or predicted attribute), not by the score
-    min_margin: float = 0.0  # the two scores must differ by more; equal ones never make a pair
-    max_length_difference: int | None = None  # of the responses, in tokens
-    good: float = 1.0  # score from which a sample is right, for `reference`
-    reference_score: float | None = None  # given to a reference answer that is made into a sample; None: unscored
+    k: int = 2  # k of top_bottom
+    part: str = ""  # rank by this part of the rewards (a labelled or predicted attribute) instead of the score
+    min_margin: float = 0.0  # scores must differ by more; equal scores never give a pair
+    max_length_difference: int | None = None  # limit on the length of responses, in tokens
+    good: float = 1.0  # lowest score of a right sample, for `reference`
+    reference_score: float | None = None  # score of a reference answer that becomes a sample; None: unscored
     strength: Strength = Strength.difference
-    # Ascending. Three of them give the margins 0, 1, 2, 3 of Llama 2 (arXiv 2307.09288, table 27, large margin):
+    # Ascending; three levels give the margins 0, 1, 2, 3 of Llama 2 (arXiv 2307.09288, table 27, large margin):
     # negligibly, slightly, just, significantly better
     levels: list[float] = field(default_factory=list)
-    ties: Ties = Ties.first  # which of equal samples ranks first
+    ties: Ties = Ties.first  # order of samples with equal scores
 
     def problems(self) -> list[str]:
-        """What cannot work, each as `key=value: why`."""
+        """Invalid settings, each as `key=value: reason`."""
         found = []
         for key, low in (("pairs_per_prompt", 1), ("k", 1), ("max_length_difference", 0)):
             value = getattr(self, key)
@@ -74,32 +74,32 @@ class PairingConfig:
         if not self.min_margin >= 0:
             found.append(f"min_margin={self.min_margin}: at least 0")
         if self.strength is Strength.levels and not self.levels:
-            found.append("levels=[]: strength=levels needs the differences at which a level begins")
+            found.append("levels=[]: strength=levels needs the lower bounds of the levels")
         if any(not low < high for low, high in zip(self.levels, self.levels[1:], strict=False)):
             found.append(f"levels={list(self.levels)}: must ascend")
         return found
 
 
-# of a candidate that makes no pair; counted as `dropped_<reason>`
+# reasons of dropped candidates; counted as `dropped_<reason>`
 REASONS = ("identical", "tie", "margin", "length", "over_cap")
-_SORTED = {PairingMethod.best_worst, PairingMethod.best_random}  # candidates whose order is the method's own
+_SORTED = {PairingMethod.best_worst, PairingMethod.best_random}  # methods with their own order of candidates
 Rows = list[tuple[int, int]]
 
 
 def make_pairs(
     samples: Sequence[Sample], config: PairingConfig, seed: int, encode: Encode | None = None
 ) -> tuple[list[Pair], dict[str, int]]:
-    """Pairs, prompts in the order given, and counts.
+    """Pairs, with prompts in input order, and counts.
 
-    `reference` takes as chosen the prompt's samples that no model said (`model` is ""), else `prompt.reference`, turned
-    into tokens by `encode`; as rejected, a model's samples that scored below `good`. Margins are looked at where both
-    sides have scores; a reference without one gives a pair without strength.
+    `reference` chooses the samples of the prompt that come from data (`model` is ""), else `prompt.reference`,
+    tokenised by `encode`; it rejects samples of a model that scored below `good`. Margins are checked if both sides
+    have scores; a reference without score gives a pair without strength.
 
-    Counts: `samples`, `samples_unscored` (they take no part), `prompts`, `prompts_without` a pair, `candidates`,
+    Counts: `samples`, `samples_unscored` (ignored), `prompts`, `prompts_without` a pair, `candidates`,
     `pairs`, `dropped_<reason>` for each of REASONS (candidates = pairs + all dropped).
 
     Raises:
-        ValueError: settings that cannot work, a score that is not finite, a reference to be encoded without `encode`.
+        ValueError: invalid settings, a score that is not finite, or a reference but no `encode`.
     """
     _check(config)
     values = [_value(sample, config.part) for sample in samples]
@@ -122,7 +122,7 @@ def make_pairs(
 
 
 class _PairCollector:
-    """Pairs made, and why the other candidates were not."""
+    """The pairs, and the reasons of dropped candidates."""
 
     def __init__(self, config: PairingConfig) -> None:
         self.pairs: list[Pair] = []
@@ -131,7 +131,7 @@ class _PairCollector:
         self._candidates = self._served = 0
 
     def take(self, candidates: Sequence[tuple[Sample, Sample, float | None, float | None]]) -> None:
-        """Candidates of one prompt, as (better, worse, their scores)."""
+        """Candidates of one prompt, as (better, worse, scores)."""
         room = len(candidates) if self._config.pairs_per_prompt is None else self._config.pairs_per_prompt
         made = 0
         for better, worse, high, low in candidates:
@@ -170,7 +170,7 @@ class _PairCollector:
 
 
 def _candidates(order: list[int], scores: Mapping[int, float], config: PairingConfig, rng: np.random.Generator) -> Rows:
-    """`order` is ranked, the best first; so is every pair."""
+    """`order` is ranked, best first; so is every pair."""
     num, place = len(order), {row: i for i, row in enumerate(order)}
     match config.method:
         case PairingMethod.best_worst:
@@ -191,7 +191,7 @@ def _candidates(order: list[int], scores: Mapping[int, float], config: PairingCo
     while len(left) > 1:
         games = [(min(game, key=place.__getitem__), max(game, key=place.__getitem__)) for game in _neighbours(left)]
         met += games
-        left = [winner for winner, _ in games] + left[2 * len(games) :]  # who has no opponent goes on
+        left = [winner for winner, _ in games] + left[2 * len(games) :]  # a sample without opponent advances
         if config.method is PairingMethod.first_round:
             break
     return met

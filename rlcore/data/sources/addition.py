@@ -1,7 +1,8 @@
-"""Two-digit addition, digit by digit from the units: `47+58=` is written `74+85=`, its answer 105 `501`.
+"""Two-digit addition with reversed digits: `47+58=` is written `74+85=`, and its answer 105 is `501`.
 
-Written so, each digit of the answer depends on two digits of the problem and one carry, and a model of half a million
-parameters learns it (Lee et al. 2023, "Teaching Arithmetic to Small Transformers", arXiv 2307.03381, reversed format).
+In this order each digit of the answer depends on two digits of the problem and one carry, and a model with half a
+million parameters learns it (Lee et al. 2023, "Teaching Arithmetic to Small Transformers", arXiv 2307.03381, reversed
+format).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ NUM_PROBLEMS = 10_000
 
 
 def prompt(a: int, b: int) -> str:
-    """Operands of two digits, zero-padded and reversed.
+    """The prompt, with zero-padded and reversed operands.
 
     >>> prompt(47, 5)
     '74+50='
@@ -21,7 +22,7 @@ def prompt(a: int, b: int) -> str:
 
 
 def reference(a: int, b: int) -> str:
-    """The sum in three digits, reversed.
+    """The sum with three digits, reversed.
 
     >>> reference(47, 5)
     '250'
@@ -32,7 +33,7 @@ def reference(a: int, b: int) -> str:
 def problems(num_eval: int, seed: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """All 10,000 problems as (train, held out), in ascending order.
 
-    a + b and b + a are always on one side: a swapped copy in training would give the held-out answer away.
+    a + b and b + a are always on the same side: a swapped copy in training would reveal the held-out answer.
 
     Raises:
         ValueError: `num_eval` is negative or leaves nothing to train on.

@@ -1,8 +1,8 @@
 """Strings under constraints: `2a no c end x 5-7:` asks for 5 to 7 characters, at least two of them `a`, no `c`, the
 last one `x`.
 
-Many strings are right, and a program tells which: a task for the reward `constraints` that a model of half a million
-parameters can learn, with a character tokenizer and no language.
+Many strings are right, and a program checks them. A model with half a million parameters and a character tokenizer can
+learn this task for the reward `constraints`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHORTEST, LONGEST_START, WIDTH = 4, 7, 2  # lengths 4-6, 5-7, 6-8, 7-9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """At least `count` of `letter`, no `banned`, ending with `last`, from `low` to `high` characters."""
+    """At least `count` of `letter`, no `banned`, `last` at the end, and `low` to `high` characters."""
 
     letter: str
     count: int
@@ -44,7 +44,7 @@ class Problem:
         return f"constraints-{self.count}{self.letter}-{self.banned}-{self.last}-{self.low}"
 
     def constraints(self) -> list[dict[str, Any]]:
-        """As the reward `constraints` reads them."""
+        """The constraints in the format of the reward `constraints`."""
         letters = "keywords:letter_frequency"
         length = "length_constraints:number_characters"
         return [
@@ -56,7 +56,7 @@ class Problem:
         ]
 
     def answer(self, rng: np.random.Generator) -> str:
-        """One of the right strings, drawn by chance."""
+        """A random right string."""
         size = int(rng.integers(self.low, self.high + 1))
         others = [c for c in LETTERS if c != self.banned]
         needed = max(self.count - (self.letter == self.last), 0)
@@ -65,7 +65,7 @@ class Problem:
 
 
 def problems() -> list[Problem]:
-    """All there are, 3,024, in a fixed order."""
+    """All 3,024 problems in a fixed order."""
     return [
         Problem(letter, count, banned, last, low, low + WIDTH)
         for letter in LETTERS
@@ -78,7 +78,7 @@ def problems() -> list[Problem]:
 
 
 def rows(num_eval: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """`split` as rows; the reference is the right answer, the column `constraints` what the reward reads."""
+    """`split` as rows, with a right answer as reference and the column `constraints` for the reward."""
     train, held = (
         [
             Row(Place(i), p.uid, p.prompt, answer, (), {"constraints": p.constraints()})
@@ -90,10 +90,10 @@ def rows(num_eval: int, seed: int) -> tuple[list[Row], list[Row]]:
 
 
 def split(num_eval: int, seed: int) -> tuple[list[tuple[Problem, str]], list[tuple[Problem, str]]]:
-    """All problems as (train, held out), each with a right answer.
+    """All problems with a right answer, as (train, held out).
 
-    Problems that differ in their lengths alone are on one side: an answer to one is often an answer to the next. Up to
-    three of them are on neither, where `num_eval` is no multiple of the four lengths.
+    Problems that differ only in their lengths are on the same side, because they share many right answers. Up to three
+    problems are dropped if `num_eval` is not a multiple of the four lengths.
 
     Raises:
         ValueError: `num_eval` is negative or leaves nothing to train on.

@@ -1,4 +1,4 @@
-"""Conversations as data sets write them, to one form: checked lists of {"role", "content"} messages."""
+"""Converts conversations of common layouts to checked lists of {"role", "content"} messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rlcore.data.sources.problem import BrokenRow, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_ASKERS = ("user", "tool")  # after whom the model answers
+_ASKERS = ("user", "tool")  # roles that the model answers
 _OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
                 "chatgpt": "assistant", "function": "tool", "observation": "tool"}  # fmt: skip
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # Anthropic's HH, arXiv 2204.05862
@@ -19,10 +19,10 @@ Said = str | Messages
 
 
 def said(value: Any, name: str) -> Said:
-    """Text as it is; a list of messages checked one by one, null keys dropped (tables give every message all keys).
+    """Text, or a list of checked messages without null keys (tables give every message all keys).
 
-    ShareGPT's {"from": "human", "value": ...} is read as {"role": "user", "content": ...}, for whole messages only: an
-    unknown role in the usual form is an error, not guessed at.
+    ShareGPT's {"from": "human", "value": ...} is read as {"role": "user", "content": ...}, only if the message has this
+    layout: an unknown role in the usual layout is an error.
 
     Raises:
         BrokenRow: neither text nor messages, empty, or an unknown role.
@@ -58,10 +58,10 @@ def _message(value: Any, name: str) -> dict[str, Any]:
 
 
 def _text_of(parts: list[Any], name: str) -> str:
-    """The text of a message written in parts, one below the other.
+    """The text of a message in parts, joined by line breaks.
 
     Raises:
-        BrokenRow: a part that is not text, as an image.
+        BrokenRow: a part that is not text, for example an image.
     """
     texts = []
     for part in parts:
@@ -75,7 +75,7 @@ def _text_of(parts: list[Any], name: str) -> str:
 
 
 def check_turns(messages: Messages, name: str) -> None:
-    """System messages first, then the user, then user and assistant by turns; tools speak after the assistant.
+    """Checks the order: system messages, then user and assistant in turns; tool messages follow the assistant.
 
     Raises:
         BrokenRow: another order, or a user's or assistant's message without text.
@@ -105,35 +105,35 @@ def _article(role: str) -> str:
 
 
 def check_asks_model(messages: Messages, name: str) -> None:
-    """Raises BrokenRow unless there is something to answer. The order of turns is left to the chat template."""
+    """Raises BrokenRow if the last message is the assistant's. The chat template checks the order of turns."""
     if messages[-1]["role"] == "assistant":
-        raise BrokenRow(f"{name} ends with the assistant's message; it must end where the model is to answer")
+        raise BrokenRow(f"{name} ends with the assistant's message; the last one must be one that the model answers")
     if not any(message["content"].strip() for message in messages):
         raise BrokenRow(f"{name} is empty")
 
 
 def check_asks(messages: Messages, name: str) -> None:
-    """Raises BrokenRow unless the messages end where the model is to answer."""
+    """Raises BrokenRow unless the last message is one that the model answers."""
     check_turns(messages, name)
     if messages[-1]["role"] not in _ASKERS:
         role = messages[-1]["role"]
-        raise BrokenRow(f"{name} ends with {_article(role)} message; it must end where the model is to answer")
+        raise BrokenRow(f"{name} ends with {_article(role)} message; the last one must be one that the model answers")
 
 
 def check_answers(messages: Messages, name: str) -> None:
-    """Raises BrokenRow unless they begin and end with the assistant."""
+    """Raises BrokenRow unless the first and the last message are the assistant's."""
     for place, word in ((0, "begins"), (-1, "ends")):
         if messages[place]["role"] != "assistant":
             raise BrokenRow(f"{name} {word} with {_article(messages[place]['role'])} message, not with the assistant's")
 
 
 def is_transcript(text: str) -> bool:
-    """Whether a text is a dialogue written as `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
+    """True if the text is a dialogue in the form `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
     return text.lstrip().startswith("Human:") and ANSWER_MARK in text
 
 
 def transcript(text: str) -> Messages:
-    """Messages of such a dialogue, without the white space around each."""
+    """Messages of such a dialogue, without surrounding white space."""
     parts = _SPEAKER.split("\n\n" + text.lstrip())[1:]
     return [
         {"role": _OTHER_ROLES.get(speaker.lower(), speaker.lower()), "content": content.strip()}
@@ -146,7 +146,7 @@ def answer_places(messages: Messages) -> list[int]:
 
 
 def common_messages(one: Messages, other: Messages) -> int:
-    """How many first messages both share, counted back to where the model is to answer; 0 when there is no such place.
+    """Number of common first messages, up to the last one that the model answers; 0 without such a message.
 
     >>> ask = {"role": "user", "content": "1+1"}
     >>> common_messages([ask, {"role": "assistant", "content": "2"}], [ask, {"role": "assistant", "content": "3"}])
@@ -163,8 +163,8 @@ def common_messages(one: Messages, other: Messages) -> int:
 
 
 def common_text(one: str, other: str) -> int:
-    """How many first characters of both are the prompt: of transcripts up to the last `Assistant:` they share, of other
-    texts up to the last white space they share, so that no word is cut; 0 when they share none.
+    """Length in characters of the common prompt: for transcripts up to the last common `Assistant:`, for other texts up
+    to the last common white space, so that no word is cut; 0 if there is none.
 
     >>> "The sky is blue."[: common_text("The sky is blue.", "The sky is blunt.")]
     'The sky is'

@@ -1,4 +1,4 @@
-"""The files that a path of the config means: a file, several, a glob, or a folder with the splits of a data set."""
+"""Resolves a path of the config to files: a file, a list, a glob, or a folder with the splits of a data set."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _SPLITS = {
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
 _SHARD = re.compile(r"(?P<name>.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
-NO_SPLIT = ""  # of files whose name tells none
+NO_SPLIT = ""  # split of files without a split in their name
 
 
 class DataError(UserError, ValueError):
-    """Data that cannot be used; the text names the file, the line or row, and the reason."""
+    """Data that cannot be used; the message has the file, the line or row, and the reason."""
 
 
 def find(kind: SourceKind, given: Any, key: str, split: str = "", for_eval: bool = False) -> list[Path]:
-    """The files to read, in order; a folder of `datasets.save_to_disk` counts as one file.
+    """The files to read, in order; a folder written by `datasets.save_to_disk` counts as one file.
 
-    Of a folder or a glob only one split is read: that of `split`, else the only one there is, else for training `train`
-    and for evaluation the only other one. Splits are told by the names of files and subfolders, as `datasets` does:
-    `train-00000-of-00004.parquet`, `test/0.jsonl`. Hidden files, and files of no data format (README.md), are left out.
+    Only one split of a folder or glob is read: `split`, else the only one, else `train` for training and the only other
+    one for evaluation. Split names come from the names of files and subfolders, as in `datasets`:
+    `train-00000-of-00004.parquet`, `test/0.jsonl`. Hidden files and other formats (README.md) are ignored.
 
     Args:
         given: a path, a glob, or a list of them.
-        key: the config key that named it, as `data.train`, for errors.
+        key: config key of the path for error messages, for example `data.train`.
 
     Raises:
-        DataError: no such file, nothing to read in a folder, files of two formats or of several data sets in one,
-            a split that is not there, or several where none is chosen.
+        DataError: no such file, a folder without data, files of two formats or of several data sets in one folder, an
+            unknown split, or several splits and none selected.
     """
     paths = [given] if isinstance(given, str) else given
     if not isinstance(paths, list | tuple) or not paths or not all(isinstance(p, str) and p for p in paths):
@@ -64,7 +64,7 @@ def find(kind: SourceKind, given: Any, key: str, split: str = "", for_eval: bool
 
 
 def format_of(path: Path) -> SourceKind | None:
-    """By the name's ending, compression aside; None for no format of data."""
+    """Format by file extension, ignoring compression; None for other files."""
     name = path.name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
@@ -74,7 +74,7 @@ def format_of(path: Path) -> SourceKind | None:
 
 
 def stem(path: Path) -> str:
-    """The name without the endings of format and compression.
+    """The file name without the extensions of format and compression.
 
     >>> stem(Path("a/train.v2.jsonl.gz"))
     'train.v2'
@@ -86,7 +86,7 @@ def stem(path: Path) -> str:
 
 
 def labels(files: Sequence[Path]) -> list[str]:
-    """A short name for every file, no two alike."""
+    """A short, unique name for every file."""
     names = [stem(file) for file in files]
     if len(set(names)) == len(names):
         return names
@@ -96,7 +96,7 @@ def labels(files: Sequence[Path]) -> list[str]:
 
 
 def split_of(path: Path) -> str:
-    """The split that a path below the data's folder tells.
+    """The split in the name of a path below the data folder.
 
     >>> [split_of(Path(p)) for p in ("train-00000-of-00002.parquet", "val/0.jsonl", "math_test.csv", "data.parquet")]
     ['train', 'validation', 'test', '']
@@ -127,7 +127,7 @@ def _files(kind: SourceKind, given: str, key: str, split: str, for_eval: bool) -
             raise DataError(f"{key}={given} is a file; data.source=dataset reads a folder of datasets.save_to_disk")
         if kind is SourceKind.file and format_of(path) is None:
             known = ", ".join(e for endings in ENDINGS.values() for e in endings)
-            raise DataError(f"{key}={given}: the ending tells no format ({known}): set source to one of "
+            raise DataError(f"{key}={given}: unknown file extension ({known}): set source to one of "
                             f"{', '.join(k.value for k in ENDINGS)}")  # fmt: skip
         return [path]
     if glob.has_magic(given):
@@ -135,7 +135,7 @@ def _files(kind: SourceKind, given: str, key: str, split: str, for_eval: bool) -
         files = [f for f in found if f.is_file() and not f.name.startswith((".", "_")) and _is_of(kind, f)]
         folders = [f for f in found if f.is_dir() and (f / "state.json").is_file()]
         if not files and not folders:
-            raise DataError(f"{key}={given}: no file of data matches{_in(path)}")
+            raise DataError(f"{key}={given}: no data file matches{_in(path)}")
         root = Path(os.path.commonpath([f.parent for f in (*files, *folders)]))
         _check_one_format(files, root, key)
         return _choose(files, root, split, key, for_eval) + folders
@@ -167,7 +167,7 @@ def _folder(kind: SourceKind, folder: Path, key: str, split: str, for_eval: bool
     files = _below(folder)
     if not files:
         names = names_in(folder)
-        raise DataError(f"{key}={folder}: no file of data in it; it has {', '.join(names[:5]) or 'nothing'}")
+        raise DataError(f"{key}={folder}: the folder has no data file; it has {', '.join(names[:5]) or 'nothing'}")
     _check_one_format(files, folder, key)
     formats = {format_of(file) for file in files}
     if kind is not SourceKind.file and kind not in formats:
@@ -197,7 +197,7 @@ def _saved_splits(folder: Path) -> list[str]:
         names = names_in(folder)
     found = [str(name) for name in names if (folder / str(name) / "state.json").is_file()]
     if not found:
-        raise DataError(f"{folder} is not a whole saved dataset: none of its splits has a state.json")
+        raise DataError(f"{folder} is not a complete saved dataset: none of its splits has a state.json")
     return found
 
 
@@ -219,7 +219,7 @@ def _check_one_format(files: Sequence[Path], root: Path, key: str) -> None:
 
 
 def _check_one_data_set(files: Sequence[Path], root: Path, key: str) -> None:
-    """Folders below the root may tell splits or, as `year=2024`, values of a column; others are other data sets."""
+    """Subfolders may be splits or values of a column (`year=2024`); others are other data sets."""
     inner = {
         "/".join(p for p in file.relative_to(root).parent.parts if "=" not in p and not _canonical(p)) for file in files
     }
@@ -242,16 +242,16 @@ def _choose(files: list[Path], root: Path, split: str, key: str, for_eval: bool)
 
 
 def _name(names: Sequence[str], root: Path, split: str, key: str, for_eval: bool) -> str:
-    """The split to read, of those there are."""
+    """Selects the split to read."""
     key_of = "split" if key.endswith(".path") else "eval_split" if for_eval else "train_split"
     key_of = f"{key.rpartition('.')[0]}.{key_of}"
-    shown = ", ".join(sorted(n for n in names if n)) or "none: no name of a file tells one"
+    shown = ", ".join(sorted(n for n in names if n)) or "none: no file name contains one"
     if split:
         found = [n for n in names if n == split] or [n for n in names if n and _canonical(split) == _canonical(n)]
         if len(found) != 1:
             near = nearest(split, names)
             cure = f". Did you mean {near}?" if near else ""
-            raise DataError(f"{key_of}={split}: {root} has no such split; its splits are {shown}{cure}")
+            raise DataError(f"{key_of}={split}: {root} has no such split; it has {shown}{cure}")
         return found[0]
     if len(names) == 1:
         return names[0]
@@ -259,8 +259,9 @@ def _name(names: Sequence[str], root: Path, split: str, key: str, for_eval: bool
         wanted = [n for n in names if (_canonical(n) == "train") != for_eval]
         if len(wanted) == 1:
             return wanted[0]
-        raise DataError(f"{key}={root} holds the splits {shown}: choose one, as {key_of}={(wanted or list(names))[0]}")
+        example = (wanted or list(names))[0]
+        raise DataError(f"{key}={root} has the splits {shown}: choose one, for example {key_of}={example}")
     raise DataError(
-        f"{key}={root} holds the splits {shown}, and files whose names tell none: choose by {key_of}=..., a glob, or "
-        "a list of files"
+        f"{key}={root} has the splits {shown}, and files without a split in their names: choose by {key_of}=..., a "
+        "glob, or a list of files"
     )

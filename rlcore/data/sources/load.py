@@ -1,4 +1,4 @@
-"""Prompts to train on and prompts held out, from any source."""
+"""Loads training and held-out prompts from any source."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rlcore.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class PromptData:
-    """`counts` holds, for the start-up table:
+    """Training and held-out prompts. `counts`, for the start-up table:
 
     rows                    read, of all files
-    skipped_too_long        left out: more than `max_prompt_tokens`
-    skipped_seen_in_eval    left out of training: the same text as a prompt held out of the same file
-    skipped_copies          of procedural tasks: made and left out, the same question as a row made before
-    also_in_eval            trained on although the eval file has the same text: not left out, but eval flatters
+    skipped_too_long        skipped: more than `max_prompt_tokens`
+    skipped_seen_in_eval    skipped in training: the same text as a held-out prompt of the same file
+    skipped_copies          procedural tasks only: generated, but the same question as an earlier row
+    also_in_eval            trained, although the eval file has the same text: evaluation is too optimistic
     without_reference       prompts whose reference is None
-    longest_prompt_tokens   of those kept
+    longest_prompt_tokens   over the kept prompts
     train, eval             prompts kept: rows = train + eval + all skipped counts
     """
 
@@ -37,11 +37,11 @@ class PromptData:
 
 
 def load_data(config: DataConfig, tokenizer: Tokenizer, seed: int) -> PromptData:
-    """Reads, renders and tokenises everything once.
+    """Reads, renders and tokenises all rows.
 
     Raises:
-        DataError: settings that cannot go together, files that cannot be read, broken rows (all counted, the first few
-            shown), uids that occur twice, nothing left to train on.
+        DataError: conflicting settings, unreadable files, broken rows (the count and the first few), duplicate uids, no
+            rows left to train on.
     """
     renderer = PromptRenderer(config, tokenizer, "data")
     counts: Counter[str] = Counter(
@@ -83,7 +83,7 @@ def _load_built_in(
 
 
 def _made(config: DataConfig, seed: int, counts: Counter[str]) -> tuple[list[Row], list[Row]]:
-    """Rows of a built-in source as (train, held out)."""
+    """Rows of a built-in source, as (train, held out)."""
     try:
         if config.source is SourceKind.procedural:
             made = procedural.make(config.procedural, config.num_eval, seed)
@@ -105,12 +105,12 @@ def _additions(problems: list[tuple[int, int]]) -> list[Row]:
 
 
 def _eval_table(train: Table, config: DataConfig) -> Table:
-    """Held-out rows, from other files than those trained on; their uids are kept apart."""
+    """Held-out rows from separate files; their uids must differ from the training uids."""
     table = readers.read(config.source, config.eval, "data.eval", config.eval_split, for_eval=True)
     both = {file.resolve() for file in train.files} & {file.resolve() for file in table.files}
     if both:
         raise DataError(
-            f"data.eval is data.train: both read {min(both)}; leave data.eval out to hold data.num_eval rows out of "
+            f"data.eval is data.train: both read {min(both)}; unset data.eval to hold data.num_eval rows out of "
             "training"
         )
     if {place.label for place, _ in train.rows} & {place.label for place, _ in table.rows}:
@@ -151,7 +151,7 @@ def _to_prompts(
 def _hold_out(
     prompts: list[Prompt], num_eval: int, seed: int, counts: Counter[str]
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Different texts, drawn by seed; their copies, if any, are left out of training."""
+    """Distinct texts, drawn by seed; training skips their copies."""
     if num_eval < 0:
         raise DataError(f"data.num_eval={num_eval} is negative")
     first = list({p.text: i for i, p in reversed(list(enumerate(prompts)))}.values())
@@ -174,5 +174,5 @@ def _check_uids(train: list[Prompt], held: list[Prompt]) -> None:
     if both:
         raise DataError(
             f"{len(both)} uids are in data.train and in data.eval, as {', '.join(map(repr, both[:3]))}: make them "
-            "unique over both files, or set data.columns.uid='' to have them made"
+            "unique over both files, or set data.columns.uid='' to generate them"
         )

@@ -1,4 +1,4 @@
-"""What is wrong with one row."""
+"""Errors in single rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class BrokenRow(Exception):
-    """Of one row; caught where rows are looped over, and reported with the row's place."""
+    """An invalid row; loops over rows catch it and report it with the place of the row."""
 
 
 def shown(value: Any) -> str:
-    """A value for an error text, shortened, with its type."""
+    """A shortened value and its type, for error messages."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"

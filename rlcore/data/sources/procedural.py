@@ -1,6 +1,6 @@
-"""Procedural tasks of reasoning-gym as rows: made on the spot, as many as asked for, with a held-out side.
+"""Generates rows from procedural tasks of reasoning-gym, for training and held out.
 
-The reward `procedural` scores the answers: the row's metadata holds what it needs.
+The reward `procedural` scores the answers; it reads the metadata of the row.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from rlcore.data.sources.readers import DataError, Place
 from rlcore.data.sources.rows import Row
 from rlcore.gym_tasks import TaskError, open_task
 
-TRIES = 4  # entries made for each row wanted, at most: tasks with few different questions repeat them
+TRIES = 4  # maximum of entries generated per row, because tasks with few distinct questions repeat them
 
 
 @dataclass
 class Made:
     train: list[Row] = field(default_factory=list)
     eval: list[Row] = field(default_factory=list)
-    num_copies: int = 0  # left out: a question that was there before, on either side
+    num_copies: int = 0  # skipped questions that already occurred, on either side
 
 
 def make(config: ProceduralConfig, num_eval: int, seed: int) -> Made:
-    """Rows of every task. The two sides come from seeds of their own, and no question is on both, or twice on one.
+    """Rows of every task. Both sides have separate seeds, and no question occurs twice.
 
-    A task that has too few different questions gives fewer rows than asked for, held-out ones first.
+    A task with too few distinct questions gives fewer rows; held-out rows are generated first.
 
     Args:
-        num_eval: held-out rows, of all tasks together; they share it as evenly as it goes.
-        seed: used where `config.seed` is None.
+        num_eval: held-out rows in total, divided evenly among the tasks.
+        seed: used if `config.seed` is None.
 
     Raises:
-        DataError: no task, the package is missing, a name, level or option is wrong, a task that cannot make an entry
-            or nothing to train on.
+        DataError: no task, a missing package, an invalid name, level or option, a task that fails to generate an entry,
+            or no rows to train on.
     """
     tasks = config.tasks
     if not tasks:
         raise DataError(
-            "data.source=procedural needs tasks, as in data.procedural.tasks=[{name: leg_counting, size: 1000}]"
+            "data.source=procedural needs tasks, for example data.procedural.tasks=[{name: leg_counting, size: 1000}]"
         )
     if num_eval < 0 or min(t.size for t in tasks) < 1:
         raise DataError(f"data.num_eval={num_eval} must not be negative, and the size of a task is at least 1")
@@ -58,7 +58,7 @@ def make(config: ProceduralConfig, num_eval: int, seed: int) -> Made:
             raise DataError(f"data.procedural.tasks.{number}: {error}") from error
         if not train:
             raise DataError(
-                f"data.procedural.tasks.{number}: {task.name} has too few different questions: all are held out or "
+                f"data.procedural.tasks.{number}: {task.name} has too few distinct questions: all are held out or "
                 f"belong to another task; lower data.num_eval={num_eval} or change its options"
             )
         made.train += train
@@ -71,7 +71,7 @@ def _side(
     rows: list[Row] = []
     if not wanted:
         return rows
-    # far apart for every task and side: entry i depends on the sum of this and i
+    # far apart for every task and side, because entry i depends on seed + i
     spread = np.random.default_rng([seed, number, zlib.crc32(task.name.encode()), side == "eval"])
     start = int(spread.integers(2**31 - 2**26))
     source = open_task(task.name, task.options, task.level, start, TRIES * wanted)
@@ -94,8 +94,8 @@ def _entries(source: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for index in range(len(source)):
         try:
             entry = source[index]
-        except Exception as error:  # code of 100 authors; a random one of its entries may not come out
+        except Exception as error:  # third-party code by 100 authors: single random entries may raise
             if index == 0:
-                raise TaskError(f"the task {name} cannot make an entry: {type(error).__name__}: {error}") from error
+                raise TaskError(f"the task {name} failed to make an entry: {type(error).__name__}: {error}") from error
             continue
         yield index, entry

@@ -12,27 +12,26 @@ from rlcore.types import Prompt
 
 
 class PromptStream:
-    """Every prompt once per epoch, each epoch in an order of its own; implements `interfaces.PromptSource`.
+    """Yields every prompt once per epoch, each epoch in a new order; implements `interfaces.PromptSource`.
 
-    The order depends on `seed`, the epoch and the calls of `take`, on nothing else. No prompt is twice in one `take`
-    while there are enough prompts: where a take reaches over the end of an epoch, the prompts that it already has are
-    passed over in the new epoch and come first in the next take. (Sample ids are made of uids, and the samples of one
-    uid are one group.)
+    The order depends only on `seed`, the epoch and the calls of `take`. No prompt occurs twice in one `take` if there
+    are enough prompts: at the end of an epoch, prompts that the take already has are postponed to the next take.
+    (Sample ids contain uids, and samples of one uid form one group.)
 
     Raises:
-        ValueError: no prompts, or two with one uid.
+        ValueError: no prompts, or duplicate uids.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool = True) -> None:
         if not prompts:
-            raise ValueError("no prompts to take from")
+            raise ValueError("there are no prompts")
         self._prompts, self._seed, self._shuffle = prompts, seed, shuffle
         self._rows = {prompt.uid: row for row, prompt in enumerate(prompts)}
         if len(self._rows) < len(prompts):
             raise ValueError("two prompts share a uid")
         self._hash = _hash(prompts)
         self._epoch, self._position = 0, 0
-        self._passed_over: list[int] = []  # rows before `_position` that are still to be taken, oldest first
+        self._passed_over: list[int] = []  # postponed rows before `_position`, oldest first
         self._order = self._make_order()
 
     @property
@@ -41,17 +40,18 @@ class PromptStream:
         return self._epoch
 
     def take(self, num_prompts: int, without: Collection[str] = ()) -> list[Prompt]:
-        """The next prompts. If more are wanted than there are, they repeat, each as seldom as possible.
+        """The next `num` prompts. If there are fewer, they repeat as evenly as possible.
 
         Args:
-            without: uids of prompts to pass over, as those that a step has; they come when all others are taken.
+            without: uids of prompts to postpone, for example those already in the step; they are used if no others are
+                left.
         """
         if num_prompts < 0:
             raise ValueError(f"cannot take {num_prompts} prompts")
         used = {self._rows[uid] for uid in without if uid in self._rows}
         taken: list[int] = []
         for _ in range(num_prompts):
-            if len(used) == len(self._prompts):  # no others are left: first those of `without`, then all
+            if len(used) == len(self._prompts):  # no others are left: use those of `without`, then all
                 used = set(taken) if used > set(taken) else set()
             taken.append(self._next(used))
             used.add(taken[-1])
@@ -72,7 +72,7 @@ class PromptStream:
             self._passed_over.append(row)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able: epoch, position in it, seed, a hash of the uids in their order."""
+        """JSON-able state: epoch, position, seed, and a hash of the ordered uids."""
         return {
             "epoch": self._epoch,
             "position": self._position,
@@ -84,11 +84,11 @@ class PromptStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state_dict` was called.
+        """Restores the state of `state_dict`.
 
         Raises:
-            ValueError: the state is of other data, another seed or another `shuffle`: the position would mean other
-                prompts. The stream stays as it was.
+            ValueError: the state has other data, another seed or another `shuffle`, so its position is meaningless. The
+                stream is not modified.
         """
         if state["uids"] != self._hash:
             raise ValueError(
@@ -101,7 +101,7 @@ class PromptStream:
                 raise ValueError(f"the checkpoint's prompts were taken with {key}={state[key]}, now it is {mine}")
         self._epoch, self._position = int(state["epoch"]), int(state["position"])
         self._passed_over = list(state.get("passed_over", ()))
-        if deferred := list(state.get("deferred", ())):  # as checkpoints of version 0.1 have it
+        if deferred := list(state.get("deferred", ())):  # format of checkpoints of version 0.1
             served = max(0, self._position - int(state["deferred_at"]))
             self._passed_over = deferred[served:]
             self._position = max(self._position, int(state["deferred_at"]) + len(deferred))

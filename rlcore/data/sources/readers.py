@@ -1,4 +1,4 @@
-"""Files to rows: jsonl and JSON arrays, csv, parquet, folders written by `datasets.Dataset.save_to_disk`."""
+"""Reads rows from files: jsonl and JSON arrays, csv, parquet, folders written by `datasets.Dataset.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BROKEN_FILE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class Place(NamedTuple):
-    """Where a row stands. A line of a text file counts from 1, as editors do; a row of a table from 0, as pandas does.
+    """Position of a row. Lines of text files count from 1, as in editors; rows of tables from 0, as in pandas.
 
     >>> str(Place(3, "line", "train-1", "b/train-1.jsonl")), Place(3, "line", "train-1").uid
     ('b/train-1.jsonl, line 3', 'train-1-3')
@@ -34,8 +34,8 @@ class Place(NamedTuple):
 
     number: int
     unit: str = "row"
-    label: str = ""  # of the file: uids begin with it
-    file: str = ""  # named in errors; "" where there is one file
+    label: str = ""  # name of the file; uids begin with it
+    file: str = ""  # shown in errors; "" for a single file
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.file else ''}{self.unit} {self.number}"
@@ -46,12 +46,12 @@ class Place(NamedTuple):
 
 
 class TextRow(dict[str, Any]):
-    """A row of a format that has no type but text."""
+    """A row of a format in which all values are text."""
 
 
 @dataclass
 class Problems:
-    """Collects what is wrong with the rows of a source, so that all of it is reported at once."""
+    """Collects the errors in the rows of a source, to report them together."""
 
     path: str
     count: int = 0
@@ -72,27 +72,26 @@ class Problems:
 
 @dataclass
 class Table:
-    """Rows as read, of all files of a source."""
+    """Unprocessed rows of all files of a source."""
 
     path: str  # for errors
     files: list[Path]
-    name: str  # of the file or, of several, of what they are found by
+    name: str  # name of the file, or of the pattern for several files
     rows: list[tuple[Place, dict[str, Any]]]
-    columns: list[str]  # of all rows together
-    num_read: int  # broken rows included
+    columns: list[str]  # over all rows
+    num_read: int  # including broken rows
     problems: Problems
 
 
 def read(kind: SourceKind, given: Any, key: str, split: str = "", for_eval: bool = False, label: str = "") -> Table:
-    """Reads all files that `given` means: see `files.find`.
+    """Reads all files of `given`, see `files.find`.
 
     Args:
-        key: the config key that named the path, for errors.
-        label: of the source: uids begin with it instead of the file's name, or with both where there are several files.
+        key: config key of the path, for error messages.
+        label: name of the source. uids begin with it instead of the file name, or with both for several files.
 
     Raises:
-        DataError: see `files.find`; no rows, not the format it should be. Rows that cannot be read are collected in
-            `problems` and not raised here.
+        DataError: see `files.find`; no rows, or a wrong format. Unreadable rows are collected in `problems` instead.
     """
     files = find(kind, given, key, split, for_eval)
     one = len(files) == 1
@@ -140,7 +139,7 @@ def _read_jsonl(path: Path, start: Place, table: Table) -> list[str]:
 
 
 def _parsed(text: bytes) -> tuple[Any, str]:
-    """JSON, or what is wrong with it."""
+    """The parsed JSON, or an error."""
     try:
         return json.loads(text), ""
     except (ValueError, RecursionError) as error:
@@ -148,10 +147,10 @@ def _parsed(text: bytes) -> tuple[Any, str]:
 
 
 def _array(path: Path, error_of_line: str) -> list[Any] | None:
-    """A whole file as one JSON array; None where it is lines.
+    """A file that is one JSON array; None for JSON lines.
 
     Raises:
-        DataError: it begins as an array and is none, or is one object over many lines.
+        DataError: it begins like an array but is not one, or is a single object over many lines.
     """
     with _open(path) as stream:
         text = stream.read()
@@ -162,7 +161,7 @@ def _array(path: Path, error_of_line: str) -> list[Any] | None:
             "JSON array of objects"
         )
     if error and error_of_line and text.lstrip().startswith(b"["):
-        raise DataError(f"{path} starts with '[', but is no JSON array: {error}")
+        raise DataError(f"{path} starts with '[', but is not a JSON array: {error}")
     return value if isinstance(value, list) else None
 
 
@@ -177,9 +176,9 @@ def _add(value: Any, place: Place, columns: dict[str, None], table: Table, line:
     table.num_read += 1
     text = repr(value).encode(errors="replace") if line is None else line
     if (line is None or b"\\ud" in line.lower()) and _HALF.search(json.dumps(value, ensure_ascii=False)):
-        table.problems.add(place, f"half a character (a lone surrogate), which is no text: {_cut(text)}")
+        table.problems.add(place, f"a lone surrogate, which is not valid text: {_cut(text)}")
     elif not isinstance(value, dict):
-        table.problems.add(place, f"a JSON object is wanted, this is a {type(value).__name__}: {_cut(text)}")
+        table.problems.add(place, f"expected a JSON object, got a {type(value).__name__}: {_cut(text)}")
     else:
         columns.update(dict.fromkeys(value))
         table.rows.append((place, value))
@@ -191,7 +190,7 @@ def _cut(line: bytes) -> str:
 
 
 def _read_csv(path: Path, start: Place, table: Table) -> list[str]:
-    """All values are text; an empty field is null. Rows are named by the line they begin at."""
+    """All values are text; an empty field is null. The place of a row is its first line."""
     tabs = path.name.lower().removesuffix(path.suffix if path.suffix.lower() in _OPEN else "").endswith(".tsv")
     csv.field_size_limit(2**31 - 1)
     try:
@@ -230,7 +229,7 @@ def _read_parquet(path: Path, start: Place, table: Table) -> list[str]:
 
 
 def _read_saved(path: Path, start: Place, table: Table) -> list[str]:
-    """A saved dataset is Arrow stream files named in state.json: read without the package that wrote them."""
+    """Reads a saved dataset (Arrow stream files listed in state.json) without the package `datasets`."""
     import pyarrow as pa
 
     try:
@@ -241,7 +240,7 @@ def _read_saved(path: Path, start: Place, table: Table) -> list[str]:
                 tables.append(pa.ipc.open_stream(source).read_all())
         return _of_arrow(pa.concat_tables(tables) if tables else pa.table({}), start, table)
     except (ValueError, KeyError, OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is not a whole saved dataset: {type(error).__name__}: {error}") from error
+        raise DataError(f"{path} is not a complete saved dataset: {type(error).__name__}: {error}") from error
 
 
 def _of_arrow(columns: Any, start: Place, table: Table) -> list[str]:
@@ -260,13 +259,13 @@ _READERS: Mapping[SourceKind, Any] = {
 
 
 def look_up(values: Mapping[str, Any], name: str) -> Any:
-    """A column's value; `a.b.0` also reads the inside of a column. None where the path ends early.
+    """Value of a column; `a.b.0` reads inside of a column. None if the path ends early.
 
     >>> look_up({"reward_model": {"ground_truth": ["7", "seven"]}}, "reward_model.ground_truth")
     ['7', 'seven']
 
     Raises:
-        KeyError: there is neither such a column nor one that the path begins with.
+        KeyError: there is no such column, nor a column at the start of the path.
     """
     if name in values:
         return values[name]
@@ -291,7 +290,7 @@ def _path(values: Mapping[str, Any], name: str) -> list[str]:
 
 
 def nested_columns(table: Table, num_rows: int = 100) -> list[str]:
-    """Columns and, dotted, the keys inside those that hold objects, of the first rows."""
+    """Column names of the first rows, and dotted keys inside of columns of objects."""
 
     def inside(prefix: str, value: Any) -> Iterator[str]:
         if isinstance(value, Mapping):
@@ -307,7 +306,7 @@ def nested_columns(table: Table, num_rows: int = 100) -> list[str]:
 
 
 def has_column(table: Table, name: str) -> bool:
-    """Whether it is a column, or a dotted path into one that some row has."""
+    """True if some row has this column or dotted path."""
     if name in table.columns or "." not in name:
         return name in table.columns
     for _, values in table.rows:

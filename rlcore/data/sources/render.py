@@ -14,7 +14,7 @@ from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.problems import nearest
 from rlcore.types import Prompt
 
-RAW = "raw_prompt"  # metadata: what the user asked, prompt template applied, before any chat template
+RAW = "raw_prompt"  # metadata key: the user's request after the prompt template, before the chat template
 _OWN = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize", "return_dict")
 
 
@@ -24,7 +24,7 @@ def raw_text(prompt: Prompt) -> str:
 
 
 class PromptSettings(Protocol):
-    """What `DataConfig` and `ExamplesConfig` share."""
+    """Common settings of `DataConfig` and `ExamplesConfig`."""
 
     chat_template: bool
     chat_template_file: str | None
@@ -37,11 +37,10 @@ class PromptRenderer:
     """Renders prompts under one config and tokenizer.
 
     Args:
-        key: where the config stands, as `data`, for errors.
+        key: path of the config for error messages, for example `data`.
 
     Raises:
-        DataError: settings that do not go together, a template file that cannot be read, an option that the chat
-            template does not use.
+        DataError: conflicting settings, an unreadable template file, an option that the chat template does not use.
     """
 
     def __init__(self, config: PromptSettings, tokenizer: Tokenizer, key: str) -> None:
@@ -57,7 +56,7 @@ class PromptRenderer:
     def messages(self, prompt: Said) -> Messages:
         """The prompt as messages: prompt template on the last user message, system prompt first.
 
-        A conversation's own system message wins over the config's.
+        A system message in the conversation takes precedence over the config's.
         """
         messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         for place in reversed(range(len(messages))):
@@ -73,11 +72,13 @@ class PromptRenderer:
         return [{"role": "system", "content": self._config.system_prompt}, *messages]
 
     def fill(self, text: str) -> str:
-        """The prompt template with a text in it."""
-        return self._config.prompt_template.replace("{prompt}", text)  # not format: templates hold braces (\\boxed{})
+        """Inserts a text into the prompt template."""
+        return self._config.prompt_template.replace("{prompt}", text)  # not str.format: templates may contain braces
 
     def prompt(self, prompt: Said, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Raises BrokenRow for messages or tools without chat template and for what the template refuses."""
+        """Renders a prompt. Raises BrokenRow for messages or tools without chat template, or if the template rejects
+        it.
+        """
         if self.chat:
             return self.apply(self.messages(prompt), True, tools)
         if not isinstance(prompt, str):
@@ -85,10 +86,10 @@ class PromptRenderer:
         return self.fill(prompt)
 
     def apply(self, messages: Messages, ask: bool, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The chat template's text; with `ask` up to where the model answers.
+        """The text of the chat template; with `ask` including the start of the answer.
 
         Raises:
-            BrokenRow: the template refuses the messages, or makes nothing of the tools.
+            BrokenRow: the template rejects the messages or ignores the tools.
         """
         options: dict[str, Any] = dict(self._config.chat_options)
         if self._template is not None:
@@ -100,7 +101,7 @@ class PromptRenderer:
         if with_tools == text:
             key = self._key
             raise BrokenRow(
-                f"the row has tools, which the chat template leaves out: set {key}.columns.tools='', or give one that "
+                f"the row has tools, which the chat template ignores: set {key}.columns.tools='', or give one that "
                 f"shows them as {key}.chat_template_file"
             )
         return with_tools
@@ -110,16 +111,17 @@ class PromptRenderer:
             return str(
                 self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, **options)
             )
-        except Exception as error:  # a template is a program of the model's author: it raises what it likes
-            raise BrokenRow(f"the chat template refuses it: {error}") from error
+        except Exception as error:  # a template is third-party code and may raise any exception
+            raise BrokenRow(f"the chat template rejects it: {error}") from error
 
     def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Tokens of rendered prompts; a chat template writes the start token itself."""
+        """Tokens of rendered prompts; chat templates already contain the start token."""
         return encode(self._tokenizer, texts, special=not self.chat)
 
     def with_raw(self, metadata: Mapping[str, Any], prompt: Said) -> Mapping[str, Any]:
-        """The metadata with `raw_prompt`. Nothing is added without chat template, for a conversation of several turns,
-        or where the row has such a column."""
+        """The metadata with `raw_prompt`; unchanged without chat template, for conversations of several turns, and for
+        rows with such a column.
+        """
         if not self.chat or RAW in metadata:
             return metadata
         if isinstance(prompt, str):
@@ -131,10 +133,10 @@ class PromptRenderer:
 
 
 def prompt_problems(config: PromptSettings, tokenizer: Tokenizer, key: str) -> list[str]:
-    """What cannot work, one line for each, beginning with the setting."""
+    """Errors in the settings, one line each, beginning with the key."""
     found = []
     if "{prompt}" not in config.prompt_template:
-        found.append(f"{key}.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be one")
+        found.append(f"{key}.prompt_template={config.prompt_template!r} has no {{prompt}}: all prompts would be equal")
     if not config.chat_template:
         needs = f"needs {key}.chat_template=true"
         if config.system_prompt is not None:
@@ -154,7 +156,7 @@ def prompt_problems(config: PromptSettings, tokenizer: Tokenizer, key: str) -> l
     words = sorted(set(re.findall(r"[A-Za-z_]\w*", template)))
     for name in config.chat_options:
         if name in _OWN:
-            found.append(f"{key}.chat_options.{name} is given by rlcore itself")
+            found.append(f"{key}.chat_options.{name} is set by rlcore")
         elif name not in words:
             guess = nearest(name, words)
             cure = f". Did you mean {guess}?" if guess else ""
@@ -163,7 +165,7 @@ def prompt_problems(config: PromptSettings, tokenizer: Tokenizer, key: str) -> l
 
 
 def _template_of(config: PromptSettings, tokenizer: Tokenizer, key: str) -> str | None:
-    """The template's text, for a look at what it uses. Raises DataError: its file cannot be read."""
+    """The text of the template, to find its variables. Raises DataError if its file cannot be read."""
     template = _read(config.chat_template_file, key)
     template = getattr(tokenizer, "chat_template", None) if template is None else template
     return None if template is None else str(template)

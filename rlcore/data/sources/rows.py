@@ -1,4 +1,4 @@
-"""Rows as read to rows as meant: what every kind of data has in common, checked."""
+"""Parses and checks the columns that all kinds of data share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_NAMES = {
 
 
 class Names(Protocol):
-    """Names of the columns that rows of every kind may have; "" for none."""
+    """Names of the columns shared by all kinds; "" for none."""
 
     prompt: str
     reference: str
@@ -53,13 +53,13 @@ T = TypeVar("T", bound=_Named)
 
 
 def parse(table: Table, names: ColumnsConfig) -> list[Row]:
-    """Prompts of a file; broken rows go to `table.problems`.
+    """Parses the prompts of a file; errors go to `table.problems`.
 
-    Columns other than `prompt` may be missing under their default names; an empty name means that there is none. A row
+    Columns other than `prompt` are optional under their default names; an empty name disables a column. A row
     without a uid gets `<file>-<line or row number>`.
 
     Raises:
-        DataError: a column that must be there is in no row, or the file has one that looks like a missing `reference`.
+        DataError: a required column is in no row, or the file has a column that looks like a missing `reference`.
     """
     _check_columns(table, names)
     used = frozenset({names.prompt, names.reference, names.rewards, names.uid})
@@ -71,7 +71,7 @@ def parse(table: Table, names: ColumnsConfig) -> list[Row]:
 
 
 def collect(table: Table, make: Callable[[Place, Mapping[str, Any]], Sequence[T]]) -> list[T]:
-    """What `make` gives for each row, in order; rows that it refuses, and uids seen before, go to `table.problems`."""
+    """Results of `make` for each row, in order; BrokenRow and duplicate uids go to `table.problems`."""
     made: list[T] = []
     seen: dict[str, Place] = {}
     for place, values in table.rows:
@@ -89,7 +89,7 @@ def collect(table: Table, make: Callable[[Place, Mapping[str, Any]], Sequence[T]
 
 
 def head(place: Place, values: Mapping[str, Any], names: Names, used: frozenset[str], prompt: Said = "") -> Row:
-    """The part of a row that all kinds of data share.
+    """Parses the columns that all kinds of data share.
 
     Args:
         used: columns that do not go to the metadata.
@@ -118,7 +118,7 @@ def head(place: Place, values: Mapping[str, Any], names: Names, used: frozenset[
 
 
 def column(values: Mapping[str, Any], name: str) -> Any:
-    """Raises BrokenRow where the row has no such column."""
+    """Value of a column. Raises BrokenRow if the row does not have it."""
     try:
         return look_up(values, name)
     except KeyError:
@@ -133,7 +133,7 @@ def optional(values: Mapping[str, Any], name: str) -> Any:
 
 
 def prompt_of(value: Any, name: str) -> Said:
-    """Text, or messages that end where the model is to answer. Raises BrokenRow for anything else."""
+    """Text, or messages with a last one that the model answers. Raises BrokenRow for anything else."""
     prompt = said(value, name)
     if not isinstance(prompt, str):
         check_asks_model(prompt, name)
@@ -141,17 +141,17 @@ def prompt_of(value: Any, name: str) -> Said:
 
 
 def references_of(value: Any, name: str) -> tuple[str, ...]:
-    """The acceptable answers as text; a list holds several, any of which is right. Copies are dropped.
+    """The acceptable answers as text, without duplicates; a list has alternatives.
 
     >>> references_of(Decimal("2.50"), "x"), references_of([7, "seven", 7], "x"), references_of(True, "x")
     (('2.50',), ('7', 'seven'), ('true',))
 
     Raises:
-        BrokenRow: something else than text, a number, a truth value, null, or a list of them.
+        BrokenRow: not text, a number, a boolean, null, or a list of these.
     """
     listed = value if isinstance(value, list | tuple) else [value]
     if isinstance(value, list | tuple) and (not value or None in value):
-        raise BrokenRow(f"{name} must hold an acceptable answer at least, and no null, not {shown(value)}")
+        raise BrokenRow(f"{name} must contain at least one answer and no null, got {shown(value)}")
     return tuple(dict.fromkeys(_reference(one, name) for one in listed if one is not None))
 
 
@@ -159,7 +159,7 @@ def _reference(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
-        return str(value).lower()  # as JSON writes it
+        return str(value).lower()  # JSON spelling
     if isinstance(value, Decimal) and value.is_finite():
         return f"{value:f}"
     if isinstance(value, int | float) and math.isfinite(value):
@@ -177,7 +177,7 @@ def _rewards(value: Any, name: str) -> tuple[str, ...]:
 
 
 def _tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
-    """A list of JSON schemas, or its JSON as text, which tables use where the schemas differ."""
+    """A list of JSON schemas, or its JSON text, which tables use if the schemas differ."""
     if value is None or value == "":
         return ()
     tools = value
@@ -185,15 +185,15 @@ def _tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
         try:
             tools = json.loads(value)
         except ValueError as error:
-            raise BrokenRow(f"{name} is text but no JSON ({error}): {shown(value)}") from error
+            raise BrokenRow(f"{name} is text but not JSON ({error}): {shown(value)}") from error
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise BrokenRow(f"{name} must be a list of JSON schemas, or its JSON, not {shown(value)}; an empty name of the "
-                        "column (columns.tools='') leaves it to the metadata")  # fmt: skip
+        raise BrokenRow(f"{name} must be a list of JSON schemas, or its JSON, not {shown(value)}; columns.tools='' "
+                        "moves the column to the metadata")  # fmt: skip
     return tuple(_without_nulls(tool) for tool in tools)
 
 
 def _without_nulls(value: Any) -> Any:
-    """Tables give every object the keys of all of them."""
+    """Removes the null keys that tables add to objects."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
@@ -201,7 +201,7 @@ def _without_nulls(value: Any) -> Any:
 
 def _check_columns(table: Table, names: ColumnsConfig) -> None:
     defaults, present = ColumnsConfig(), ", ".join(table.columns)
-    if not table.rows:  # only broken rows: they are reported instead
+    if not table.rows:  # all rows are broken: those errors are reported instead
         return
     for key in ("prompt", "reference", "rewards", "uid", "tools"):
         name = getattr(names, key)

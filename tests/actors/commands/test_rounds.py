@@ -96,7 +96,7 @@ def at(stage):
         ({"a": {"kind": "average", "models": ["start", "start"], "weights": [2, -1]}}, "a.weights", "from 0"),
         ({"a": {"kind": "rewrite", "rewriting": {"per_prompt": 0}}}, "a.rewriting", "at least 1"),
         ({"sample": SAMPLE, "b": {"kind": "rejection_sample", "samples": ["sample"], "select": {
-            "method": "threshold"}}}, "b.select", "needs the lowest score that is good"),
+            "method": "threshold"}}}, "b.select", "needs the lowest good score"),
         ({"a": {"kind": "rl", "overrides": ["rollout.top_p=0.9"]}}, "a.overrides", "the actors of all stages are the"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows to ranks and micro-batches."""
+"""Rows assigned to ranks and micro-batches."""
 
 from __future__ import annotations
 

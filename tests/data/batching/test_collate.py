@@ -1,4 +1,4 @@
-"""Sequences to padded batches."""
+"""Collating sequences into padded batches."""
 
 from __future__ import annotations
 

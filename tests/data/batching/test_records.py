@@ -142,7 +142,7 @@ def test_a_mask_of_another_length():
 def test_a_pair_with_nothing_to_train_on_names_the_response(ignored):
     """Half a pair would be trained on; with `ignored` the response is of ignored tokens alone."""
     bad = sample("bad", (2, 2), None if ignored else (False, False))
-    with pytest.raises(ValueError, match="sample bad: nothing in it is trained on"):
+    with pytest.raises(ValueError, match="sample bad: it has no trained token"):
         batch_of_pairs((sample("a", (1,)), sample("b", (3,))), (sample("c", (1,)), bad), ignored=ignored)
 
 

@@ -163,15 +163,15 @@ def test_the_three_file_kinds_agree_and_records_survive_their_table(tmp_path, to
     ("kind", "change", "message"),
     [
         ("demonstrations", {"response": " \n"}, "line 2: response is empty"),
-        ("demonstrations", {"response": "<eos>"}, "line 2: the answer is empty but for its end token"),
+        ("demonstrations", {"response": "<eos>"}, "line 2: the answer has only an end token"),
         ("demonstrations", {"response": 5}, r"line 2: response must be text or a list of messages, not 5 \(int\)"),
         ("demonstrations", {"prompt": None}, "line 2: prompt must be text or a list of messages, not None"),
         ("demonstrations", {"uid": 1.5}, "line 2: uid must be text or a whole number"),
         ("demonstrations", {"uid": "first"}, "line 2: uid 'first' is that of line 1"),
         ("demonstrations", {"reference": {}}, "line 2: reference must be text or a number"),
         ("demonstrations", {"response": [{"role": "assistant", "content": "x"}]}, "needs examples.chat_template=true"),
-        ("preferences", {"rejected": "2"}, "line 2: chosen equals rejected: neither is the better one"),
-        ("preferences", {"rejected": "2<eos>"}, "line 2: both responses are the same tokens"),
+        ("preferences", {"rejected": "2"}, "line 2: chosen equals rejected: neither is better"),
+        ("preferences", {"rejected": "2<eos>"}, "line 2: both responses have the same tokens"),
         ("preferences", {"rejected": ""}, "line 2: rejected is empty"),
         ("preferences", {"score_chosen": 1, "score_rejected": 2}, "line 2: score_chosen 1 is below score_rejected 2"),
         ("preferences", {"score_chosen": "9"}, "line 2: score_chosen must be a number, not '9'"),
@@ -204,7 +204,7 @@ def test_texts_with_nothing_in_common_are_no_pair(tmp_path, tokenizer):
         {"chosen": "a b", "rejected": "a "},
     ]
     text = problem(tmp_path, tokenizer, "preferences", rows)
-    assert "line 1: chosen and rejected begin with nothing in common that could be the prompt" in text
+    assert "line 1: chosen and rejected have no common beginning that could be the prompt" in text
     assert "line 2: chosen equals rejected" in text
     assert "line 3: rejected is empty after the prompt" in text
     talk = "\n\nHuman: a\n\nAssistant:"
@@ -219,7 +219,7 @@ def test_all_broken_rows_are_counted_and_the_first_few_shown(tmp_path, tokenizer
     assert head.endswith("9 of 12 rows are broken; the first 5:")
     assert [line.split(":")[0].strip() for line in lines] == ["line 1", "line 5", "line 6", "line 7", "line 8"]
     text = problem(tmp_path, tokenizer, "preferences", [same] * 2, broken_rows=RowPolicy.skip)
-    assert "nothing is left of it" in text
+    assert "no rows are left" in text
     assert "line 1: chosen equals rejected" in text
 
 

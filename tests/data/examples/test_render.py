@@ -175,12 +175,12 @@ def test_answers_of_several_turns_in_a_pair(tmp_path, chatml):
             {"messages": [U1, {"role": "assistant", "content": " "}]},
             r"message 1 \(assistant\) is empty",
         ),
-        ("demonstrations", {"messages": [U1, {"role": "assistant", "content": "<|im_end|>"}]}, "but for its end token"),
+        ("demonstrations", {"messages": [U1, {"role": "assistant", "content": "<|im_end|>"}]}, "has only an end token"),
         ("demonstrations", {"messages": []}, "messages is empty"),
         ("demonstrations", {"messages": "hello"}, "messages must be a list of messages, not 'hello'"),
         ("demonstrations", {"messages": ["hello"]}, r"messages holds 'hello' \(str\); a message is"),
-        ("prompts", {"prompt": [U1, A1]}, "prompt ends with an assistant message; it must end where the model"),
-        ("preferences", {"chosen": [U1, A1], "rejected": [U2, A1]}, "begin with no message in common"),
+        ("prompts", {"prompt": [U1, A1]}, "prompt ends with an assistant message; the last one"),
+        ("preferences", {"chosen": [U1, A1], "rejected": [U2, A1]}, "have no common first message"),
         ("preferences", {"chosen": [U1, A1], "rejected": [U1, A1]}, "chosen equals rejected"),
         (
             "preferences",
@@ -214,7 +214,7 @@ def test_tokens_that_would_reach_over_the_border_are_cut_and_counted(tmp_path):
     whole = tokenizer("two\nuser")["input_ids"]
     assert tuple(whole[: len(sample.prompt.token_ids)]) != sample.prompt.token_ids  # "user" is one token
     assert (loaded.counts["borders_cut"], sample.loss_mask) == (1, None)  # the end token put behind is trained on
-    assert "ends a turn with no special token: <|endoftext|> is put behind" in loaded.notes[0]
+    assert "ends a turn with no special token: <|endoftext|> is appended" in loaded.notes[0]
 
 
 def test_a_template_whose_end_token_is_not_the_tokenizers(tmp_path):
@@ -234,10 +234,10 @@ def test_templates_that_make_it_impossible_say_so(tmp_path):
     with pytest.raises(DataError, match=r"rewrites turn 0 when others follow.*use turns=last or turns=each"):
         load(tmp_path, tokenizer, [{"messages": [U1, A1, U2, A2]}])
     assert len(load(tmp_path, tokenizer, [{"messages": [U1, A1, U2, A2]}], turns=Turns.each).records) == 2
-    with pytest.raises(DataError, match="the chat template leaves out an answer that is text"):
+    with pytest.raises(DataError, match="the chat template omits answers that are text"):
         load(tmp_path, make_tokenizer(CHATML.replace("{{ m.content }}", "")), [{"prompt": "a", "response": "b"}])
     refuses = "{{ raise_exception('not me') }}"
-    with pytest.raises(DataError, match="line 1: the chat template refuses it: not me"):
+    with pytest.raises(DataError, match="line 1: the chat template rejects it: not me"):
         load(tmp_path, make_tokenizer(refuses), [{"prompt": "a", "response": "b"}])
 
 

@@ -42,8 +42,8 @@ def test_the_default_works() -> None:
         (QuestionConfig("{prompt}?"), "lacks {response}"),
         (QuestionConfig("{prompt}{response}{critique}"), "{critique} has no value"),
         (QuestionConfig(answers={"y": 1.0}), "at least two"),
-        (QuestionConfig(answers={"y": 1.0, "": 0.0}), "none of them empty"),
-        (QuestionConfig(answers={"y": 1.0, "n": math.nan}), "a finite number"),
+        (QuestionConfig(answers={"y": 1.0, "": 0.0}), "none empty"),
+        (QuestionConfig(answers={"y": 1.0, "n": math.nan}), "finite numbers"),
     ],
 )
 def test_what_cannot_work(config: QuestionConfig, said: str) -> None:

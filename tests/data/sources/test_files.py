@@ -56,7 +56,7 @@ def test_a_folder_without_splits_is_read_whole(tmp_path):
 def test_a_split_is_chosen_by_name(tmp_path):
     make(tmp_path, "train.jsonl", "dev.jsonl", "test.jsonl")
     assert found(tmp_path, split="validation") == ["dev.jsonl"] == found(tmp_path, split="dev")
-    with pytest.raises(DataError, match=r"data.eval=.* holds the splits test, train, validation: choose one, as "
+    with pytest.raises(DataError, match=r"data.eval=.* has the splits test, train, validation: choose one, for example "
                                         r"data.eval_split=validation"):  # fmt: skip
         found(tmp_path, key="data.eval", for_eval=True)
     with pytest.raises(DataError, match=r"data.train_split=tset: .* no such split; .* Did you mean test\?"):
@@ -69,13 +69,13 @@ def test_a_split_is_chosen_by_name(tmp_path):
     ("names", "message"),
     [
         (["train_sft-00000-of-00001.parquet", "train_gen-00000-of-00001.parquet"],
-         "holds the splits train_gen, train_sft: choose one, as data.train_split="),
-        (["train.jsonl", "more.jsonl"], "holds the splits train, and files whose names tell none"),
+         "has the splits train_gen, train_sft: choose one, for example data.train_split="),
+        (["train.jsonl", "more.jsonl"], "has the splits train, and files without a split in their names"),
         (["train.jsonl", "train.parquet"], "files of several formats, as train.jsonl and train.parquet"),
         (["a.csv", "sub/b.jsonl"], "files of several formats, as a.csv and sub/b.jsonl"),
         (["a.jsonl", "a.jsonl.gz"], "holds a.jsonl and a.jsonl.gz: one of them is a copy"),
         (["main/train.parquet", "socratic/train.parquet"], "files in several folders: main, socratic. Name one"),
-        (["README.md", ".hidden.jsonl"], "no file of data in it; it has .hidden.jsonl, README.md"),
+        (["README.md", ".hidden.jsonl"], "the folder has no data file; it has .hidden.jsonl, README.md"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_not_one_data_set_is_an_error(tmp_path, names, message):
@@ -94,11 +94,11 @@ def test_globs_and_lists(tmp_path):
     both = [f"{tmp_path}/a-test-1.jsonl", f"{tmp_path}/b"]
     assert found(tmp_path, both) == ["a-test-1.jsonl", "b/train.jsonl"]  # named one by one: all of them
     for wrong, message in [
-        (f"{tmp_path}/*.parquet", "no file of data matches"),
+        (f"{tmp_path}/*.parquet", "no data file matches"),
         ([both[0], both[0]], "a-test-1.jsonl twice"),
         ([], r"must be a path or a list of paths, not \[\]"),
         ([1], r"must be a path or a list of paths, not \[1\]"),
-        (f"{tmp_path}/README.md", "the ending tells no format"),
+        (f"{tmp_path}/README.md", "unknown file extension"),
     ]:
         with pytest.raises(DataError, match=message):
             found(tmp_path, wrong)

@@ -230,9 +230,9 @@ def test_eval_errors(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (r'{"prompt": "a\ud83d"}', r"line 2: half a character \(a lone surrogate\), which is no text: "),
+        (r'{"prompt": "a\ud83d"}', r"line 2: a lone surrogate, which is not valid text: "),
         ('{"prompt": "a" "b"}', r"line 2: not JSON \(Expecting ',' delimiter.*\): \{\"prompt\": \"a\" \"b\"\}"),
-        ("[1]", r"line 2: a JSON object is wanted, this is a list: \[1\]"),
+        ("[1]", r"line 2: expected a JSON object, got a list: \[1\]"),
         ({"reference": "a"}, r"line 2: no column 'prompt'; the row has reference"),
         ({"prompt": "  \n"}, "line 2: prompt is empty"),
         ({"prompt": []}, "line 2: prompt is empty"),
@@ -244,8 +244,8 @@ def test_eval_errors(tmp_path, tokenizer):
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "line 2: prompt ends with the assistant's message"),
         ({"prompt": [{"role": "user", "content": "x"}]}, "list of messages, which needs data.chat_template=true"),
         ({**GOOD, "reference": {"a": 1}}, r"line 2: reference must be text or a number, not \{'a': 1\} \(dict\)"),
-        ({**GOOD, "reference": []}, r"line 2: reference must hold an acceptable answer at least, .* not \[\] \(list\)"),
-        ({**GOOD, "reference": ["a", None]}, r"line 2: reference must hold .* no null, not \['a', None\]"),
+        ({**GOOD, "reference": []}, r"line 2: reference must contain at least one answer .* got \[\] \(list\)"),
+        ({**GOOD, "reference": ["a", None]}, r"line 2: reference must contain .* no null, got \['a', None\]"),
         ({**GOOD, "reference": ["a", {}]}, r"line 2: reference must be text or a number, not \{\} \(dict\)"),
         ('{"prompt": "a", "reference": NaN}', "line 2: reference must be text or a number, not nan"),
         ({**GOOD, "rewards": 3}, r"line 2: rewards must be the name of a reward or a list of names, not 3 \(int\)"),
@@ -319,7 +319,7 @@ def test_file_errors(tmp_path, tokenizer):
     assert "no such file" in message(train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "none"))
     assert "holds files of several formats, as array.jsonl and bad.parquet" in message(train=str(tmp_path))
     assert message(train=str(tmp_path / "empty.jsonl")).endswith("empty.jsonl is empty: it has no rows")
-    assert "starts with '[', but is no JSON array" in message(train=str(tmp_path / "array.jsonl"))
+    assert "starts with '[', but is not a JSON array" in message(train=str(tmp_path / "array.jsonl"))
     assert "is one JSON object with the keys data" in message(train=str(tmp_path / "object.json"))
     assert "bad.parquet is not parquet" in message(train=str(tmp_path / "bad.parquet"), source=SourceKind.parquet)
     assert "not a folder written by datasets.save_to_disk" in message(train=str(tmp_path), source=SourceKind.dataset)
@@ -330,12 +330,12 @@ def test_saved_dataset_errors(tmp_path, tokenizer):
     one = datasets.Dataset.from_list([GOOD] * 3)
     datasets.DatasetDict(dev=one, test=one).save_to_disk(tmp_path / "both")
     config = DataConfig(source=SourceKind.dataset, train=str(tmp_path / "both"), num_eval=0)
-    with pytest.raises(DataError, match=r"both holds the splits dev, test: choose one, as data.train_split=dev"):
+    with pytest.raises(DataError, match=r"both has the splits dev, test: choose one, for example data.train_split=dev"):
         load_data(config, tokenizer, seed=0)
     split = tmp_path / "both" / "test"
     assert len(load_data(dataclasses.replace(config, train=str(split)), tokenizer, seed=0).train) == 3
     next(split.glob("*.arrow")).unlink()
-    with pytest.raises(DataError, match="not a whole saved dataset: FileNotFoundError"):
+    with pytest.raises(DataError, match="not a complete saved dataset: FileNotFoundError"):
         load_data(dataclasses.replace(config, train=str(split)), tokenizer, seed=0)
 
 
@@ -354,7 +354,7 @@ def test_settings_that_cannot_go_together(tokenizer, chat_tokenizer):
 def test_a_conversation_the_template_refuses(tmp_path, chat_tokenizer):
     rows = [{"prompt": [{"role": "tool", "content": "x"}], "reference": "a"}]
     text = problem(tmp_path, chat_tokenizer, rows, chat_template=True)
-    assert "line 1: the chat template refuses it: no tools here" in text
+    assert "line 1: the chat template rejects it: no tools here" in text
 
 
 def test_a_hundred_thousand_rows_are_read_fast(tmp_path, tokenizer):

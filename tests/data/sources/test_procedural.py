@@ -138,4 +138,4 @@ class TestWithThePackage:
         few = ProceduralTaskConfig(
             "chain_sum", 5, options={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
         )
-        assert "too few different questions" in problem(tokenizer, few, num_eval=2000)
+        assert "too few distinct questions" in problem(tokenizer, few, num_eval=2000)

@@ -66,7 +66,7 @@ def test_of_several_files_each_error_names_its_own(tmp_path):
     with pytest.raises(DataError) as caught:
         found.problems.check(found.num_read)
     assert "2 of 6 rows are broken" in str(caught.value)
-    assert f"{tmp_path / 'b.jsonl'}, line 1: a JSON object is wanted, this is a list: [1]" in str(caught.value)
+    assert f"{tmp_path / 'b.jsonl'}, line 1: expected a JSON object, got a list: [1]" in str(caught.value)
     assert f"{tmp_path / 'b.jsonl'}, line 4: not JSON" in str(caught.value)
 
 
@@ -88,9 +88,9 @@ def test_parquet_shards_and_hive_columns(tmp_path):
         ("a.csv", b"a\n\xff\n", "a.csv cannot be read as csv: UnicodeDecodeError"),
         ("a.csv", b"", "a.csv is empty: it has no rows"),
         ("a.json", b"[]", "a.json is empty: it has no rows"),
-        ("a.json", b'[{"a": 1},\n', "a.json starts with '[', but is no JSON array"),
+        ("a.json", b'[{"a": 1},\n', "a.json starts with '[', but is not a JSON array"),
         ("a.json", b'{\n"data": []}', "is one JSON object with the keys data"),
-        ("a.json", b'[1, {"a": 1}]', "1 of 2 rows are broken:\n  row 0: a JSON object is wanted, this is a int: 1"),
+        ("a.json", b'[1, {"a": 1}]', "1 of 2 rows are broken:\n  row 0: expected a JSON object, got a int: 1"),
         ("a.jsonl.gz", b"{}", "a.jsonl.gz cannot be read: BadGzipFile"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 1000)[:-20], "a.jsonl.gz cannot be read: EOFError"),
         ("a.parquet", b"no", "a.parquet is not parquet"),

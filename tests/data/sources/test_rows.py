@@ -91,8 +91,8 @@ def test_tools_of_a_row_reach_the_chat_template(tmp_path, tokenizer, template, t
 
 def test_tools_that_would_be_left_out_are_an_error(tmp_path, tokenizer, chat_tokenizer, template):
     text = problem(tmp_path, [{"prompt": "x", "tools": [TOOL]}], chat_tokenizer, chat_template=True)
-    assert "row 0: the row has tools, which the chat template leaves out: set data.columns.tools=''" in text
-    for wrong, message in [("[1", "tools is text but no JSON"), (["add"], "tools must be a list of JSON schemas")]:
+    assert "row 0: the row has tools, which the chat template ignores: set data.columns.tools=''" in text
+    for wrong, message in [("[1", "tools is text but not JSON"), (["add"], "tools must be a list of JSON schemas")]:
         rows = [{"prompt": "x", "tools": wrong}]
         text = problem(tmp_path, rows, tokenizer, chat_template=True, chat_template_file=template)
         assert f"row 0: {message}" in text
@@ -109,7 +109,7 @@ def test_arguments_of_the_chat_template(tmp_path, tokenizer, template):
     for changes, message in [
         ({"chat_options": {"enable_thinkng": False}}, "data.chat_options.enable_thinkng: the chat template uses no "
          "such variable. Did you mean enable_thinking?"),
-        ({"chat_options": {"tools": []}}, "data.chat_options.tools is given by rlcore itself"),
+        ({"chat_options": {"tools": []}}, "data.chat_options.tools is set by rlcore"),
         ({"chat_template_file": f"{tmp_path}/none"}, f"data.chat_template_file={tmp_path}/none cannot be read"),
         ({"chat_template": False}, "data.chat_template_file needs data.chat_template=true"),
         ({"chat_template": False, "chat_template_file": None, "chat_options": {"a": 1}}, "data.chat_options needs"),
