@@ -40,7 +40,6 @@ from actors.verifying.verifier import VerifierWorker
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import GROUP_BACKENDS, choose_backend
 from rlcore.algorithms.config import Family, Opponent
-from rlcore.algorithms.objective import Objective
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
@@ -49,6 +48,7 @@ from rlcore.data.batching.collate import collate
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import RewardScorer, Tracker, World
+from rlcore.objective import Objective
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.endpoint import EndpointCompleter

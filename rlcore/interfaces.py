@@ -105,7 +105,7 @@ class PolicyModel(LogprobModel, Protocol):
         ...
 
     def set_objective(self, name: str, objective: Any) -> None:
-        """What `update` minimises under that name from now on: a `rlcore.algorithms.objective.Objective`."""
+        """What `update` minimises under that name from now on: a `rlcore.objective.Objective`."""
         ...
 
     def initialize(self, directory: Path) -> None:

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlcore import metrics as M
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.reward_modeling import RewardObjective, RewardScale, named
 from rlcore.algorithms.value import ValueObjective
 from rlcore.interfaces import Sampling
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.logprobs import entropy, token_logprobs
 from rlcore.types import Float32, Group, Prompt, RewardResult, TrainBatch, Trajectory
 
@@ -99,7 +99,7 @@ class FakePolicy:
         logprobs, ent = self._forward(tensors)
         loss: torch.Tensor
         metrics: M.Metrics
-        loss, metrics = goal.loss(logprobs, ent, tensors, goal.denominator(batch))
+        loss, metrics = goal.loss(Outputs(logprobs, ent), tensors, goal.denominator(batch))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
@@ -142,7 +142,7 @@ class FakeCritic:
     def update(self, batch: TrainBatch, learning_rate: float) -> M.Metrics:
         self.rates.append(learning_rate)
         tensors = TensorBatch.from_train_batch(batch)
-        loss, metrics = self.objective.loss(self._forward(tensors), tensors, self.objective.denominator(batch))
+        loss, metrics = self.objective.loss(Outputs(self._forward(tensors)), tensors, self.objective.denominator(batch))
         (gradient,) = torch.autograd.grad(loss, self.table)
         self.table.data -= learning_rate * gradient
         return metrics
@@ -280,7 +280,8 @@ class FakeRewardModel:
         assert self.objective is not None, "update before begin"
         self.before_update()
         self.updates.append(list(batch.sample_ids))
-        loss, metrics = self.objective.loss(self._forward(batch), batch, self.objective.denominator(batch))
+        tensors = TensorBatch.from_train_batch(batch)
+        loss, metrics = self.objective.loss(Outputs(self._forward(batch)), tensors, self.objective.denominator(batch))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate

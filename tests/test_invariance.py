@@ -30,12 +30,12 @@ from rlcore.algorithms.config import (
     PreferenceConfig,
     PreferenceKind,
 )
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.data.batching.balance import split
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.logprobs import token_logprobs_and_entropy
 from rlcore.registry import POLICY_LOSSES
 from rlcore.types import TrainBatch
@@ -126,9 +126,9 @@ def step(goal: Any, batch: TrainBatch, ranks: Split) -> Outcome:
             micro = TensorBatch.from_train_batch(batch.select(rows) if rows else padding(batch))
             if isinstance(goal, ValueObjective):
                 values = model.value(model.hidden(micro.tokens)).squeeze(-1)
-                part, metrics = goal.loss(values, micro, denominator)
+                part, metrics = goal.loss(Outputs(values), micro, denominator)
             else:
-                part, metrics = goal.loss(*policy(model, micro), micro, denominator)
+                part, metrics = goal.loss(Outputs(*policy(model, micro)), micro, denominator)
             part.backward()
             loss += part.item()
             parts.append(metrics)
@@ -236,8 +236,8 @@ def test_a_denominator_per_micro_batch_would_be_seen() -> None:
     """The comparison has teeth: with the mean of each part, as trainers used to have it, it fails."""
 
     class Local(PolicyGradientObjective):
-        def loss(self, logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch, denominator: float) -> Any:
-            return super().loss(logprobs, entropy, batch, max(1.0, 2 * float(batch.loss_mask.sum())))
+        def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> Any:
+            return super().loss(outputs, batch, max(1.0, 2 * float(batch.loss_mask.sum())))
 
     goal = algorithm("ppo_clip", Aggregation.token_mean)
     local = Local(goal.config, TEMPERATURE, 24)

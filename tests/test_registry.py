@@ -12,10 +12,10 @@ import torch
 import rlcore
 from rlcore import registry
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
 from rlcore.loops import online
 from rlcore.loops.config import LearningRateConfig
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.registry import ADVANTAGES, POLICY_LOSSES, Registry, RegistryError, code_digest, load_file, load_function
 from rlcore.rewards.registry import RewardError, load_fn
 from tests.algorithms.cases import policy_logprobs, train_batch
@@ -153,20 +153,20 @@ def test_the_example_by_hand() -> None:
     goal = PolicyGradientObjective(config, 1.0, 1)
     tensors = TensorBatch(
         tokens=torch.ones(1, 2, dtype=torch.int64),
-        attention_mask=torch.ones(1, 2, dtype=torch.bool),
+        lengths=torch.tensor([2]),
         loss_mask=mask,
         rollout_logprobs=torch.full((1, 2), -1.0),
         old_logprobs=torch.full((1, 2), -1.0),
         advantages=torch.full((1, 2), 2.0),
     )
     x = torch.tensor([[-torch.inf, -1.0]], requires_grad=True)
-    loss, metrics = goal.loss(x, None, tensors, 1.0)
+    loss, metrics = goal.loss(Outputs(x), tensors, 1.0)
     loss.backward()
     assert loss.item() == pytest.approx(-2.0)
     assert x.grad is not None
     assert x.grad.tolist() == [[0.0, -2.0]]
     assert metrics["actor/pull"].value() == 0.0
-    away = goal.loss(torch.tensor([[-torch.inf, -0.5]]), None, tensors, 1.0)[0]
+    away = goal.loss(Outputs(torch.tensor([[-torch.inf, -0.5]])), tensors, 1.0)[0]
     assert away.item() == pytest.approx(0.25 / 0.4 - 2 * 1.6487213)
 
 
@@ -178,13 +178,13 @@ def test_a_fresh_worker_loads_the_file_on_first_use(tmp_path: Path, monkeypatch:
     out, _ = credit(groups, batch, config, 0.0, LIMIT)
     goal = PolicyGradientObjective(config, 1.0, LIMIT)
     logprobs = -torch.ones(batch.tokens.shape)
-    expected = goal.loss(logprobs, None, TensorBatch.from_train_batch(out), 3.0)[0].item()
+    expected = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(out), 3.0)[0].item()
     (tmp_path / "job").write_bytes(pickle.dumps((goal, out, logprobs)))
     code = """
 import pickle, sys
-from rlcore.algorithms.objective import TensorBatch
+from rlcore.objective import Outputs, TensorBatch
 goal, out, logprobs = pickle.load(open(sys.argv[1], "rb"))
-print(repr(goal.loss(logprobs, None, TensorBatch.from_train_batch(out), 3.0)[0].item()))
+print(repr(goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(out), 3.0)[0].item()))
 """
     command = [sys.executable, "-c", code, str(tmp_path / "job")]
     env = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])}
@@ -215,7 +215,8 @@ def test_any_split_of_the_example_gives_the_same() -> None:
         for rows in parts:
             micro = batch.select(rows)
             tensors = TensorBatch.from_train_batch(micro)
-            outs.append(goal.loss(logprobs[rows, : micro.tokens.shape[1]], None, tensors, goal.denominator(batch))[0])
+            outputs = Outputs(logprobs[rows, : micro.tokens.shape[1]])
+            outs.append(goal.loss(outputs, tensors, goal.denominator(batch))[0])
         totals.append(sum(x.item() for x in outs))
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)
 

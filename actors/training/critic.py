@@ -11,9 +11,9 @@ from torch import Tensor
 
 from actors.training.value_engine import ValueEngine
 from actors.training.worker import ModelWorker, StartSpec, join, train_step
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.value import ValueObjective
 from rlcore.metrics import Metrics
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import Float32, TrainBatch
 
 
@@ -66,7 +66,7 @@ class CriticWorker(ModelWorker):
         def loss(micro: TrainBatch) -> tuple[Tensor, Metrics]:
             batch = TensorBatch.from_train_batch(micro, engine.device)
             lengths = torch.tensor(micro.lengths, dtype=torch.int64, device=engine.device)
-            return self._objective.loss(engine.forward_values(batch.tokens, lengths), batch, denominator)
+            return self._objective.loss(Outputs(engine.forward_values(batch.tokens, lengths)), batch, denominator)
 
         return train_step(engine, shard, micro_batches, learning_rate, loss, "critic")
 

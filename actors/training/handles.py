@@ -18,9 +18,9 @@ from actors.training.policy import PolicyWorker
 from actors.training.reference import ReferenceWorker
 from actors.training.worker import LanguageModelWorker, ModelWorker
 from rlcore import metrics as M
-from rlcore.algorithms.objective import Objective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.data.batching.balance import split
+from rlcore.objective import Objective
 from rlcore.types import Float32, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]

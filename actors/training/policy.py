@@ -12,8 +12,8 @@ from torch import Tensor
 
 from actors.training.engine import TrainEngine
 from actors.training.worker import LanguageModelWorker, StartSpec, join, padding_row, train_step
-from rlcore.algorithms.objective import Objective, TensorBatch
 from rlcore.metrics import Metrics
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.types import TrainBatch
 
 __all__ = ["PolicyWorker", "first_column", "padding_row"]
@@ -70,7 +70,7 @@ class PolicyWorker(LanguageModelWorker):
                 goal.needs_entropy,
                 torch.tensor(micro.lengths, dtype=torch.int64, device=engine.device),
             )
-            return goal.loss(logprobs, entropy, batch, denominator)
+            return goal.loss(Outputs(logprobs, entropy), batch, denominator)
 
         return train_step(engine, shard, micro_batches, learning_rate, loss, "actor")
 

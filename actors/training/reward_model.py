@@ -15,6 +15,7 @@ from actors.training.reward_engine import RewardEngine, RewardFolder
 from actors.training.worker import ModelWorker, StartSpec, join, train_step
 from rlcore.algorithms.reward_modeling import Counts, RewardObjective, RewardScale
 from rlcore.metrics import Metrics
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import Float32, TrainBatch
 
 
@@ -117,7 +118,8 @@ class RewardModelWorker(ModelWorker):
             raise RuntimeError("update before begin: the reward model has no objective")
 
         def loss(micro: TrainBatch) -> tuple[Tensor, Metrics]:
-            return objective.loss(engine.forward_scores(micro), micro, counts)
+            batch = TensorBatch.from_train_batch(micro, engine.device)
+            return objective.loss(Outputs(engine.forward_scores(micro)), batch, counts)
 
         return train_step(engine, shard, micro_batches, learning_rate, loss, "reward_model")
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.metrics import Metrics
+from rlcore.objective import Outputs, TensorBatch, means, needed, zero_loss
 from rlcore.ops.masking import masked_sum
 from rlcore.ops.preference_losses import preference_loss
 from rlcore.types import TrainBatch
@@ -39,16 +39,13 @@ class KtoObjective:
     def denominator(self, batch: TrainBatch) -> float:
         return float(batch.loss_mask.any(axis=1).sum())
 
-    def loss(
-        self, policy_logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch, denominator: float
-    ) -> tuple[Tensor, Metrics]:
-        if batch.ref_logprobs is None or batch.scores is None:
-            raise ValueError("kto needs ref_logprobs and scores, the batch lacks one of them")
-        rows = batch.loss_mask.any(1)
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
+        ref_logprobs, scores = needed(batch.ref_logprobs, "ref_logprobs"), needed(batch.scores, "scores")
+        policy_logprobs, rows = outputs.numbers, batch.loss_mask.any(1)
         if not bool(rows.any()):
             return zero_loss(policy_logprobs), {}
-        policy, ref = (masked_sum(x, batch.loss_mask, 1)[rows] for x in (policy_logprobs, batch.ref_logprobs))
-        good = batch.scores[rows] > 0.5
+        policy, ref = (masked_sum(x, batch.loss_mask, 1)[rows] for x in (policy_logprobs, ref_logprobs))
+        good = scores[rows] > 0.5
         z = torch.tensor(self.kl, dtype=torch.float32, device=policy.device)
         losses = preference_loss(
             "kto",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from rlcore.algorithms.config import CorrectionConfig, CorrectionLevel
-from rlcore.algorithms.objective import means
 from rlcore.metrics import EffectiveShare, Max, Metrics
+from rlcore.objective import means
 from rlcore.ops.mismatch import importance_weights
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionLevel, FilterConfig, KLPlace
 from rlcore.algorithms.mismatch_metrics import mismatch
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.algorithms.shaping import kl_per_token, overlong_penalty
 from rlcore.metrics import Max, Mean, Metric, Metrics, Min
+from rlcore.objective import Outputs, TensorBatch, means, needed, zero_loss
 from rlcore.ops import policy_losses
 from rlcore.ops.aggregate import aggregate, count_denominator
 from rlcore.ops.kl import kl_estimate
@@ -135,8 +135,8 @@ def advantage_inputs(
     last = torch.where(mask, columns, -1).amax(1) if mask.shape[1] else torch.full_like(valid, -1, dtype=torch.int64)
     token_rewards = keep(scores[:, None].expand(mask.shape), columns == last[:, None])
     if config.kl_in is KLPlace.reward and (config.kl_coef or kl_coef):
-        old_needed = _needed(old, "old_logprobs (algorithm.kl_in is reward)")
-        ref_needed = _needed(ref, "ref_logprobs (algorithm.kl_in is reward)")
+        old_needed = needed(old, "old_logprobs (algorithm.kl_in is reward)")
+        ref_needed = needed(ref, "ref_logprobs (algorithm.kl_in is reward)")
         trained = mask & valid[:, None]
         charged = kl_coef * kl_per_token(old_needed, ref_needed, trained, config.kl_estimator, config.kl_clamp)
         token_rewards = token_rewards - charged
@@ -269,14 +269,13 @@ class PolicyGradientObjective:
     def denominator(self, batch: TrainBatch) -> float:
         return self._count(torch.tensor(batch.loss_mask, dtype=torch.bool))
 
-    def loss(
-        self, policy_logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch, denominator: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         config, mask = self.config, batch.loss_mask
+        policy_logprobs, entropy = outputs.numbers, outputs.entropy
         num_tokens = int(mask.sum())
         if num_tokens == 0:
             return zero_loss(policy_logprobs), {}
-        advantages = _needed(batch.advantages, "advantages")
+        advantages = needed(batch.advantages, "advantages")
         old = policy_logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         function = find_loss(config)
         per_token, found = function(LossInputs(policy_logprobs, old, batch.ref_logprobs, advantages, mask, config))
@@ -290,7 +289,7 @@ class PolicyGradientObjective:
             kl = self._reduce(self._kl_per_token(policy_logprobs, old, batch), mask, denominator)
             loss, scalars["actor/kl_loss"] = loss + config.kl_coef * kl, kl
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * self._reduce(_needed(entropy, "entropy"), mask, denominator)
+            loss = loss - config.entropy_coef * self._reduce(needed(entropy, "entropy"), mask, denominator)
         local = self._count(mask)
         metrics |= means({name: x * (denominator / local) for name, x in scalars.items()}, local)
         per_token_means = {
@@ -304,7 +303,7 @@ class PolicyGradientObjective:
     def _kl_per_token(self, policy_logprobs: Tensor, old: Tensor, batch: TensorBatch) -> Tensor:
         """The KL estimate, [b, t] in nats; with `config.kl_weighted` times the ratio pi / pi_old, gradient included."""
         config, mask = self.config, batch.loss_mask
-        ref = keep(_needed(batch.ref_logprobs, "ref_logprobs (algorithm.kl_in is loss)"), mask)
+        ref = keep(needed(batch.ref_logprobs, "ref_logprobs (algorithm.kl_in is loss)"), mask)
         kl = kl_estimate(keep(policy_logprobs, mask), ref, config.kl_estimator, config.kl_clamp)
         if not config.kl_weighted:
             return kl
@@ -325,12 +324,6 @@ class PolicyGradientObjective:
         off = correction.level is CorrectionLevel.none
         if off and batch.rollout_logprobs is None:
             return per_token, {}
-        rollout = _needed(batch.rollout_logprobs, "rollout_logprobs (correction.level is not none)")
+        rollout = needed(batch.rollout_logprobs, "rollout_logprobs (correction.level is not none)")
         weights, metrics = mismatch(old, rollout, batch.loss_mask, correction)
         return per_token if off else per_token * weights, metrics
-
-
-def _needed(tensor: Tensor | None, name: str) -> Tensor:
-    if tensor is None:
-        raise ValueError(f"the objective needs {name}, the batch has none")
-    return tensor

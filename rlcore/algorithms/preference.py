@@ -9,13 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rlcore.algorithms.config import AlgorithmConfig, Opponent, PreferenceConfig, PreferenceKind
 from rlcore.algorithms.mismatch_metrics import mismatch
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.metrics import Metrics
+from rlcore.objective import Outputs, TensorBatch, means, needed, whole_pairs, zero_loss
 from rlcore.ops.masking import keep, masked_mean, masked_sum
 from rlcore.ops.preference_losses import preference_loss
 from rlcore.types import Group, PreferencePair, TrainBatch, Trajectory
@@ -164,20 +163,20 @@ class PreferenceObjective:
     needs_entropy: ClassVar[bool] = True  # a metric
 
     def denominator(self, batch: TrainBatch) -> float:
-        return float(_whole_pairs(torch.tensor(batch.loss_mask, dtype=torch.bool)).sum())
+        return float(len(whole_pairs(torch.tensor(batch.loss_mask, dtype=torch.bool))))
 
-    def loss(
-        self, policy_logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch, denominator: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         config, mask = self.config.preference, batch.loss_mask
-        first = 2 * _whole_pairs(mask).nonzero().squeeze(1)
+        policy_logprobs, first = outputs.numbers, whole_pairs(mask)
         num_pairs = len(first)
         if num_pairs == 0:
             return zero_loss(policy_logprobs), {}
         rows = torch.stack([first, first + 1], 1)
         logps, lengths = masked_sum(policy_logprobs, mask, 1)[rows], mask.sum(1)[rows]  # [pairs, 2], as is all below
-        ref = None if config.loss is PreferenceKind.simpo else masked_sum(_needed(batch, "ref_logprobs"), mask, 1)[rows]
-        rewards = _needed(batch, "scores")[rows] if config.loss in REWARD_KINDS else None
+        ref = None
+        if config.loss is not PreferenceKind.simpo:
+            ref = masked_sum(needed(batch.ref_logprobs, "ref_logprobs"), mask, 1)[rows]
+        rewards = needed(batch.scores, "scores")[rows] if config.loss in REWARD_KINDS else None
 
         terms = {"actor/pref_loss": self._per_pair(logps, ref, lengths, rewards).sum()}
         loss = terms["actor/pref_loss"]
@@ -185,12 +184,12 @@ class PreferenceObjective:
             terms["actor/sft_loss"] = -(logps / lengths)[:, 0].sum()
             loss = loss + config.sft_coef * terms["actor/sft_loss"]
         if config.loss is PreferenceKind.xpo:
-            weights = -keep(_needed(batch, "advantages"), mask)
+            weights = -keep(needed(batch.advantages, "advantages"), mask)
             terms["actor/opponent_logps"] = (weights * keep(policy_logprobs, mask)).sum()
             loss = loss + config.explore_coef * terms["actor/opponent_logps"]
 
         of_pairs = {name: total / num_pairs for name, total in terms.items()} | self._rewards(logps, ref, lengths)
-        metrics = means(of_pairs, num_pairs) | self._per_token_metrics(policy_logprobs, entropy, batch)
+        metrics = means(of_pairs, num_pairs) | self._per_token_metrics(outputs, batch)
         return loss / denominator, metrics
 
     def _per_pair(self, logps: Tensor, ref: Tensor | None, lengths: Tensor, rewards: Tensor | None) -> Tensor:
@@ -227,28 +226,12 @@ class PreferenceObjective:
             "actor/rejected_logps": logps[:, 1].mean(),
         }
 
-    def _per_token_metrics(self, policy_logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch) -> Metrics:
+    def _per_token_metrics(self, outputs: Outputs, batch: TensorBatch) -> Metrics:
         mask, metrics = batch.loss_mask, Metrics()
-        if entropy is not None:
-            metrics |= means({"actor/entropy": masked_mean(entropy.detach(), mask)}, int(mask.sum()))
+        if outputs.entropy is not None:
+            metrics |= means({"actor/entropy": masked_mean(outputs.entropy.detach(), mask)}, int(mask.sum()))
         if batch.rollout_logprobs is not None:
-            old = policy_logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+            old = outputs.numbers.detach() if batch.old_logprobs is None else batch.old_logprobs
             own = mask if batch.advantages is None else mask & (batch.advantages >= 0)  # not the reference's samples
             metrics |= mismatch(old, batch.rollout_logprobs, own, self.config.correction)[1]
         return metrics
-
-
-def _whole_pairs(mask: Tensor) -> Tensor:
-    """[b / 2] bool, True where both rows of a pair have loss tokens; a last row of padding may stand alone."""
-    trained = mask.any(1)
-    rows = F.pad(trained, (0, len(trained) % 2)).view(-1, 2)
-    if bool((rows[:, 0] != rows[:, 1]).any()):
-        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or neither")
-    return rows[:, 0]
-
-
-def _needed(batch: TensorBatch, name: str) -> Tensor:
-    tensor: Tensor | None = getattr(batch, name)
-    if tensor is None:
-        raise ValueError(f"the objective needs {name}, the batch has none")
-    return tensor

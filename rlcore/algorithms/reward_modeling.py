@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlcore.algorithms.objective import means, zero_loss
 from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig
 from rlcore.metrics import Mean, Metrics
+from rlcore.objective import Outputs, TensorBatch, means, whole_pairs, zero_loss
 from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
-from rlcore.types import Bool, Float32, TrainBatch
+from rlcore.types import Float32, TrainBatch
 
 FILE = "reward_model.json"
 Float64 = NDArray[np.float64]
@@ -139,58 +139,41 @@ class RewardObjective:
         Raises:
             ValueError: half a pair, or `regression` without any label.
         """
-        real = _real(batch)
-        pairs = float(self._pair_weights(batch, _whole_pairs(real)).sum()) if self.on_pairs else 0.0
-        labels = 0.0
-        if self._has_grades and batch.targets is not None:
-            labelled = self._labelled(batch.targets)
-            labels = float(labelled[real].sum())
+        tensors = TensorBatch.from_train_batch(batch)
+        pairs = float(_pair_weights(tensors, whole_pairs(tensors.loss_mask)).double().sum()) if self.on_pairs else 0.0
+        targets = self._graded(tensors)
+        labels = 0.0 if targets is None else float(self._labelled(tensors, targets).sum())
         if not self.on_pairs and not labels:
             raise ValueError(f"loss=regression, but no row has a label of {', '.join(self.attributes)}")
         return Counts(pairs, labels)
 
-    @property
-    def _has_grades(self) -> bool:
-        return not self.on_pairs or self.config.grade_coef > 0
+    def _graded(self, batch: TensorBatch) -> Tensor | None:
+        """The targets, where they carry a loss."""
+        return None if self.on_pairs and not self.config.grade_coef else batch.targets
 
-    def _labelled(self, targets: Float32) -> Bool:
-        """[B, K'] bool: numbers that carry a loss, or whole grades where these are classes."""
+    def _labelled(self, batch: TensorBatch, targets: Tensor) -> Tensor:
+        """[b, K'] bool: numbers that carry a loss, or whole grades where these are classes; not those of padding."""
         if targets.ndim != 2 or targets.shape[1] != len(self.attributes):
-            raise ValueError(f"targets have shape {targets.shape}, the model has {len(self.attributes)} outputs")
-        known = ~np.isnan(targets)
-        if not self.on_pairs:
-            return known
-        classes = self.config.grade_classes
-        return known[:, 1::classes] if classes else known[:, 1:]
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, the model has {len(self.attributes)} outputs")
+        known = ~targets.isnan() & batch.loss_mask.any(1)[:, None]
+        return known[:, 1 :: self.config.grade_classes or 1] if self.on_pairs else known
 
-    def _pair_weights(self, batch: TrainBatch, first: Int64) -> Float64:
-        return np.ones(len(first)) if batch.weights is None else batch.weights[first].astype(np.float64)
-
-    def loss(self, scores: Tensor, batch: TrainBatch, counts: Counts) -> tuple[Tensor, Metrics]:
-        """A scalar whose sum over micro-batches and ranks is the loss of the whole batch, and metrics.
-
-        Args:
-            scores: [b, K] float32 with gradient.
-
-        Raises:
-            ValueError: half a pair, or targets of another shape than the scores.
-        """
-        real = _real(batch)
-        if not real.any():
-            return zero_loss(scores), {}
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: Counts) -> tuple[Tensor, Metrics]:
+        scores = outputs.numbers
         total, metrics = zero_loss(scores), Metrics()
+        if not bool(batch.loss_mask.any()):
+            return total, metrics
         if self.on_pairs:
-            loss, metrics = self._pairs(scores, batch, _whole_pairs(real), counts)
+            loss, metrics = self._pairs(scores, batch, denominator)
             total = total + loss
-        if self._has_grades and batch.targets is not None:
-            loss, found = self._grades(scores, batch.targets, real, counts)
+        if (targets := self._graded(batch)) is not None:
+            loss, found = self._grades(scores, batch, targets, denominator)
             total, metrics = total + loss * (self.config.grade_coef if self.on_pairs else 1.0), metrics | found
         return total, metrics
 
-    def _pairs(self, scores: Tensor, batch: TrainBatch, first: Int64, counts: Counts) -> tuple[Tensor, Metrics]:
-        rewards = scores @ scores.new_tensor(self.weights)
-        chosen, rejected = rewards[first], rewards[first + 1]
-        weights = scores.new_tensor(self._pair_weights(batch, first))
+    def _pairs(self, scores: Tensor, batch: TensorBatch, counts: Counts) -> tuple[Tensor, Metrics]:
+        rewards, first = scores @ scores.new_tensor(self.weights), whole_pairs(batch.loss_mask)
+        chosen, rejected, weights = rewards[first], rewards[first + 1], _pair_weights(batch, first)
         summed = (weights * self._per_pair(chosen, rejected, batch, first)).sum()
         d, count = (chosen - rejected).detach(), float(weights.sum())
         if not count:
@@ -202,28 +185,30 @@ class RewardObjective:
         }
         return summed / counts.pairs, means(scalars, count)
 
-    def _per_pair(self, chosen: Tensor, rejected: Tensor, batch: TrainBatch, first: Int64) -> Tensor:
-        strengths = np.full(len(first), np.nan) if batch.strengths is None else batch.strengths[first]
+    def _per_pair(self, chosen: Tensor, rejected: Tensor, batch: TensorBatch, first: Tensor) -> Tensor:
+        strengths = np.full(len(first), np.nan) if batch.strengths is None else batch.strengths[first].cpu().numpy()
         if self.config.loss is RewardLoss.margin:
             return bradley_terry(chosen, rejected, chosen.new_tensor(margins(strengths, self.config)))
         if batch.labels is not None:
-            return soft_label(chosen, rejected, chosen.new_tensor(batch.labels[first]))
+            return soft_label(chosen, rejected, batch.labels[first])
         return soft_label(chosen, rejected, chosen.new_tensor(first_labels(strengths, self.config)))
 
-    def _grades(self, scores: Tensor, targets: Float32, real: Bool, counts: Counts) -> tuple[Tensor, Metrics]:
-        classes = self.config.grade_classes
-        labelled = torch.as_tensor(self._labelled(targets) & real[:, None], device=scores.device)
-        offset = 1 if self.on_pairs else 0
-        wanted = scores.new_tensor(np.nan_to_num(targets[:, offset:]))
+    def _grades(self, scores: Tensor, batch: TensorBatch, targets: Tensor, counts: Counts) -> tuple[Tensor, Metrics]:
+        classes, labelled, offset = self.config.grade_classes, self._labelled(batch, targets), int(self.on_pairs)
+        scores, wanted = scores[:, offset:], targets[:, offset:].nan_to_num()
         if not classes:
-            summed = attribute_regression(scores[:, offset:], wanted, labelled).sum()
+            summed = attribute_regression(scores, wanted, labelled).sum()
         else:
-            by_class = [x.reshape(-1, classes)[labelled.flatten()] for x in (scores[:, 1:], wanted)]
+            by_class = [x.reshape(-1, classes)[labelled.flatten()] for x in (scores, wanted)]
             summed = grade_cross_entropy(*by_class).sum()
         count = float(labelled.sum())
         if not count:
             return zero_loss(scores), {}
         return summed / counts.labels, {"reward_model/grade_loss": Mean(float(summed.detach()), count)}
+
+
+def _pair_weights(batch: TensorBatch, first: Tensor) -> Tensor:
+    return torch.ones_like(first, dtype=torch.float32) if batch.weights is None else batch.weights[first]
 
 
 def margins(strengths: Any, config: RewardTrainingConfig) -> Float64:
@@ -243,19 +228,6 @@ def _by_strength(strengths: Any, levels: Sequence[float], table: Sequence[float]
     x = np.asarray(strengths, dtype=np.float64)
     found = np.interp(np.nan_to_num(x), levels, table)
     return np.where(np.isnan(x), unknown, found)
-
-
-def _real(batch: TrainBatch) -> Bool:
-    """[b], True at rows that are no padding."""
-    rows: Bool = np.asarray(batch.loss_mask.any(axis=1))
-    return rows
-
-
-def _whole_pairs(real: Bool) -> Int64:
-    """First rows of the pairs that are no padding."""
-    if len(real) % 2 or (real[::2] != real[1::2]).any():
-        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or neither")
-    return 2 * np.flatnonzero(real[::2])
 
 
 def named(scale: RewardScale, attributes: Sequence[str] | None) -> RewardScale:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.metrics import Metrics
+from rlcore.objective import Outputs, TensorBatch, means, zero_loss
 from rlcore.ops.aggregate import aggregate
 from rlcore.types import TrainBatch
 
@@ -27,12 +27,10 @@ class SupervisedObjective:
     def denominator(self, batch: TrainBatch) -> float:
         return float(batch.num_loss_tokens)
 
-    def loss(
-        self, policy_logprobs: Tensor, entropy: Tensor | None, batch: TensorBatch, denominator: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         mask = batch.loss_mask
         num_tokens = int(mask.sum())
         if num_tokens == 0:
-            return zero_loss(policy_logprobs), {}
-        loss = aggregate(-policy_logprobs, mask, "token_mean", denominator)
+            return zero_loss(outputs.numbers), {}
+        loss = aggregate(-outputs.numbers, mask, "token_mean", denominator)
         return loss, means({"sft/loss": loss * (denominator / num_tokens)}, num_tokens)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.metrics import ExplainedVariance, Metrics
+from rlcore.objective import Outputs, TensorBatch, means, needed, zero_loss
 from rlcore.ops.aggregate import aggregate
 from rlcore.ops.value_losses import clipped_value_loss
 from rlcore.types import TrainBatch
@@ -27,27 +28,18 @@ class ValueObjective:
     """
 
     value_clip: float | None = 0.2  # in the units of the return; None: none
+    temperature: ClassVar[float] = 1.0
+    needs_entropy: ClassVar[bool] = False
 
     def denominator(self, batch: TrainBatch) -> float:
-        """Loss tokens, counted over the whole optimizer batch before any split."""
         return float(batch.num_loss_tokens)
 
-    def loss(self, values: Tensor, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
-        """A scalar whose sum over micro-batches and ranks is the loss of the whole batch, and metrics.
-
-        Args:
-            values: [b, t] float32 with gradient.
-
-        Raises:
-            ValueError: the batch lacks `values` or `returns`.
-        """
-        mask = batch.loss_mask
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
+        values, mask = outputs.numbers, batch.loss_mask
         num_tokens = int(mask.sum())
         if num_tokens == 0:
             return zero_loss(values), {}
-        if batch.values is None or batch.returns is None:
-            raise ValueError(f"the critic needs values and returns, the batch has no {_absent(batch)}")
-        old, returns = batch.values, batch.returns
+        old, returns = needed(batch.values, "values"), needed(batch.returns, "returns")
         loss = aggregate(
             clipped_value_loss(values, old, returns, mask, self.value_clip), mask, "token_mean", denominator
         )
@@ -63,10 +55,6 @@ class ValueObjective:
             "critic/returns/mean": target.mean(),
         }
         return loss, means(scalars, num_tokens) | {"critic/explained_variance": _explained(target, target - before)}
-
-
-def _absent(batch: TensorBatch) -> str:
-    return " and no ".join(name for name in ("values", "returns") if getattr(batch, name) is None)
 
 
 def _explained(target: Tensor, error: Tensor) -> ExplainedVariance:

@@ -18,9 +18,9 @@ import rlcore
 from rlcore import metrics as M
 from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
 from rlcore.algorithms.config import AlgorithmConfig, Baseline, Family, KLKind, KLPlace, Scale
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
 from rlcore.data.batching.collate import collate
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops import policy_losses
 from rlcore.registry import ADVANTAGES, RegistryError
 from tests.algorithms.cases import group
@@ -328,7 +328,7 @@ def test_every_preset_of_the_family_credits_and_trains(config: AlgorithmConfig) 
     tensors = TensorBatch.from_train_batch(out)
     assert tensors.old_logprobs is not None
     x = tensors.old_logprobs.clone().requires_grad_()
-    loss, metrics = goal.loss(x, torch.ones_like(x), tensors, goal.denominator(out))
+    loss, metrics = goal.loss(Outputs(x, torch.ones_like(x)), tensors, goal.denominator(out))
     loss.backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()

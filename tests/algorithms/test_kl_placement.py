@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig, CorrectionLevel, KLKind, KLPlace
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import Group, Prompt, RewardResult, TrainBatch, Trajectory
 
 V = 5
@@ -48,7 +48,7 @@ def expected_gradient(goal: PolicyGradientObjective, batch: TrainBatch, theta: T
     total = torch.zeros(())
     logprobs = torch.stack([torch.zeros(V, dtype=torch.float64), theta.log_softmax(0)], 1)
     for y in range(V):
-        loss, _ = goal.loss(logprobs[[y]], None, TensorBatch.from_train_batch(batch.select([y])), 1.0)
+        loss, _ = goal.loss(Outputs(logprobs[[y]]), TensorBatch.from_train_batch(batch.select([y])), 1.0)
         total = total + old[y].exp() * loss
     (gradient,) = torch.autograd.grad(total, theta, retain_graph=True)
     return gradient
@@ -121,7 +121,8 @@ def test_one_token_does_not_take_the_whole_gradient() -> None:
             loss_mask=np.array([[False] + [True] * (size - 1)]), sample_ids=["p#0.0"],
             ref_logprobs=np.zeros((1, size), np.float32), advantages=np.ones((1, size), np.float32),
         )  # fmt: skip
-        loss, _ = objective(kl_clamp=clamp).loss(logprobs, None, TensorBatch.from_train_batch(batch), float(size - 1))
+        tensors = TensorBatch.from_train_batch(batch)
+        loss, _ = objective(kl_clamp=clamp).loss(Outputs(logprobs), tensors, float(size - 1))
         loss.backward()
         assert logprobs.grad is not None
         kl_part = logprobs.grad + 1 / (size - 1)  # without the policy's own gradient, -A / n
@@ -135,7 +136,7 @@ def test_a_token_far_from_the_reference_keeps_the_loss_finite(distance: float) -
     theta, _, ref = log_softmaxes()
     batch = all_responses(theta.detach().log_softmax(0), ref)
     logprobs = torch.tensor([[0.0, distance]] * V).requires_grad_()
-    loss, _ = objective().loss(logprobs, None, TensorBatch.from_train_batch(batch), float(V))
+    loss, _ = objective().loss(Outputs(logprobs), TensorBatch.from_train_batch(batch), float(V))
     loss.backward()
     assert bool(torch.isfinite(loss))
     assert logprobs.grad is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlcore import metrics as M
 from rlcore.algorithms.kto import KtoObjective
-from rlcore.algorithms.objective import TensorBatch
+from rlcore.objective import Outputs, TensorBatch
 from tests.algorithms.cases import MASK, policy_logprobs, train_batch
 
 GOOD = np.array([1, 0, 1, 0, 0], dtype=np.float32)  # row 3 is padding
@@ -25,7 +25,7 @@ def kto_batch(seed=0, good=GOOD):
 
 def loss_of(objective, policy, batch, denominator=None):
     total = objective.denominator(batch) if denominator is None else denominator
-    return objective.loss(policy, None, TensorBatch.from_train_batch(batch), total)
+    return objective.loss(Outputs(policy), TensorBatch.from_train_batch(batch), total)
 
 
 def told(metrics):
@@ -140,7 +140,7 @@ def test_a_step_lifts_the_desirable_and_lowers_the_others():
 @pytest.mark.parametrize("name", ["ref_logprobs", "scores"])
 def test_what_the_batch_must_hold(name):
     batch = replace(kto_batch(), **{name: None})
-    with pytest.raises(ValueError, match="kto needs ref_logprobs and scores, the batch lacks one of them"):
+    with pytest.raises(ValueError, match=f"the objective needs {name}, the batch has none"):
         loss_of(KtoObjective(), policy_logprobs(), batch)
 
 

@@ -23,8 +23,8 @@ from rlcore.algorithms.config import (
     KLKind,
     KLPlace,
 )
-from rlcore.algorithms.objective import Objective, TensorBatch
 from rlcore.algorithms.policy_gradient import LossInputs, PolicyGradientObjective, find_loss
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.registry import POLICY_LOSSES, RegistryError
 from rlcore.types import TrainBatch
 from tests.algorithms.cases import MASK, policy_logprobs, train_batch
@@ -48,7 +48,7 @@ def run(
         micro = batch.select(rows)  # trimmed, as the workers do
         width = micro.tokens.shape[1]
         tensors = TensorBatch.from_train_batch(micro)
-        outs.append(goal.loss(logprobs[rows, :width], entropy[rows, :width], tensors, denominator))
+        outs.append(goal.loss(Outputs(logprobs[rows, :width], entropy[rows, :width]), tensors, denominator))
     total = sum(loss for loss, _ in outs)
     total.backward()
     gradient = torch.stack([torch.zeros_like(x) if x.grad is None else x.grad for x in (logprobs, entropy)])
@@ -197,7 +197,7 @@ def test_metrics_by_hand() -> None:
     goal = objective(kl_coef=1.0, kl_kind=KLKind.k1, clip_high=0.2, correction=CorrectionConfig(high=1.5))
     new = torch.log(torch.tensor([[1.0, 0.3, 0.2], [1.0, 0.5, 0.4]]))
     entropy = torch.tensor([[9.0, 1.0, 2.0], [9.0, 3.0, 4.0]])
-    loss, metrics = goal.loss(new, entropy, TensorBatch.from_train_batch(batch), goal.denominator(batch))
+    loss, metrics = goal.loss(Outputs(new, entropy), TensorBatch.from_train_batch(batch), goal.denominator(batch))
     log = math.log(1.5 * 0.5 * 1 * 2) / 4
     pg = -(1.5 * 1.2 + 0.5 + 1 + 1.2) / 4  # the first token's weight 2 is truncated to 1.5
     assert loss.item() == pytest.approx(pg + log)
@@ -226,7 +226,7 @@ def test_a_micro_batch_without_loss_tokens(loss: str) -> None:
     empty = TensorBatch.from_train_batch(train_batch().select([3, 0]))
     empty.loss_mask[:] = False
     logprobs = torch.full(empty.tokens.shape, -math.inf, requires_grad=True)
-    value, metrics = goal.loss(logprobs, None, empty, 7.0)
+    value, metrics = goal.loss(Outputs(logprobs), empty, 7.0)
     value.backward()
     assert value.item() == 0.0
     assert metrics == {}
@@ -243,11 +243,11 @@ def test_rubbish_outside_the_loss_mask_does_no_harm(loss: str) -> None:
     clean, rubbish = policy_logprobs(), policy_logprobs()
     entropy = torch.ones_like(clean)
     rubbish[outside] = -math.inf
-    expected, _ = goal.loss(clean, entropy, tensors, 10.0)
+    expected, _ = goal.loss(Outputs(clean, entropy), tensors, 10.0)
     for name in ("old_logprobs", "ref_logprobs", "rollout_logprobs", "advantages"):
         getattr(tensors, name)[outside] = math.nan
     rubbish.requires_grad_()
-    got, metrics = goal.loss(rubbish, entropy, tensors, 10.0)
+    got, metrics = goal.loss(Outputs(rubbish, entropy), tensors, 10.0)
     got.backward()
     assert got.item() == expected.item()
     assert rubbish.grad is not None
@@ -258,7 +258,7 @@ def test_rubbish_outside_the_loss_mask_does_no_harm(loss: str) -> None:
 def test_what_the_config_needs_must_be_there() -> None:
     def call(missing: str, entropy: bool = True, **settings: Any) -> None:
         tensors = TensorBatch.from_train_batch(train_batch(without=[missing]))
-        objective(**settings).loss(policy_logprobs(), policy_logprobs() if entropy else None, tensors, 1.0)
+        objective(**settings).loss(Outputs(policy_logprobs(), policy_logprobs() if entropy else None), tensors, 1.0)
 
     with pytest.raises(ValueError, match="advantages"):
         call("advantages")
@@ -284,14 +284,14 @@ def test_mirror_descent_by_hand() -> None:
     mask = torch.tensor([[False, True, True], [False, True, False]])
     batch = TensorBatch(
         tokens=torch.ones(2, 3, dtype=torch.int64),
-        attention_mask=torch.ones_like(mask),
+        lengths=torch.full((len(mask),), mask.shape[1]),
         loss_mask=mask,
         old_logprobs=torch.zeros(2, 3),
         advantages=torch.tensor([[9.0, 2.0, 2.0], [9.0, -1.0, 9.0]]),
     )
     goal = objective(loss="mdloo", step_kl_coef=0.5, aggregation=Aggregation.seq_mean_token_sum, correction=PLAIN)
     new = torch.log(torch.tensor([[1.0, 1.5, 0.5], [1.0, 1.0, 1.0]]))
-    loss, metrics = goal.loss(new, None, batch, 2.0)
+    loss, metrics = goal.loss(Outputs(new), batch, 2.0)
     kl = 0.75 * math.log(0.75) - 0.75 + 1
     assert loss.item() == pytest.approx((-0.75 * 2 + 0.5 * kl + 1) / 2)
     got = M.values(metrics)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, PreferenceConfig, PreferenceKind
-from rlcore.algorithms.objective import Objective, TensorBatch
 from rlcore.algorithms.preference import PreferenceObjective, select_pairs
 from rlcore.data.batching.collate import collate_pairs
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.types import Group, PreferencePair, Prompt, RewardResult, Status, TrainBatch, Trajectory
 from tests.algorithms.cases import train_batch  # with the hypothesis profile of the project
 
@@ -246,8 +246,8 @@ def run(goal: PreferenceObjective, batch: TrainBatch, parts: list[list[int]]) ->
     for rows in parts:
         micro = batch.select(rows)  # trimmed, as the workers do
         width = micro.tokens.shape[1]
-        entropy = policy_logprobs(5)[rows, :width].neg()
-        outs.append(goal.loss(logprobs[rows, :width], entropy, TensorBatch.from_train_batch(micro), denominator))
+        outputs = Outputs(logprobs[rows, :width], policy_logprobs(5)[rows, :width].neg())
+        outs.append(goal.loss(outputs, TensorBatch.from_train_batch(micro), denominator))
     total = sum((loss for loss, _ in outs), torch.zeros(()))
     total.backward()
     assert logprobs.grad is not None
@@ -317,7 +317,7 @@ def test_twin_in_float64_is_exact() -> None:
         tensors = TensorBatch.from_train_batch(batch)
         for name in ("ref_logprobs", "scores", "advantages"):
             setattr(tensors, name, torch.tensor(getattr(batch, name)).double())
-        got, _ = goal.loss(x, None, tensors, goal.denominator(batch))
+        got, _ = goal.loss(Outputs(x), tensors, goal.denominator(batch))
         expected = slow_loss(goal.config.preference, batch, y)
         gradients = torch.autograd.grad(got, x), torch.autograd.grad(expected, y)
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
@@ -364,7 +364,7 @@ def test_metrics_by_hand() -> None:
     goal = objective(loss=PreferenceKind.xpo, beta=0.5, explore_coef=0.1, sft_coef=0.2)
     entropy = torch.tensor([[9.0, 1, 2], [9, 3, 9], [9, 4, 9], [9, 5, 9]])
     assert goal.denominator(batch) == 2
-    loss, metrics = goal.loss(torch.tensor(policy), entropy, TensorBatch.from_train_batch(batch), 2.0)
+    loss, metrics = goal.loss(Outputs(torch.tensor(policy), entropy), TensorBatch.from_train_batch(batch), 2.0)
     dpo = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1.5))) / 2
     assert loss.item() == pytest.approx(dpo + 0.2 * (1.5 + 2) / 2 + 0.1 * (-4 - 2) / 2)
     assert M.values(metrics) == pytest.approx(
@@ -432,7 +432,7 @@ def test_from_samples_to_the_loss() -> None:
     assert goal.denominator(batch) == 3
     zeros = np.zeros(batch.tokens.shape, np.float32)
     tensors = TensorBatch.from_train_batch(batch.with_arrays(ref_logprobs=zeros))
-    loss, metrics = goal.loss(torch.zeros(batch.tokens.shape), None, tensors, 3.0)
+    loss, metrics = goal.loss(Outputs(torch.zeros(batch.tokens.shape)), tensors, 3.0)
     assert loss.item() == pytest.approx(math.log(2))  # policy and reference agree
     assert M.values(metrics)["actor/pref_accuracy"] == 0  # a draw is no win
 
@@ -443,7 +443,7 @@ def test_a_micro_batch_without_loss_tokens(kind: PreferenceKind) -> None:
     for rows in ([4], [4, 5]):
         empty = TensorBatch.from_train_batch(pair_batch().select(rows))
         logprobs = torch.full(empty.tokens.shape, -math.inf, requires_grad=True)
-        value, metrics = goal.loss(logprobs, None, empty, 7.0)
+        value, metrics = goal.loss(Outputs(logprobs), empty, 7.0)
         value.backward()
         assert value.item() == 0.0
         assert metrics == {}
@@ -459,14 +459,14 @@ def test_rubbish_outside_the_loss_mask_does_no_harm(kind: PreferenceKind) -> Non
     tensors = TensorBatch.from_train_batch(pair_batch())
     outside = ~tensors.loss_mask
     clean, rubbish = policy_logprobs(), policy_logprobs()
-    expected, _ = goal.loss(clean, None, tensors, 3.0)
+    expected, _ = goal.loss(Outputs(clean), tensors, 3.0)
     rubbish[outside] = -math.inf
     for name in ("old_logprobs", "ref_logprobs", "rollout_logprobs", "advantages"):
         getattr(tensors, name)[outside] = math.nan
     assert tensors.scores is not None
     tensors.scores[4:6] = math.nan  # rewards of padding
     rubbish.requires_grad_()
-    got, metrics = goal.loss(rubbish, torch.where(outside, math.nan, 1.0), tensors, 3.0)
+    got, metrics = goal.loss(Outputs(rubbish, torch.where(outside, math.nan, 1.0)), tensors, 3.0)
     got.backward()
     assert got.item() == expected.item()
     assert rubbish.grad is not None
@@ -487,7 +487,7 @@ def test_a_batch_without_the_samplers_logprobs_has_no_mismatch() -> None:
 def test_what_the_config_needs_must_be_there() -> None:
     def call(missing: str, kind: PreferenceKind) -> None:
         tensors = TensorBatch.from_train_batch(pair_batch(without=[missing]))
-        objective(loss=kind).loss(policy_logprobs(), None, tensors, 3.0)
+        objective(loss=kind).loss(Outputs(policy_logprobs()), tensors, 3.0)
 
     for kind in set(PreferenceKind) - {PreferenceKind.simpo}:
         with pytest.raises(ValueError, match="needs ref_logprobs"):
@@ -510,7 +510,7 @@ def test_half_a_pair_is_refused(rows: list[int]) -> None:
     with pytest.raises(ValueError, match="half a pair"):
         objective().denominator(micro)
     with pytest.raises(ValueError, match="half a pair"):
-        objective().loss(policy_logprobs()[rows], None, TensorBatch.from_train_batch(micro), 1.0)
+        objective().loss(Outputs(policy_logprobs()[rows]), TensorBatch.from_train_batch(micro), 1.0)
 
 
 def test_it_is_an_objective_and_travels() -> None:

@@ -22,6 +22,7 @@ from rlcore.algorithms.reward_config import (
     Weighting,
 )
 from rlcore.algorithms.reward_modeling import FILE, Counts, RewardObjective, RewardScale, first_labels, margins, named
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import TrainBatch
 
 NAN = float("nan")
@@ -56,7 +57,7 @@ def scores_of(rows: int, outputs: int = 1, seed: int = 5) -> torch.Tensor:
 
 def loss_of(config: RewardTrainingConfig, scores: torch.Tensor, train: TrainBatch) -> tuple[torch.Tensor, M.Metrics]:
     objective = RewardObjective(config)
-    return objective.loss(scores, train, objective.denominator(train))
+    return objective.loss(Outputs(scores), TensorBatch.from_train_batch(train), objective.denominator(train))
 
 
 def softplus(x: float) -> float:
@@ -179,7 +180,8 @@ def test_any_split_gives_the_same_loss_gradient_and_metrics(name: str, parts: li
     counts, seen = objective.denominator(train), []
     for rows in ([list(range(8))], parts):
         scores = scores_of(8, k)
-        outs = [objective.loss(scores[p], train.select(p), counts) for p in rows]
+        tensors = [TensorBatch.from_train_batch(train.select(p)) for p in rows]
+        outs = [objective.loss(Outputs(scores[p]), x, counts) for p, x in zip(rows, tensors, strict=True)]
         loss = sum(out[0] for out in outs)
         assert isinstance(loss, torch.Tensor)
         loss.backward()
@@ -193,9 +195,9 @@ def test_any_split_gives_the_same_loss_gradient_and_metrics(name: str, parts: li
 def test_padding_gives_zero_with_a_gradient_path_and_no_metrics(name: str) -> None:
     config = CONFIGS[name]
     k = len(config.outputs)
-    train = batch(1, padding=True)
+    train = TensorBatch.from_train_batch(batch(1, padding=True))
     scores = torch.full((2, k), torch.nan, requires_grad=True)
-    loss, metrics = RewardObjective(config).loss(scores, train, Counts(pairs=1.0, labels=3.0))
+    loss, metrics = RewardObjective(config).loss(Outputs(scores), train, Counts(pairs=1.0, labels=3.0))
     loss.backward()
     assert loss.item() == 0.0
     assert scores.grad is not None

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rlcore import metrics as M
-from rlcore.algorithms.objective import Objective, TensorBatch
 from rlcore.algorithms.supervised import SupervisedObjective
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.types import TrainBatch
 from tests.algorithms.cases import MASK, policy_logprobs, train_batch
 
@@ -15,7 +15,7 @@ def test_mean_over_the_loss_tokens() -> None:
     objective: Objective = SupervisedObjective()
     batch, logprobs = train_batch(), policy_logprobs().requires_grad_()
     assert objective.denominator(batch) == MASK.sum()
-    loss, metrics = objective.loss(logprobs, None, TensorBatch.from_train_batch(batch), objective.denominator(batch))
+    loss, metrics = objective.loss(Outputs(logprobs), TensorBatch.from_train_batch(batch), objective.denominator(batch))
     loss.backward()
     expected = -float(logprobs.detach().double()[torch.tensor(MASK)].mean())
     assert loss.item() == pytest.approx(expected)
@@ -32,7 +32,8 @@ def test_any_split_gives_the_same_loss_gradient_and_metric() -> None:
     for parts in ([[0, 1, 2, 3, 4]], [[4, 0], [3], [1, 2]]):
         logprobs = start.clone().requires_grad_()
         outs = [
-            objective.loss(logprobs[p], None, TensorBatch.from_train_batch(take(batch, p)), denominator) for p in parts
+            objective.loss(Outputs(logprobs[p]), TensorBatch.from_train_batch(take(batch, p)), denominator)
+            for p in parts
         ]
         sum(loss for loss, _ in outs).backward()
         gradients.append(logprobs.grad)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rlcore import metrics as M
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.value import ValueObjective
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import TrainBatch
 from tests.algorithms.cases import MASK, train_batch
 from tests.algorithms.test_supervised import take
@@ -35,7 +35,7 @@ def test_a_loop_over_tokens_in_float64(clip: float | None) -> None:
     train = batch()
     new = moved(train).requires_grad_()
     objective = ValueObjective(clip)
-    loss, metrics = objective.loss(new, TensorBatch.from_train_batch(train), objective.denominator(train))
+    loss, metrics = objective.loss(Outputs(new), TensorBatch.from_train_batch(train), objective.denominator(train))
     total, held_back, errors, targets = 0.0, 0, [], []
     for b, t in zip(*np.nonzero(MASK), strict=True):
         v, old, target = new[b, t].item(), float(train.values[b, t]), float(train.returns[b, t])
@@ -70,7 +70,8 @@ def test_any_split_gives_the_same_loss_gradient_and_metrics(parts: list[list[int
     seen = []
     for rows in ([[0, 1, 2, 3, 4]], parts):
         new = moved(train).requires_grad_()
-        outs = [objective.loss(new[p], TensorBatch.from_train_batch(take(train, p)), denominator) for p in rows]
+        tensors = [TensorBatch.from_train_batch(take(train, p)) for p in rows]
+        outs = [objective.loss(Outputs(new[p]), x, denominator) for p, x in zip(rows, tensors, strict=True)]
         loss = sum(out[0] for out in outs)
         assert isinstance(loss, torch.Tensor)
         loss.backward()
@@ -84,7 +85,7 @@ def test_rows_without_a_loss_token_give_zero_with_a_gradient_path_and_no_metrics
     train = take(batch(), [3])
     assert train.num_loss_tokens == 0
     new = torch.full(train.tokens.shape, torch.nan, requires_grad=True)
-    loss, metrics = ValueObjective().loss(new, TensorBatch.from_train_batch(train), 5.0)
+    loss, metrics = ValueObjective().loss(Outputs(new), TensorBatch.from_train_batch(train), 5.0)
     loss.backward()
     assert loss.item() == 0.0
     assert new.grad is not None
@@ -95,8 +96,8 @@ def test_rows_without_a_loss_token_give_zero_with_a_gradient_path_and_no_metrics
 @pytest.mark.parametrize("name", ["values", "returns"])
 def test_a_batch_that_lacks_something_is_named(name: str) -> None:
     train = dataclasses.replace(batch(), **{name: None})
-    with pytest.raises(ValueError, match=f"no {name}"):
-        ValueObjective().loss(torch.zeros(MASK.shape), TensorBatch.from_train_batch(train), 1.0)
+    with pytest.raises(ValueError, match=f"needs {name}, the batch has none"):
+        ValueObjective().loss(Outputs(torch.zeros(MASK.shape)), TensorBatch.from_train_batch(train), 1.0)
 
 
 def test_travels_to_a_worker() -> None:

@@ -354,5 +354,5 @@ def test_adapters_are_the_policys_alone(critics: Any, folders: Any) -> None:
 
 def test_a_batch_without_returns_is_refused_by_name(critics: Any, folders: Any) -> None:
     critics[1].build(folders["first"], 0)
-    with pytest.raises(WorkerError, match="the batch has no returns"):
+    with pytest.raises(WorkerError, match="the objective needs returns"):
         critics[1].handle.update(dataclasses.replace(make_batch(), returns=None), LR)

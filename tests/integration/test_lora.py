@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from actors.config.schema import DType, EngineConfig, LoraConfig, ModelConfig, RolloutConfig
 from actors.training.engine import TrainEngine, init_distributed
 from actors.training.policy import PolicyWorker
+from actors.training.scorer import real
 from rlcore import metrics as M
-from rlcore.algorithms.objective import TensorBatch
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops import logprobs as ops
 from rlcore.types import TrainBatch
 from tests.integration.test_training import (
@@ -142,7 +143,7 @@ def scored(plain: Plain, batch: TrainBatch) -> Any:
     tensors = TensorBatch.from_train_batch(batch)
     with torch.no_grad():
         found = ops.token_logprobs(plain.logits(tensors), tensors.tokens, TEMPERATURE).numpy()
-    return np.where(tensors.attention_mask.numpy(), found, 0.0)
+    return np.where(real(tensors.tokens, tensors.lengths).numpy(), found, 0.0)
 
 
 # ---- adapters
@@ -175,7 +176,8 @@ class PlainAdapters(Plain):
     def update(self, train: TrainBatch, objective: str) -> Any:
         goal, batch = OBJECTIVES[objective], TensorBatch.from_train_batch(train)
         logprobs, entropy = ops.token_logprobs_and_entropy(self.logits(batch), batch.tokens, goal.temperature)
-        loss, metrics = goal.loss(logprobs, entropy if goal.needs_entropy else None, batch, goal.denominator(train))
+        outputs = Outputs(logprobs, entropy if goal.needs_entropy else None)
+        loss, metrics = goal.loss(outputs, batch, goal.denominator(train))
         loss.backward()
         gradient = {n: p.grad.numpy().copy() for n, p in self.named.items()}
         norm = float(torch.nn.utils.clip_grad_norm_(self.named.values(), OPTIMIZER.max_grad_norm))

@@ -42,6 +42,7 @@ from rlcore.algorithms.reward_modeling import FILE, RewardObjective, RewardScale
 from rlcore.data.batching.reward import reward_batch_pairs, reward_batch_samples
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardModel
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
 from rlcore.types import Pair, Prompt, RewardResult, Sample, TrainBatch
@@ -164,7 +165,8 @@ class Plain:
 
     def update(self, batch: TrainBatch) -> tuple[M.Metrics, float]:
         objective = RewardObjective(GRADED)
-        loss, metrics = objective.loss(self.scores(batch), batch, objective.denominator(batch))
+        tensors = TensorBatch.from_train_batch(batch)
+        loss, metrics = objective.loss(Outputs(self.scores(batch)), tensors, objective.denominator(batch))
         self.adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.hf.parameters(), OPTIMIZER.max_grad_norm)

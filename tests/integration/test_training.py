@@ -24,12 +24,13 @@ from actors.training.engine import TrainEngine
 from actors.training.masters import NAME
 from actors.training.policy import PolicyWorker
 from actors.training.reference import ReferenceWorker
+from actors.training.scorer import real
 from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.supervised import SupervisedObjective
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.logprobs import token_logprobs, token_logprobs_and_entropy
 from rlcore.types import TrainBatch
 
@@ -263,12 +264,13 @@ class Plain:
         self.adam = torch.optim.AdamW(self.model.parameters(), LR, tuple(o.betas), o.eps, o.weight_decay)
 
     def logits(self, batch: TensorBatch) -> torch.Tensor:
-        return self.model(input_ids=batch.tokens, attention_mask=batch.attention_mask.long()).logits
+        return self.model(input_ids=batch.tokens, attention_mask=real(batch.tokens, batch.lengths).long()).logits
 
     def update(self, train: TrainBatch, objective: str) -> tuple[M.Metrics, dict[str, Any], float]:
         goal, batch = OBJECTIVES[objective], TensorBatch.from_train_batch(train)
         logprobs, entropy = token_logprobs_and_entropy(self.logits(batch), batch.tokens, goal.temperature)
-        loss, metrics = goal.loss(logprobs, entropy if goal.needs_entropy else None, batch, goal.denominator(train))
+        outputs = Outputs(logprobs, entropy if goal.needs_entropy else None)
+        loss, metrics = goal.loss(outputs, batch, goal.denominator(train))
         loss.backward()
         gradient = {n: p.grad.numpy().copy() for n, p in self.model.named_parameters()}
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.max_grad_norm))
@@ -366,7 +368,7 @@ def test_logprobs_are_those_of_a_plain_forward(two: Ranks, folders: Any, stage: 
     tensors = TensorBatch.from_train_batch(batch)
     with torch.no_grad():
         wanted = token_logprobs(Plain(folders["untied"]).logits(tensors), tensors.tokens, TEMPERATURE).numpy()
-    wanted = np.where(tensors.attention_mask.numpy(), wanted, 0.0)
+    wanted = np.where(real(tensors.tokens, tensors.lengths).numpy(), wanted, 0.0)
     two.run(build, folders["untied"], stage)
     for split in SPLITS_TWO.values():
         calls = deal(batch, split)

@@ -20,9 +20,9 @@ from rlcore.algorithms.config import (
     CorrectionLevel,
     CorrectionMode,
 )
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.metrics import values
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.advantages import group_advantages
 from rlcore.ops.logprobs import token_logprobs
 from rlcore.ops.mismatch import importance_weights
@@ -86,7 +86,8 @@ class Side:
         goal = PolicyGradientObjective(AlgorithmConfig(**settings), TEMPERATURE, MAX_NEW_TOKENS)
         batch = batch or self.batch
         logprobs, entropy = tiny.forward(self.trainer.model, batch, goal.temperature)
-        loss, metrics = goal.loss(logprobs, entropy, TensorBatch.from_train_batch(batch), goal.denominator(batch))
+        tensors = TensorBatch.from_train_batch(batch)
+        loss, metrics = goal.loss(Outputs(logprobs, entropy), tensors, goal.denominator(batch))
         return loss, values(metrics)
 
     def assert_equal(self, **settings: Any) -> dict[str, float]:

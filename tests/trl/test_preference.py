@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import Qwen2ForSequenceClassification
 
 from rlcore.algorithms.config import AlgorithmConfig, Family, PreferenceConfig
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.supervised import SupervisedObjective
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.logprobs import token_logprobs
 from rlcore.ops.masking import masked_mean
 from rlcore.ops.preference_losses import kto_reference_point, preference_loss
@@ -131,7 +131,7 @@ def test_dpo_objective(tmp_path: Path, sft_coef: float) -> None:
     rows, logprobs = rows_of(trainer.model, trainer.ref_model, batch)
     config = AlgorithmConfig(family=Family.preference, preference=PreferenceConfig(beta=BETA, sft_coef=sft_coef))
     goal = PreferenceObjective(config, temperature=1.0, max_new_tokens=8)
-    ours, _ = goal.loss(logprobs, None, TensorBatch.from_train_batch(rows), goal.denominator(rows))
+    ours, _ = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(rows), goal.denominator(rows))
     theirs = trainer.compute_loss(trainer.model, batch)
     if sft_coef:
         mask = torch.tensor(rows.loss_mask)[::2]
@@ -157,7 +157,7 @@ def test_sft_trainer(tmp_path: Path) -> None:
     assert mask.sum() == sum(len(text) + 1 for text in PAIRS["chosen"])  # the end token is trained on
     logprobs = token_logprobs(trainer.model(input_ids=tokens, use_cache=False).logits, tokens)
     goal = SupervisedObjective()
-    ours, _ = goal.loss(logprobs, None, TensorBatch.from_train_batch(rows), goal.denominator(rows))
+    ours, _ = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(rows), goal.denominator(rows))
     assert_equal(trainer, ours, trainer.compute_loss(trainer.model, batch))
 
 

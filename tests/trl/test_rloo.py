@@ -22,8 +22,8 @@ from rlcore.algorithms.config import (
     KLPlace,
     Scale,
 )
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.advantages import group_advantages
 from rlcore.ops.aggregate import aggregate
 from rlcore.ops.masking import masked_whiten
@@ -155,7 +155,7 @@ def test_gradient_on_policy(tmp_path: Path) -> None:
         correction=CorrectionConfig(level=CorrectionLevel.none),
     )
     goal = PolicyGradientObjective(config, TEMPERATURE, 6)
-    ours, _ = goal.loss(side.logprobs(), None, side.tensors, goal.denominator(side.batch))
+    ours, _ = goal.loss(Outputs(side.logprobs()), side.tensors, goal.denominator(side.batch))
     theirs, model = side.theirs(), side.trainer.model
     tiny.assert_same_gradients(tiny.gradients(model, ours), tiny.gradients(model, theirs))
     assert theirs.item() == pytest.approx(-side.inputs["advantages"].mean().item(), abs=1e-5)

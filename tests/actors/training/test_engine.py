@@ -16,8 +16,8 @@ from actors.training.model_folder import copy_companions, load_model
 from actors.training.policy import PolicyWorker, first_column, padding_row
 from actors.training.reference import ReferenceWorker
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
+from rlcore.objective import Outputs, TensorBatch
 from rlcore.types import TrainBatch
 
 
@@ -52,9 +52,8 @@ def test_padding_row_adds_nothing_to_a_loss_and_keeps_the_gradient_path() -> Non
     present = {name for name in TrainBatch.ARRAYS if getattr(row, name) is not None}
     assert present == {"old_logprobs", "advantages"}
     logprobs = torch.randn(1, 2, requires_grad=True)
-    loss, metrics = PolicyGradientObjective(AlgorithmConfig(), 1.0, 8).loss(
-        logprobs, None, TensorBatch.from_train_batch(row), 5.0
-    )
+    goal = PolicyGradientObjective(AlgorithmConfig(), 1.0, 8)
+    loss, metrics = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(row), 5.0)
     loss.backward()
     assert loss.item() == 0.0
     assert logprobs.grad is not None

@@ -17,11 +17,13 @@ from actors.training.reference import ReferenceWorker
 from actors.training.worker import StartSpec, padding_row, train_step
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
-from rlcore.algorithms.objective import TensorBatch
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.reward_config import RewardTrainingConfig
+from rlcore.algorithms.reward_modeling import Counts, RewardObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.types import TrainBatch
 
 
@@ -119,10 +121,15 @@ def test_metrics_carry_the_name_of_the_model() -> None:
 @pytest.mark.parametrize("unit", [1, 2])
 @pytest.mark.parametrize(
     "objective",
-    [PolicyGradientObjective(AlgorithmConfig(), 1.0, 8), PreferenceObjective(AlgorithmConfig(), 1.0, 8), None],
-    ids=["policy gradient", "preference", "value"],
+    [
+        PolicyGradientObjective(AlgorithmConfig(), 1.0, 8),
+        PreferenceObjective(AlgorithmConfig(), 1.0, 8),
+        ValueObjective(),
+        RewardObjective(RewardTrainingConfig()),
+    ],
+    ids=["policy gradient", "preference", "value", "reward"],
 )
-def test_padding_is_a_whole_unit_and_adds_nothing(unit: int, objective: PolicyGradientObjective | None) -> None:
+def test_padding_is_a_whole_unit_and_adds_nothing(unit: int, objective: Objective) -> None:
     zeros = np.zeros((4, 3), dtype=np.float32)
     like = batch(unit).with_arrays(advantages=zeros, ref_logprobs=zeros, values=zeros, returns=zeros)
     row = padding_row(like)
@@ -134,7 +141,8 @@ def test_padding_is_a_whole_unit_and_adds_nothing(unit: int, objective: PolicyGr
         "advantages", "ref_logprobs", "values", "returns",
     }  # fmt: skip
     x, tensors = torch.randn(unit, 2, requires_grad=True), TensorBatch.from_train_batch(row)
-    loss, metrics = objective.loss(x, None, tensors, 3.0) if objective else ValueObjective().loss(x, tensors, 3.0)
+    denominator = Counts(3.0, 1.0) if isinstance(objective, RewardObjective) else 3.0
+    loss, metrics = objective.loss(Outputs(x), tensors, denominator)
     loss.backward()
     assert loss.item() == 0.0
     assert x.grad is not None

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import torch
 
-from rlcore.algorithms.objective import TensorBatch, means, zero_loss
 from rlcore.metrics import Mean
+from rlcore.objective import TensorBatch, means, zero_loss
 from rlcore.types import TrainBatch
 from tests.algorithms.cases import train_batch
 
@@ -13,9 +13,8 @@ def test_tensors_are_copies_of_read_only_arrays() -> None:
     batch = train_batch()
     tensors = TensorBatch.from_train_batch(batch, "cpu")
     assert tensors.tokens.dtype == torch.int64
-    assert tensors.loss_mask.dtype == tensors.attention_mask.dtype == torch.bool
-    assert tensors.attention_mask.sum(1).tolist() == batch.lengths.tolist()
-    assert tensors.attention_mask[2].tolist() == [True, True, True, False, False, False]
+    assert (tensors.lengths.dtype, tensors.loss_mask.dtype) == (torch.int64, torch.bool)
+    assert tensors.lengths.tolist() == batch.lengths.tolist()
     for name in TrainBatch.ARRAYS:
         tensor, array = getattr(tensors, name), getattr(batch, name)
         assert tensor.dtype == torch.float32

@@ -1,0 +1,118 @@
+"""What a training worker minimises, and the tensors it gets.
+
+A worker knows nothing of the algorithm: it runs its model on a micro-batch, hands the `Outputs` of the model's head to
+`loss`, and calls `backward`. The denominator is counted once over the whole optimizer batch, before any split, so that
+the losses of all micro-batches and ranks add up to the loss of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlcore.metrics import Mean, Metrics
+from rlcore.types import TrainBatch
+
+DTYPES = {"tokens": torch.int64, "lengths": torch.int64, "loss_mask": torch.bool}  # all others are float32
+
+
+@dataclass
+class TensorBatch:
+    """A `TrainBatch` on a device: b rows padded on the right to t tokens, fields as described there."""
+
+    tokens: Tensor  # [b, t] int64
+    lengths: Tensor  # [b] int64
+    loss_mask: Tensor  # [b, t] bool
+    rollout_logprobs: Tensor | None = None  # [b, t] float32, as are all up to `advantages`
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
+    advantages: Tensor | None = None
+    scores: Tensor | None = None  # [b] float32
+    targets: Tensor | None = None  # [b, K] float32
+    strengths: Tensor | None = None  # [b] float32, as are all below
+    labels: Tensor | None = None
+    weights: Tensor | None = None
+
+    @classmethod
+    def from_train_batch(cls, batch: TrainBatch, device: torch.device | str = "cpu") -> TensorBatch:
+        """Copies the arrays to `device`: those that arrive through Ray are read-only, and must not be shared."""
+        arrays: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(cls)}
+        for name, array in arrays.items():
+            if array is not None:
+                arrays[name] = torch.tensor(array, dtype=DTYPES.get(name, torch.float32), device=device)
+        return cls(**arrays)
+
+
+@dataclass
+class Outputs:
+    """What a model's head says of the b rows of a micro-batch, in float32 and with gradient."""
+
+    numbers: Tensor  # [b, t] log-probs of a language model or values of a critic, [b, K] scores of a reward model
+    entropy: Tensor | None = None  # [b, t] nats, of a language model that was asked for it
+
+
+class Objective(Protocol):
+    """Implementations are picklable dataclasses: they travel to the workers."""
+
+    @property
+    def needs_entropy(self) -> bool: ...
+    @property
+    def temperature(self) -> float:
+        """Of the log-probs and the entropy handed to `loss`; 1 where the model is no language model."""
+        ...
+
+    def denominator(self, batch: TrainBatch) -> Any:
+        """Counted over the whole optimizer batch, before any split; 0 when nothing in it is trained on."""
+        ...
+
+    def loss(self, outputs: Outputs, batch: TensorBatch, denominator: Any) -> tuple[Tensor, Metrics]:
+        """A scalar whose sum over micro-batches and ranks is the loss of the whole batch, and self-reducing metrics.
+
+        Rows without a loss token give exactly 0, with a gradient path, and no metrics.
+
+        Args:
+            denominator: of the optimizer batch, as `denominator` counts it.
+
+        Raises:
+            ValueError: the batch lacks an array that the loss needs.
+        """
+        ...
+
+
+def zero_loss(numbers: Tensor) -> Tensor:
+    """0 with a path to every parameter, whatever the numbers hold (a product with 0 would keep NaN and infinity)."""
+    return numbers.masked_fill(torch.ones_like(numbers, dtype=torch.bool), 0.0).sum()
+
+
+def needed(tensor: Tensor | None, name: str) -> Tensor:
+    if tensor is None:
+        raise ValueError(f"the objective needs {name}, the batch has none")
+    return tensor
+
+
+def whole_pairs(mask: Tensor) -> Tensor:
+    """[pairs] first rows of the pairs with loss tokens, of a [b, t] loss mask; a last row of padding may stand alone.
+
+    Raises:
+        ValueError: one row of a pair has loss tokens, the other has none.
+    """
+    trained = mask.any(1)
+    rows = F.pad(trained, (0, len(trained) % 2)).view(-1, 2)
+    if bool((rows[:, 0] != rows[:, 1]).any()):
+        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or neither")
+    return 2 * rows[:, 0].nonzero().squeeze(1)
+
+
+def means(scalars: Mapping[str, Tensor], count: float) -> Metrics:
+    """Scalar means over `count` things each, as `Mean`s; moved off the device together, in one wait."""
+    if not scalars:
+        return {}
+    values = torch.stack([value.detach().double() for value in scalars.values()]).tolist()
+    return {name: Mean(value * count, count) for name, value in zip(scalars, values, strict=True)}
