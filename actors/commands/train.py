@@ -21,6 +21,7 @@ from rlcore.data.batching.collate import supervised_batch
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling
 from rlcore.loops import online, supervised
+from rlcore.loops.evaluate import by_set
 from rlcore.loops.evaluate import evaluate as measure
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.schedule import learning_rate
@@ -167,10 +168,11 @@ def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:
     run_dir.mkdir(parents=True, exist_ok=True)
     inputs = prepare(config, run_dir)
     setting = config.trainer.eval
-    prompts = inputs.data.eval[: setting.max_prompts]
+    prompts = [p for chosen in by_set(inputs.data.eval, setting.max_prompts).values() for p in chosen]
     tracker: Trackers = build_tracker(config.tracking, run_dir, strip_secrets(plain(config)), 0, None)
     model = str(checkpoint or config.model.path or "the untrained tiny model")
     source = config.data.eval or config.data.train or config.data.source.value
+    source = ", ".join(f"{name}: {file}" for name, file in source.items()) if isinstance(source, dict) else source
     data = f"{source}, {plural(len(prompts), 'held-out prompt')}"
     sampling = Sampling(
         setting.num_samples,

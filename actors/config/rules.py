@@ -137,13 +137,14 @@ def _data(c: Config) -> Iterator[Problem]:
             yield Problem("data.train", d.train, text, cure)
     elif d.train is None:
         yield Problem("data.train", None, f"data.source={d.source.value} needs a path", "set data.train=path/to/data")
-    for name, split in (("train", d.train_split), ("eval", d.eval_split)):
-        path = getattr(d, name)
+    sets = {f"data.eval.{name}": path for name, path in d.eval.items()} if isinstance(d.eval, dict) else {}
+    for key, path in {"data.train": d.train, **(sets or {"data.eval": d.eval})}.items():
         if path is not None and d.source not in BUILT_IN:
+            for_eval = key != "data.train"
             try:
-                find(d.source, path, f"data.{name}", split, for_eval=name == "eval")
+                find(d.source, path, key, d.eval_split if for_eval else d.train_split, for_eval)
             except DataError as error:
-                yield Problem(f"data.{name}", path, str(error).removeprefix(f"data.{name}={path}: "), HERE)
+                yield Problem(key, path, str(error).removeprefix(f"{key}={path}: "), HERE)
     if "{prompt}" not in d.prompt_template:
         text = "every prompt would be the same"
         yield Problem("data.prompt_template", d.prompt_template, text, "it must hold {prompt}")

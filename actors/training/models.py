@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,6 +28,9 @@ INITIAL_MODEL = "initial_model"
 _ORIGIN = "rlcore_origin.json"  # inside a folder that this module wrote: what it was made of
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+if not torch.cuda.is_available():  # DeepSpeed, which transformers imports, would warn on every start
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+transformers.utils.logging.disable_progress_bar()  # one line per file of a model folder says nothing here
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 

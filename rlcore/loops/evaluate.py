@@ -1,14 +1,17 @@
-"""Accuracy on the held-out set."""
+"""Scores on the held-out prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import comb
 
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, scored
 from rlcore.rewards.config import RewardConfig
-from rlcore.types import Group, Prompt
+from rlcore.types import Group, Prompt, RewardResult
+
+HELD_OUT = "heldout"  # the set of prompts that `data.eval` gives no name
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -22,24 +25,84 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - comb(num_samples - num_correct, k) / comb(num_samples, k)
 
 
-def evaluate(
-    world: World, prompts: Sequence[Prompt], sampling: Sampling, config: RewardConfig, name: str = "heldout"
-) -> tuple[dict[str, float], list[Group]]:
-    """`eval/<name>/mean@N`, `pass@N` and the share that could not be scored; the groups, for a table.
+def majority(results: Sequence[RewardResult]) -> float | None:
+    """1.0 where the most frequent answer is right, a share where it ties, None where no answer was extracted.
 
-    A sample that cannot be scored counts as wrong and shows in `unscored`. Right means a score of at least 1.
+    Self-consistency (Wang et al. 2022, arXiv 2203.11171). Answers are compared as text, right ones (a score of at
+    least 1) with each other by their score: `1/2` and `0.5` are one answer.
+
+    >>> answers = [RewardResult(1.0, info={"extracted": t}) for t in ("0.5", "1/2")]
+    >>> majority([*answers, RewardResult(0.0, info={"extracted": "2"})])
+    1.0
     """
-    groups = sample_and_score(world, prompts, sampling, config, phase="eval")
-    n = sampling.num_samples
+    votes: Counter[str | None] = Counter()
+    for result in results:
+        terms = [result.info, *(v for v in result.info.values() if isinstance(v, Mapping))]  # of a composed reward
+        text = next((t["extracted"] for t in terms if t.get("extracted") is not None), None)
+        if text is not None:
+            votes[None if result.ok and result.score >= 1 else text] += 1
+    if not votes:
+        return None
+    most = max(votes.values())
+    return float(votes[None] == most) / sum(count == most for count in votes.values())
+
+
+def by_set(prompts: Sequence[Prompt], max_prompts: int | None = None) -> dict[str, list[Prompt]]:
+    """Held-out prompts by the name of their set in `data.eval` (`Prompt.source`), the first `max_prompts` of each.
+
+    Prompts of no named set are `heldout`.
+    """
+    sets: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        sets.setdefault(prompt.source or HELD_OUT, []).append(prompt)
+    return {name: chosen[:max_prompts] for name, chosen in sets.items()}
+
+
+def evaluate(
+    world: World, prompts: Sequence[Prompt], sampling: Sampling, config: RewardConfig, max_prompts: int | None = None
+) -> tuple[dict[str, float], list[Group]]:
+    """Samples and scores held-out prompts.
+
+    Args:
+        max_prompts: of each set; None: all.
+
+    Returns:
+        For each set `eval/<set>/mean@N`; with N > 1 `pass@k` for k = 2, 4, ... and N; `maj@N` where the reward extracts
+        answers; the shares `unscored` and `truncated`. For several sets `eval/all/mean@N` too, over all their prompts.
+        A sample that cannot be scored counts as wrong. Right means a score of at least 1.
+        And the groups, for a table.
+    """
+    sets = by_set(prompts, max_prompts)
+    groups = sample_and_score(world, [p for chosen in sets.values() for p in chosen], sampling, config, phase="eval")
+    metrics: dict[str, float] = {}
+    for name in sets:
+        metrics |= _metrics(name, [g for g in groups if (g.prompt.source or HELD_OUT) == name], sampling.num_samples)
+    if len(sets) > 1:
+        name = f"mean@{sampling.num_samples}"
+        total = sum(metrics[f"eval/{s}/{name}"] * len(chosen) for s, chosen in sets.items())
+        metrics[f"eval/all/{name}"] = total / sum(map(len, sets.values()))
+    return metrics, groups
+
+
+def accuracy(metrics: Mapping[str, float], num_samples: int) -> float:
+    """The mean score over all held-out prompts, from the metrics of `evaluate`."""
+    names = [name for name in metrics if name.startswith("eval/") and name.endswith(f"/mean@{num_samples}")]
+    return metrics[f"eval/all/mean@{num_samples}" if len(names) > 1 else names[0]]
+
+
+def _metrics(name: str, groups: Sequence[Group], n: int) -> dict[str, float]:
     results = [[scored(t) for t in g.trajectories] for g in groups]
-    total = sum(len(r) for r in results)
+    total = max(sum(map(len, results)), 1)
     metrics = {
-        f"eval/{name}/mean@{n}": sum(r.score for rs in results for r in rs if r.ok) / max(total, 1),
-        f"eval/{name}/unscored": sum(not r.ok for rs in results for r in rs) / max(total, 1),
-        f"eval/{name}/truncated": sum(t.finish_reason == "length" for g in groups for t in g.trajectories)
-        / max(total, 1),
+        f"mean@{n}": sum(r.score for rs in results for r in rs if r.ok) / total,
+        "unscored": sum(not r.ok for rs in results for r in rs) / total,
+        "truncated": sum(t.finish_reason == "length" for g in groups for t in g.trajectories) / total,
     }
     if n > 1:
         solved = [sum(r.ok and r.score >= 1 for r in rs) for rs in results]
-        metrics[f"eval/{name}/pass@{n}"] = sum(pass_at_k(n, c, n) for c in solved) / max(len(solved), 1)
-    return metrics, groups
+        for k in sorted({n, *(2**i for i in range(1, n.bit_length()) if 2**i <= n)}):
+            metrics[f"pass@{k}"] = sum(pass_at_k(n, c, k) for c in solved) / max(len(solved), 1)
+        voted = [vote for rs in results if (vote := majority(rs)) is not None]
+        if voted:
+            metrics[f"maj@{n}"] = sum(voted) / len(results)
+    return {f"eval/{name}/{key}": value for key, value in metrics.items()}

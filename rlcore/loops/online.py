@@ -19,7 +19,7 @@ from rlcore.algorithms.config import AlgorithmConfig, Family
 from rlcore.algorithms.shaping import KLController
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.config import TrainerConfig
-from rlcore.loops.evaluate import evaluate
+from rlcore.loops.evaluate import accuracy, evaluate
 from rlcore.loops.experience import Experience, collect
 from rlcore.loops.learning import credit_needs_old, plan_updates, update, with_models
 from rlcore.loops.ledger import Ledger
@@ -205,8 +205,8 @@ def run_evaluation(run: OnlineRun, state: LoopState) -> dict[str, float]:
             seed=run.seed,
             step=-1,
         )
-        metrics, _ = evaluate(run.world, run.eval_prompts[: setting.max_prompts], sampling, run.reward)
-    state.accuracy = metrics[f"eval/heldout/mean@{setting.num_samples}"]
+        metrics, _ = evaluate(run.world, run.eval_prompts, sampling, run.reward, setting.max_prompts)
+    state.accuracy = accuracy(metrics, setting.num_samples)
     if not state.best or state.accuracy > state.best["accuracy"]:
         state.best = {"step": state.step, "accuracy": state.accuracy}
     return metrics

@@ -57,7 +57,8 @@ class ProceduralConfig:
 class DataConfig:
     source: SourceKind = SourceKind.addition  # kind of the data
     train: Any = None  # path, glob, folder, or a list of them; unused by built-in sources
-    eval: Any = None  # path of held-out data; None with a file source: `num_eval` rows of `train` are held out
+    # path of held-out data, or {name: path, ...} for several sets; None: `num_eval` rows of `train` are held out
+    eval: Any = None
     train_split: str = ""  # split of a folder or glob with several; "": train
     eval_split: str = ""  # split for evaluation; "": the only one other than train
     num_eval: int = bounded(500, ge=1)  # number of held-out rows, if data.eval is not set

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.sources.rows import Row
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.types import Prompt
+
+RESERVED = ("all", "heldout")  # names of evaluation sets that metrics use
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,7 @@ def load_data(config: DataConfig, tokenizer: Tokenizer, seed: int) -> PromptData
         if config.eval is None:
             train, held = _hold_out(train, config.num_eval, seed, counts)
         else:
-            held = _prompts_of(_eval_table(table, config), config, renderer, counts)
-            _check_uids(train, held)
+            held = _held_out_files(table, train, config, renderer, counts)
             held_texts = {p.text for p in held}
             counts["also_in_eval"] = sum(p.text in held_texts for p in train)
     if not train:
@@ -104,17 +107,35 @@ def _additions(problems: list[tuple[int, int]]) -> list[Row]:
     ]
 
 
-def _eval_table(train: Table, config: DataConfig) -> Table:
-    """Held-out rows from separate files; their uids must differ from the training uids."""
-    table = readers.read(config.source, config.eval, "data.eval", config.eval_split, for_eval=True)
+def _held_out_files(
+    table: Table, train: list[Prompt], config: DataConfig, renderer: PromptRenderer, counts: Counter[str]
+) -> list[Prompt]:
+    """Prompts of the sets of `data.eval`; each has the name of its set as `source`, "" if it has none."""
+    sets = config.eval if isinstance(config.eval, Mapping) else {"": config.eval}
+    held: list[Prompt] = []
+    for name, given in sets.items():
+        if name in RESERVED or "/" in name:
+            raise DataError(f"data.eval: a set cannot be called {name!r}: metrics are eval/<set>/...; rename it")
+        prompts = _prompts_of(_eval_table(table, config, name, given), config, renderer, counts)
+        if name and not prompts:
+            raise DataError(f"data.eval.{name}={given} leaves no prompt: {dict(counts)}")
+        _check_uids(train + held, prompts)
+        held += [replace(prompt, source=name) for prompt in prompts]
+    return held
+
+
+def _eval_table(train: Table, config: DataConfig, name: str, given: Any) -> Table:
+    """Held-out rows of one set from separate files; their uids must differ from the training uids."""
+    key = f"data.eval.{name}" if name else "data.eval"
+    table = readers.read(config.source, given, key, config.eval_split, for_eval=True)
     both = {file.resolve() for file in train.files} & {file.resolve() for file in table.files}
     if both:
         raise DataError(
-            f"data.eval is data.train: both read {min(both)}; unset data.eval to hold data.num_eval rows out of "
-            "training"
+            f"{key} is data.train: both read {min(both)}; unset data.eval to hold data.num_eval rows out of training"
         )
-    if {place.label for place, _ in train.rows} & {place.label for place, _ in table.rows}:
-        table.rows = [(place._replace(label=f"eval-{place.label}"), values) for place, values in table.rows]
+    if name or {place.label for place, _ in train.rows} & {place.label for place, _ in table.rows}:
+        prefix = name or "eval"
+        table.rows = [(place._replace(label=f"{prefix}-{place.label}"), values) for place, values in table.rows]
     return table
 
 
@@ -173,6 +194,7 @@ def _check_uids(train: list[Prompt], held: list[Prompt]) -> None:
     both = sorted({p.uid for p in train} & {p.uid for p in held})
     if both:
         raise DataError(
-            f"{len(both)} uids are in data.train and in data.eval, as {', '.join(map(repr, both[:3]))}: make them "
-            "unique over both files, or set data.columns.uid='' to generate them"
+            f"{len(both)} uids are in data.train and in data.eval, or in two of its sets, as "
+            f"{', '.join(map(repr, both[:3]))}: make them unique over both files, or set data.columns.uid='' to "
+            "generate them"
         )

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
-from rlcore.loops.evaluate import evaluate
+from rlcore.loops.evaluate import accuracy, by_set, evaluate
 from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext
 from rlcore.rounds.plan.config import Made, StageConfig
@@ -41,16 +41,17 @@ def run(context: StageContext) -> Artefact:
     config: EvaluateConfig = context.config
     live, world = context.live, context.live.world
     table, dropped = context.prompts("prompts")
-    prompts = tables.to_prompts(table)[: config.max_prompts]
+    prompts = tables.to_prompts(table)
+    sets = by_set(prompts, config.max_prompts)
     if (reward_model := context.maybe("reward_model")) is not None:
         live.hold_reward(reward_model)
     live.publish(context.one("model"))
     sampling = context.sampling(config.num_samples, context.seed, temperature=config.temperature)
     with live.stop.abandonable():
-        metrics, groups = evaluate(world, prompts, sampling, live.reward)
+        metrics, groups = evaluate(world, prompts, sampling, live.reward, config.max_prompts)
     world.tracker.log_samples(context.node.round, groups)
-    accuracy = metrics[f"eval/heldout/mean@{config.num_samples}"]
-    report = {"accuracy": accuracy, "prompts": len(prompts), **dropped, **metrics}
+    score = accuracy(metrics, config.num_samples)
+    report = {"accuracy": score, "prompts": sum(map(len, sets.values())), **dropped, **metrics}
     if config.part:
         report["accuracy"] = mean_part(groups, config.part)
     if reward_model is not None and world.reward_model is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rlcore.data import tables
 from rlcore.data.batching.records import samples_batch
 from rlcore.loops.config import OfflineTrainConfig
-from rlcore.loops.evaluate import evaluate
+from rlcore.loops.evaluate import accuracy, evaluate
 from rlcore.loops.offline import Units
 from rlcore.problems import Problem, bounded
 from rlcore.rounds.context import StageContext
@@ -79,7 +79,7 @@ def reached(context: StageContext) -> Callable[[int], bool]:
         with live.stop.abandonable():
             live.world.weights.publish()
             metrics, groups = evaluate(live.world, prompts, sampling, live.reward)
-        found = mean_part(groups, config.part) if config.part else metrics["eval/heldout/mean@1"]
+        found = mean_part(groups, config.part) if config.part else accuracy(metrics, 1)
         return bool(found >= config.stop_at_accuracy)
 
     return enough

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.config.compose import compose
 from actors.config.rules import problems
 from actors.config.rules_launch import launch_problems
 from actors.config.schema import Config, Device
@@ -33,3 +34,13 @@ def test_idle_gpus_are_worth_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "2 GPUs" in found.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not list(launch_problems(config, tmp_path))
+
+
+def test_each_evaluation_set_is_looked_for(tmp_path):
+    for name in ("train", "sums"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    sets = f"{{sums: {tmp_path}/sums.jsonl, more: {tmp_path}/none.jsonl}}"
+    config = compose(["data=jsonl", "reward=math", f"data.train={tmp_path}/train.jsonl", f"data.eval={sets}"])
+    found = {p.key: p.text for p in problems(config)}
+    assert "no such" in found["data.eval.more"]
+    assert "data.eval.sums" not in found

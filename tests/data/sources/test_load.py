@@ -214,10 +214,31 @@ def test_an_eval_file(tmp_path, tokenizer):
     assert (data.counts["rows"], data.counts["also_in_eval"]) == (3, 1)
 
 
+def test_several_eval_sets(tmp_path, tokenizer):
+    path = write(tmp_path / "train.jsonl", [{"prompt": "3+3=", "reference": "6"}])
+    sets = {}
+    for name in ("sums", "products"):
+        (tmp_path / name).mkdir()
+        sets[name] = write(tmp_path / name / "test.jsonl", [GOOD, {"prompt": f"{name}?", "reference": "6"}])
+    data = load_data(jsonl(path, eval=sets), tokenizer, seed=0)
+    assert [p.source for p in data.train] == [""]
+    assert [(p.source, p.uid) for p in data.eval] == [(name, f"{name}-test-{row}") for name in sets for row in (1, 2)]
+    with pytest.raises(DataError, match=r"data\.eval\.more is data\.train"):
+        load_data(jsonl(path, eval=sets | {"more": path}), tokenizer, seed=0)
+    with pytest.raises(DataError, match=r"data\.eval\.more.*no such"):
+        load_data(jsonl(path, eval=sets | {"more": str(tmp_path / "none.jsonl")}), tokenizer, seed=0)
+    with pytest.raises(DataError, match=r"a set cannot be called 'all'.*rename it"):
+        load_data(jsonl(path, eval={"all": sets["sums"]}), tokenizer, seed=0)
+    named = write(tmp_path / "named.jsonl", [{**GOOD, "uid": "a"}])
+    copy = write(tmp_path / "copy.jsonl", [{**GOOD, "uid": "a"}])
+    with pytest.raises(DataError, match=r"1 uids are in .* two of its sets, as 'a'"):
+        load_data(jsonl(path, eval={"one": named, "two": copy}), tokenizer, seed=0)
+
+
 def test_eval_errors(tmp_path, tokenizer):
     path = write(tmp_path / "train.jsonl", [{**GOOD, "uid": 1}, {"prompt": "b", "reference": "x", "uid": 2}])
     held = write(tmp_path / "test.jsonl", [{**GOOD, "uid": 2}])
-    with pytest.raises(DataError, match=r"1 uids are in data.train and in data.eval, as '2'.*data.columns.uid=''"):
+    with pytest.raises(DataError, match=r"1 uids are in data.train and in data.eval, .* as '2'.*data.columns.uid=''"):
         load_data(jsonl(path, eval=held), tokenizer, seed=0)
     with pytest.raises(DataError, match=r"data.eval is data.train"):
         load_data(jsonl(path, eval=path), tokenizer, seed=0)
