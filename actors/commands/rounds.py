@@ -302,7 +302,7 @@ def live(
         max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
         - rollout.max_new_tokens,
         parity=config.trainer.parity,
-        policy_holds=start.hash,
+        policy_weights=start.hash,
     )
 
 

@@ -1,4 +1,4 @@
-"""Context passed to a stage: the run's actors, the stage's inputs, and the artefact that it writes."""
+"""Context passed to a stage: the actors of the run, the inputs of the stage, and the artefact that it writes."""
 
 from __future__ import annotations
 
@@ -31,53 +31,53 @@ ROWS_PER_PART = 65_536
 
 @dataclass
 class RunContext:
-    """The actors that stay alive between stages, and the content hash of what each holds."""
+    """The actors shared by all stages, with content hashes of their weights."""
 
     world: World
     tokenizer: Tokenizer
-    sampling: Sampling  # as the config's `rollout` has it
+    sampling: Sampling  # the sampling settings of `rollout`
     reward: RewardConfig
     stop: StopSignal
     run_dir: Path
-    exact: bool  # the weights that train are those that are exported: float32, no adapters
-    open_tracker: Callable[[Path], Tracker]  # of one stage: its folder
-    # overrides, prompts, world, folder, seed of the prompts' order and of all draws
+    exact: bool  # the trained weights equal the exported ones: float32, no adapters
+    open_tracker: Callable[[Path], Tracker]  # folder of a stage -> its tracker
+    # overrides, prompts, world, folder, seed for the order of prompts and all draws
     online_run: Callable[[Sequence[str], pa.Table, World, Path, int], OnlineRun]
-    render: Callable[[str], tuple[str, Sequence[int]]]  # a text rendered as a user message, and its token ids
-    render_prompt: Callable[[str], tuple[str, Sequence[int]]]  # a new prompt, with the system prompt
-    max_prompt_tokens: int  # that the engines take
-    policy_holds: str  # by the policy
+    render: Callable[[str], tuple[str, Sequence[int]]]  # text -> (rendered as a user message, its token ids)
+    render_prompt: Callable[[str], tuple[str, Sequence[int]]]  # new prompt, with the system prompt
+    max_prompt_tokens: int  # limit of the engines
+    policy_weights: str  # content hash of the current weights; "": unknown. Likewise the next two
     parity: ParityConfig = field(default_factory=ParityConfig)
-    fresh: bool = True  # its optimizer has taken no step
-    sent: str = ""  # to the engines
-    reward_model_holds: str = ""  # by the reward model
-    unchecked: bool = False  # engines and policy have not been compared since the last sync
-    loads: int = 0  # of weights from a folder into a running actor
+    fresh: bool = True  # the optimizer has taken no step
+    engine_weights: str = ""
+    reward_model_weights: str = ""
+    unchecked: bool = False  # engines and policy were not compared since the last sync
+    num_loads: int = 0  # of weights from a folder into running actors
 
-    def hold(self, model: Artefact, to_train: bool = False) -> None:
-        """The policy holds these weights; `to_train`: with an optimizer that has taken no step."""
-        if self.policy_holds != model.hash or (to_train and not self.fresh and not self.exact):
+    def load_policy(self, model: Artefact, to_train: bool = False) -> None:
+        """Loads these weights into the policy; `to_train` also resets the optimizer."""
+        if self.policy_weights != model.hash or (to_train and not self.fresh and not self.exact):
             self.world.policy.initialize(model.path)
-            self.policy_holds, self.fresh = model.hash, True
-            self.loads += 1
+            self.policy_weights, self.fresh = model.hash, True
+            self.num_loads += 1
         elif to_train and not self.fresh:
             self.world.policy.reset_optimizer()
             self.fresh = True
 
     def publish(self, model: Artefact) -> None:
-        """The engines sample from these weights."""
-        self.hold(model)
-        if self.sent != model.hash:
+        """Loads these weights into the policy and the engines."""
+        self.load_policy(model)
+        if self.engine_weights != model.hash:
             self.world.weights.publish()
-            self.sent, self.unchecked = model.hash, True
+            self.engine_weights, self.unchecked = model.hash, True
 
     def compare(self, groups: Sequence[Group], sampling: Sampling) -> None:
-        """The first samples after each sync: do the engines say what the policy says?
+        """Compares the log-probs of engines and policy on the first samples after each sync.
 
         Raises:
-            ParityError: they do not.
+            ParityError: they differ.
         """
-        if not self.unchecked or sampling.temperature <= 0 or self.policy_holds != self.sent:
+        if not self.unchecked or sampling.temperature <= 0 or self.policy_weights != self.engine_weights:
             return
         drawn = [t for group in groups for t in group.trajectories if t.num_response_tokens]
         if drawn:
@@ -87,33 +87,33 @@ class RunContext:
             self.unchecked = False
 
     def training(self) -> None:
-        """The policy's weights are about to change: until `trained` their content is unknown."""
-        self.policy_holds, self.fresh = "", False
+        """Marks the weights of the policy as changing: their hash is unknown until `trained`."""
+        self.policy_weights, self.fresh = "", False
 
-    def trained(self, model: Artefact, sent: bool = False) -> None:
-        """The policy ended with these weights; `sent`: so did the engines."""
-        self.policy_holds = model.hash
-        self.sent = model.hash if sent else self.sent
+    def trained(self, model: Artefact, synced: bool = False) -> None:
+        """Records the final weights of the policy, and with `synced` of the engines."""
+        self.policy_weights = model.hash
+        self.engine_weights = model.hash if synced else self.engine_weights
 
-    def hold_reward(self, model: Artefact) -> None:
+    def load_reward_model(self, model: Artefact) -> None:
         if self.world.reward_model is None:
             raise RuntimeError("no reward model is running; set cluster.roles.reward.num_workers=1")
-        if self.reward_model_holds != model.hash:
+        if self.reward_model_weights != model.hash:
             self.world.reward_model.initialize(model.path)
-            self.reward_model_holds = model.hash
-            self.loads += 1
+            self.reward_model_weights = model.hash
+            self.num_loads += 1
 
 
 @dataclass
 class StageContext:
-    """One run of one stage."""
+    """One run of a stage."""
 
     live: RunContext
     node: Node
-    inputs: Mapping[str, Sequence[Artefact]]  # by the field that refers to them
+    inputs: Mapping[str, Sequence[Artefact]]  # inputs by config field
     draft: PartialArtefact
-    seed: int  # of the run
-    folder: Path  # for what is kept next to the artefact: curves, samples to look at
+    seed: int  # seed of the run
+    folder: Path  # folder for curves and samples next to the artefact
     results: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,10 +129,10 @@ class StageContext:
         return found[0] if found else None
 
     def prompts(self, name: str) -> tuple[pa.Table, dict[str, int]]:
-        """Prompts of an input that the engines take, and how many are left out because they are too long.
+        """Prompts of an input within the limit of the engines, and the number of dropped longer ones.
 
         Raises:
-            DataError: all of them are.
+            DataError: all prompts are too long.
         """
         table = self.one(name).table()
         limit = self.live.max_prompt_tokens
@@ -140,24 +140,25 @@ class StageContext:
         if table.num_rows and not fitting.num_rows:
             raise DataError(
                 f"stage {self.node.stage}: all {table.num_rows:,} prompts of `{name}` have more than {limit} tokens, "
-                "which is what the engines take: raise data.max_prompt_tokens or rollout.max_model_len"
+                "the limit of the engines: raise data.max_prompt_tokens or rollout.max_model_len"
             )
         dropped = table.num_rows - fitting.num_rows
         return fitting, {"dropped_prompt_too_long": dropped} if dropped else {}
 
     def seeds(self, *more: int) -> int:
-        """A seed of this stage in this round, and of what `more` counts: equal after a restart."""
+        """A seed for this stage, round and `more`; equal after a restart."""
         return int(np.random.SeedSequence([self.seed, self.node.round, *more]).generate_state(1)[0])
 
     def sampling(self, num_samples: int, seed: int, **changes: Any) -> Sampling:
-        """The config's sampling; `changes` that are None leave it as it is."""
+        """The sampling settings of the config with `changes`; None keeps the value."""
         wanted = {name: value for name, value in changes.items() if value is not None}
         return replace(self.live.sampling, num_samples=num_samples, seed=seed, **wanted)
 
 
 def joined(artefacts: Sequence[Artefact]) -> pa.Table:
-    """All rows. Samples whose id an earlier artefact has, as those of two rounds may, get the artefact's number
-    behind it: an id is unique in what is made of them. A prompt that an earlier artefact has is left out."""
+    """Concatenates the rows of all artefacts. Sample ids that occur in an earlier artefact get the number of their
+    artefact as suffix, so that ids are unique. Prompts of an earlier artefact are dropped.
+    """
     found, taken = [], set[str]()
     for number, artefact in enumerate(artefacts):
         table = artefact.table()
@@ -173,7 +174,7 @@ def joined(artefacts: Sequence[Artefact]) -> pa.Table:
 
 
 def _unique(names: Sequence[str], taken: set[str], suffix: str) -> list[str]:
-    """`names`, which are unique among themselves, with `suffix` behind those that are in `taken`, where they all go."""
+    """`names` (unique among themselves), with `suffix` appended to those in `taken`; adds the results to `taken`."""
     own, found = set(names), []
     for name in names:
         fresh = name
@@ -185,14 +186,13 @@ def _unique(names: Sequence[str], taken: set[str], suffix: str) -> list[str]:
 
 
 def prompts_together(table: pa.Table) -> pa.Table:
-    """Rows of one prompt next to each other, however many artefacts or models they came from; prompts as they came
-    first, and so are the rows of each."""
+    """Groups the rows by prompt, in order of first occurrence; the order within a prompt is kept."""
     uids = table["uid"].combine_chunks()
     return table.take(pc.sort_indices(pc.index_in(uids, pc.unique(uids))))
 
 
 def whole_of(context: StageContext, parts: int) -> pa.Table:
-    """The parts that a stage has written; of none there is an empty one."""
+    """The written parts of a stage; an empty table if there are none."""
     if not parts:
         context.draft.write_part(0, tables.SCHEMAS[context.draft.made.value].empty_table())
     return tables.concat([context.draft.read_part(i) for i in range(max(1, parts))])

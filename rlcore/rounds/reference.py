@@ -1,4 +1,6 @@
-"""Log-probs of a stage's records under its reference, computed once before training and kept in the draft."""
+"""Log-probs of the records of a stage under its reference, computed once before training and stored in the partial
+artefact.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,17 @@ from rlcore.loops.stop import StopSignal
 from rlcore.storage.durable import replacing
 from rlcore.types import Float32, TrainBatch
 
-CHUNK = 1024  # units; what a restart computes again at most
+CHUNK = 1024  # units per chunk; a restart computes at most one chunk again
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The values of every row of all units, one behind the other.
+    """The concatenated values of all rows of all units.
 
     Attributes:
         values: [sum of lengths] float32.
-        starts: [rows + 1] int64, where each row's values begin.
-        rows_per_unit: as in the batches they came from.
+        starts: [rows + 1] int64, the start of each row in `values`.
+        rows_per_unit: of the batches.
     """
 
     values: Float32
@@ -45,11 +47,11 @@ def compute(
     model: LogprobModel, num_units: int, batch: Callable[[Units], TrainBatch], folder: Path, tracker: Tracker,
     stop: StopSignal, name: str,
 ) -> Reference:  # fmt: skip
-    """At temperature 1. A file per chunk in `folder`; those that are there are read, not computed.
+    """Computes log-probs at temperature 1. Writes one file per chunk into `folder`; existing files are read instead.
 
     Args:
-        batch: of units by their numbers.
-        name: of the phase that shows progress.
+        batch: returns the batch of units with these numbers.
+        name: progress label.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values, lengths, rows_per_unit = [], [], 1

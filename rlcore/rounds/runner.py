@@ -1,4 +1,4 @@
-"""Runs the plan: every stage that is not done already, on actors that stay alive from one to the next."""
+"""Runs the plan: all stages that are not finished, on shared actors."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rlcore.rounds.stages import STAGES
 from rlcore.rounds.status import why_empty
 from rlcore.rounds.store.store import Artefact, ArtefactStore, key_of
 
-CODE = "code"  # in an artefact's record of its config
-STAGE_FOLDERS = "stages"  # in the run folder: curves and samples of each run of a stage, next to the artefacts
+CODE = "code"  # key in the config record of an artefact
+STAGE_FOLDERS = "stages"  # folder in the run folder for curves and samples of each run of a stage
 
 
 @dataclasses.dataclass(frozen=True)
 class StageIndex:
-    """What decides which stages are done: the plan, the artefacts, and the settings that enter their keys."""
+    """The plan, the artefacts, and the settings in their keys, which determine the finished stages."""
 
     plan: Sequence[Node]
     store: ArtefactStore
-    roots: Mapping[str, Artefact]  # what is there from the start, by name
-    reads: Callable[[Node], Mapping[str, Any]]  # the part of the run's config that changes what a stage makes
+    roots: Mapping[str, Artefact]  # built-in inputs by name
+    reads: Callable[[Node], Mapping[str, Any]]  # the part of the run's config that affects the output of a stage
     seed: int
-    code: Callable[[Node], Mapping[str, str]] = lambda node: {}  # the user's Python that a stage runs: path, digest
+    code: Callable[[Node], Mapping[str, str]] = lambda node: {}  # Python of the user that a stage runs: path -> digest
 
     def inputs(self, node: Node, made: Mapping[tuple[int, str], Artefact]) -> dict[str, list[Artefact]] | None:
-        """What a node reads, by field; None while one of them has not been made."""
+        """Inputs of a node by field; None if one is missing."""
         found: dict[str, list[Artefact]] = {}
         for field, sources in node.inputs.items():
             known = [self.roots.get(s.stage) if s.round == 0 else made.get(s.key) for s in sources]
@@ -43,14 +43,14 @@ class StageIndex:
         parents = {field: [one.hash for one in found] for field, found in inputs.items()}
         seed = hash_seed(self.seed, node.round) if node.config.SEEDED else self.seed
         reads = dict(self.reads(node))
-        if getattr(node.config, "weights", None):  # an entry's weight is shared by all the artefacts it leads to
+        if getattr(node.config, "weights", None):  # artefacts of one entry share its weight
             reads["entries"] = {field: [s.entry for s in sources] for field, sources in node.inputs.items()}
         if node.config.NAMED:
-            reads["stage"] = node.stage  # in the uids of what it makes
+            reads["stage"] = node.stage  # part of the uids in its output
         return key_of(node.config, reads, parents, seed)
 
     def known(self) -> tuple[dict[tuple[int, str], str], dict[tuple[int, str], Artefact]]:
-        """Keys as far as they are known, and the finished artefacts among them; starts nothing."""
+        """Known keys and finished artefacts. Starts no actor."""
         keys: dict[tuple[int, str], str] = {}
         made: dict[tuple[int, str], Artefact] = {}
         for node in self.plan:
@@ -62,22 +62,22 @@ class StageIndex:
 
 
 def hash_seed(seed: int, round_: int) -> int:
-    """Rounds draw other samples of equal inputs."""
+    """Makes keys of seeded stages differ between rounds."""
     return seed * 1_000_003 + round_
 
 
 def run(index: StageIndex, live: RunContext) -> dict[tuple[int, str], Artefact]:
-    """Every node in turn; finished ones are skipped, partial ones resume. Returns all artefacts.
+    """Runs every node in order; skips finished ones and resumes partial ones. Returns all artefacts.
 
     Raises:
-        Interrupted: between two stages, or in one, which then resumes from its last part or checkpoint.
+        Interrupted: between two stages or inside one; a restart resumes from the last part or checkpoint.
     """
     made: dict[tuple[int, str], Artefact] = {}
     tracker = live.world.tracker
     for number, node in enumerate(index.plan, 1):
         live.stop.check()
         inputs = index.inputs(node, made)
-        assert inputs is not None  # the plan is in an order in which each finds what it reads
+        assert inputs is not None  # the plan orders inputs first
         key = index.key(node, inputs)
         artefact, verb = index.store.find(key), "done before"
         if artefact is None:
@@ -107,20 +107,21 @@ def one_stage(
 
 
 def outdated(artefact: Artefact, code: Mapping[str, str]) -> str:
-    """What to say where the user's Python has changed since; "" where it has not. The artefact stays in use: a reward
-    that is fixed in round 4 must not cost rounds 1 to 3."""
+    """A warning if the Python of the user has changed since; "" otherwise. The artefact stays valid: a reward fixed in
+    round 4 must not invalidate rounds 1 to 3.
+    """
     before = artefact.config.get(CODE) or {}
     changed = [path for path, digest in code.items() if before.get(path, digest) != digest]
     if not changed:
         return ""
     return (
-        f"  {', '.join(changed)} has changed since, which is in no key: this artefact is kept. To make it again, and "
-        f"what depends on it, remove {artefact.folder} and start again"
+        f"  {', '.join(changed)} has changed since. Code is not part of the key, so this artefact is kept. To rebuild "
+        f"it and its dependants, remove {artefact.folder} and start again"
     )
 
 
 def numbers(node: Node, artefact: Artefact) -> dict[str, float]:
-    """The report's numbers, for trackers."""
+    """Numbers of a report, for trackers."""
     found = {f"{node.stage}/{name}": value for name, value in flat(artefact.report).items()}
     return {**found, f"{node.stage}/seconds": artefact.seconds, "rounds/round": float(node.round)}
 
@@ -148,5 +149,5 @@ def line(node: Node, artefact: Artefact, number: int, total: int, verb: str) -> 
 
 
 def folder_of(run_dir: Path) -> Path:
-    """Of the artefacts of a run."""
+    """Summary of the artefacts of a run."""
     return run_dir / "artefacts"

@@ -1,4 +1,4 @@
-"""`rlcore rounds status`: every stage of every round, how far it is, what it dropped, and what each round gained."""
+"""`rlcore rounds status`: state and dropped rows of every stage, and the gain of each round."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.store.artefact import Artefact
 from rlcore.rounds.store.store import ArtefactStore, HalfDone
 
-HEADLINES = ("accuracy", "win_rate", "mean_reward")  # of an evaluation's report, where it has them
-DROPPED = "dropped_"  # counts of a report that begin so name a reason
+HEADLINES = ("accuracy", "win_rate", "mean_reward")  # metrics of an evaluation report, if present
+DROPPED = "dropped_"  # prefix of counts that contain a reason
 REASONS_SHOWN = 3
 DONE, HALF, OUTDATED, TODO = "done", "half-done", "outdated", "to do"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A report of one evaluation."""
+    """The metrics of one evaluation."""
 
     round: int
     stage: str
     report: Mapping[str, Any]
-    prompts: str = ""  # content hash of what it was measured on; figures of others do not compare
-    start: bool = False  # of a model that was there from the start: what the first round is compared with
+    prompts: str = ""  # content hash of the prompts; only equal prompts are comparable
+    start: bool = False  # a model from the start, the baseline of the first round
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +40,22 @@ class Gain:
     stage: str
     metric: str  # one of HEADLINES
     value: float
-    gain: float | None  # over the round before it, or the start's; None: there is none
+    gain: float | None  # compared with the previous round or the start; None: no baseline
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run of a stage as it stands."""
+    """State of one run of a stage."""
 
     node: Node
     state: str  # DONE, HALF, OUTDATED, TODO
-    artefact: Artefact | None = None  # of DONE: with the current key; of OUTDATED: the newest of another
+    artefact: Artefact | None = None  # DONE: with the current key; OUTDATED: the latest with another key
     half: HalfDone | None = None
 
 
 def gains(reports: Iterable[Measured]) -> list[Gain]:
-    """Headline figures, by stage, round and metric; each over the newest earlier round of its stage that was measured
-    on the same prompts.
+    """Headline metrics by stage, round and metric. The gain is relative to the latest earlier round of the stage with
+    the same prompts.
 
     >>> [g.gain for g in gains([Measured(1, "e", {"accuracy": 0.5}), Measured(2, "e", {"accuracy": 0.75})])]
     [None, 0.25]
@@ -79,8 +79,9 @@ def headlines(report: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def dropped(report: Mapping[str, Any]) -> dict[str, int]:
-    """Reason -> number of records, most first: of counts named `dropped_<reason>`, in the report or its `counts`, and
-    of its list `drops` of filters with `reason` and `dropped`."""
+    """Reason -> number of records, largest first, from counts named `dropped_<reason>` in the report or its `counts`,
+    and from its list `drops` with `reason` and `dropped`.
+    """
     counts: dict[str, int] = {}
     for part in (report, report.get("counts")):
         if isinstance(part, Mapping):
@@ -92,7 +93,7 @@ def dropped(report: Mapping[str, Any]) -> dict[str, int]:
 
 
 def why_empty(artefacts: Iterable[Artefact], known: Mapping[tuple[int, str], Artefact]) -> str:
-    """Which stage dropped the rows that the artefacts lack; "" where none did. `known`: by round and stage."""
+    """Names the stage that dropped all rows of the artefacts; "" if none did. `known`: artefacts by round and stage."""
     for one in artefacts:
         if one.num_rows:
             continue
@@ -111,13 +112,13 @@ def why_empty(artefacts: Iterable[Artefact], known: Mapping[tuple[int, str], Art
 
 
 def final_model(lines: Iterable[Line]) -> Artefact | None:
-    """The model that the last stage that makes one has made; None while it has not."""
+    """The model of the last stage that makes one; None if it has not run."""
     models = [line for line in lines if line.node.made is Made.model]
     return models[-1].artefact if models and models[-1].state == DONE else None
 
 
 def survey(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: ArtefactStore) -> list[Line]:
-    """How far each node is. `keys`: (round, stage) -> key of the nodes whose parents are all done."""
+    """State of each node. `keys`: (round, stage) -> key of the nodes with finished parents."""
     halves = {half.key: half for half in store.half_done()}
     newest: dict[tuple[int, str], Artefact] = {}
     for one in reversed(store.artefacts()):
@@ -140,13 +141,13 @@ def survey(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
 
 
 def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: ArtefactStore, width: int = 120) -> str:
-    """The tree of rounds and stages, then a table of what each round gained and took; plain text.
+    """The tree of rounds and stages, then a table of gain and seconds per round; plain text.
 
     Args:
-        plan: as `graph.plan` has it.
-        keys: (round, stage) -> key, of the nodes whose parents are all done: the others have no key yet.
+        plan: from `graph.plan`.
+        keys: (round, stage) -> key of the nodes with finished parents; other nodes have no key yet.
         store: may be read-only.
-        width: characters of a line.
+        width: characters per line.
     """
     lines = survey(plan, keys, store)
     won = gains(measured(lines))
@@ -159,14 +160,14 @@ def render(plan: Sequence[Node], keys: Mapping[tuple[int, str], str], store: Art
         console.print(table)
     current = {line.artefact.folder for line in lines if line.artefact and line.state == DONE}
     others = [one for one in store.artefacts() if one.round > 0 and one.folder not in current]
-    for text in [f"Artefacts of other settings: {len(others)}."] * bool(others) + store.warnings:
+    for text in [f"Artefacts with other settings: {len(others)}."] * bool(others) + store.warnings:
         console.print(Text(text))
     model = final_model(lines)
     return out.getvalue() + (f"\nmodel  {model.path}\n" if model is not None else "")
 
 
 def measured(lines: Iterable[Line]) -> list[Measured]:
-    """The evaluations among those that are done."""
+    """The finished evaluations."""
     found = []
     for line in lines:
         one = line.artefact
@@ -244,7 +245,7 @@ def _table(lines: Sequence[Line], won: Sequence[Gain]) -> Table:
         column.justify = "right"
     spent: dict[int, float] = {}
     counted = set()
-    for line in lines:  # what two rounds share was made once
+    for line in lines:  # artefacts shared by two rounds count once
         known = line.half if line.half is not None else line.artefact if line.state == DONE else None
         if known is not None and known.folder not in counted:
             counted.add(known.folder)

@@ -1,4 +1,4 @@
-"""What the stages that train the policy on records share: their steps, checkpoints and the export."""
+"""Training of the policy on records, shared by stages: steps, checkpoints and export."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rlcore.storage.checkpoint import Checkpoints
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Of texts that are one token each.
+    """Token ids of texts with one token each.
 
     Raises:
-        ValueError: a text is another number of tokens.
+        ValueError: a text has not exactly one token.
     """
     encoded = encode(tokenizer, texts, special=False)
     for text, ids in zip(texts, encoded, strict=True):

@@ -1,4 +1,4 @@
-"""What every tracker shares."""
+"""Base class and errors of trackers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rlcore.types import Group
 
 
 class TrackingError(UserError, RuntimeError):
-    """A tracker that was asked for cannot work here; the message says what to install or change."""
+    """A configured tracker cannot work; the message says what to install or change."""
 
 
 class SilentTracker:
-    """Does nothing; the base of trackers that need only a part."""
+    """A tracker that does nothing; base class of trackers with few methods."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def log_samples(self, step: int, groups: Sequence[Group]) -> None: ...

@@ -1,4 +1,4 @@
-"""Settings of logging."""
+"""Config of tracking."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class WandbMode(str, enum.Enum):
 
 @dataclass
 class WandbConfig:
-    mode: WandbMode = WandbMode.offline  # offline keeps the files in the run folder
-    project: str = "rlcore"  # name of the project
+    mode: WandbMode = WandbMode.offline  # offline: writes only to the run folder
+    project: str = "rlcore"  # project name
     entity: str | None = None  # user or team
     tags: list[str] = field(default_factory=list)  # labels of the run
 
 
 @dataclass
 class TrackingConfig:
-    console: bool = True  # table of steps in the terminal
+    console: bool = True  # show a table of steps in the terminal
     tensorboard: bool = False  # write TensorBoard files into the run folder
     wandb: WandbConfig = field(default_factory=WandbConfig)  # Weights & Biases
     samples_every: int = bounded(10, ge=0)  # steps between tables of completions

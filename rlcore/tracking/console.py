@@ -1,6 +1,6 @@
-"""The console: a moving line for the phase under way, one aligned row per step.
+"""Console output: a live line for the current phase and one aligned row per step.
 
-Without a terminal, or in CI, one compact line per step and no control codes.
+Without a terminal, or in CI, it prints one compact line per step without control codes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _EVAL = re.compile(r"eval/.+/mean@\d+")
 class Column:
     title: str
     width: int
-    names: tuple[str, ...]  # of the metric; the first one present counts
+    names: tuple[str, ...]  # names of the metric; the first one present is shown
     show: Callable[[float], str]
-    compact: str  # in the line without a terminal
+    compact: str  # label without a terminal
 
 
 def count(value: float) -> str:
-    """12300 as 12.3k."""
+    """Formats 12300 as 12.3k."""
     for limit, divisor, unit in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
             return f"{value / divisor:.1f}{unit}"
@@ -71,8 +71,8 @@ class ConsoleTracker:
     """Prints to `file` (standard output by default); implements `interfaces.Tracker`.
 
     Args:
-        total_steps: of the whole run.
-        live: moving progress and table; None: when `file` is a terminal and `CI` is not set.
+        total_steps: steps of the whole run.
+        live: show live progress and a table; None: if `file` is a terminal and `CI` is not set.
     """
 
     def __init__(self, total_steps: int, file: IO[str] | None = None, live: bool | None = None) -> None:
@@ -85,7 +85,7 @@ class ConsoleTracker:
         self._logged_at: float | None = None
         self._phases: list[Phase] = []
         self._spinner = Spinner("dots", style="cyan")
-        # one Live for the whole run: starting one per phase would cost more than the phase's own bookkeeping
+        # one Live for the whole run: starting one per phase is slow
         self._live = Live(get_renderable=self._progress, console=self.console, refresh_per_second=8, transient=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -94,7 +94,7 @@ class ConsoleTracker:
             self._durations.append((now - self._logged_at) / max(1, step - self._step))
         self._logged_at, self._step = now, step
         cells = [self._cell(column, metrics) for column in COLUMNS]
-        if all(cell == "-" for cell in cells):  # a row of other metrics than a step's, such as a stage's
+        if all(cell == "-" for cell in cells):  # metrics of something other than a step, such as a stage
             return
         if not self.live:
             parts = [column.compact.format(cell) for column, cell in zip(COLUMNS, cells, strict=True) if cell != "-"]
@@ -138,7 +138,7 @@ class ConsoleTracker:
         self._print(text)
 
     def close(self, failed: bool = False) -> None:
-        """Ends the moving line and shows the cursor again; safe to call twice."""
+        """Ends the live line and restores the cursor; safe to call twice."""
         self._phases.clear()
         self._live.stop()
 
@@ -147,10 +147,10 @@ class ConsoleTracker:
         return max(5, len(str(self._total_steps)) + 1)
 
     def _print(self, text: str | Text) -> None:
-        with suppress(OSError, ValueError):  # nobody reads any more: no reason to lose the run
+        with suppress(OSError, ValueError):  # the reader is gone (closed pipe); the run continues
             if self.live:
                 self.console.print(Text(text) if isinstance(text, str) else text)
-            else:  # rich would wrap and cost more
+            else:  # rich would wrap the text and is slower
                 self.console.file.write(f"{text}\n")
                 self.console.file.flush()
 
@@ -192,7 +192,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 1:02 or 3:00:07."""
+    """Formats seconds as 1:02 or 3:00:07."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"

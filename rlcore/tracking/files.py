@@ -16,7 +16,7 @@ from rlcore.types import Group
 class JsonlTracker(SilentTracker):
     """`metrics.jsonl`: `{"step": 3, "time": 1760000000.123, "reward/mean": 0.5, ...}`, one row per step; time in
     seconds since 1970, NaN and infinities as null. A step logged again replaces its row and all later ones, which move
-    to `metrics.jsonl.bak-<n>`: however a run was resumed, no step stands there twice.
+    to `metrics.jsonl.bak-<n>`. So no step occurs twice after a resume.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -27,7 +27,7 @@ class JsonlTracker(SilentTracker):
         self._lines.append(step, [row | {name: _number(value) for name, value in metrics.items()}])
 
     def truncate_after(self, step: float) -> int:
-        """Drops the rows of steps after `step`, keeping them in `metrics.jsonl.bak-<n>`; returns how many."""
+        """Moves the rows of steps after `step` to `metrics.jsonl.bak-<n>`; returns their number."""
         return self._lines.truncate_after(step)
 
 
@@ -45,7 +45,7 @@ class SamplesTracker(SilentTracker):
 
 
 def sample_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One JSON-able row per sample; score and status are null where nothing was scored."""
+    """One JSON-able row per sample; score and status are null without a score."""
     rows = []
     for group in groups:
         for t in group.trajectories:
@@ -61,9 +61,9 @@ def sample_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
 def _number(value: Any) -> int | float | None:
     if isinstance(value, int):
         return int(value)
-    number = float(value)  # numpy and torch scalars too
+    number = float(value)  # also numpy and torch scalars
     return number if math.isfinite(number) else None
 
 
 def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()  # byte-level tokenizers can give lone surrogates
+    return value.encode("utf-8", "replace").decode()  # byte-level tokenizers can produce lone surrogates

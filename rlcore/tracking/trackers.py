@@ -1,4 +1,4 @@
-"""The tracker of a run: all those that the config asks for, and the clock."""
+"""The tracker of a run: all configured trackers, and the clock."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from rlcore.types import Group
 class Trackers:
     """Fans out to `trackers` and owns the clock; implements `interfaces.Tracker`.
 
-    Phases may nest, overlap over threads, and repeat: equal names add up until the next `log`, which takes them along
-    as `timing_s/<name>` unless `take_timings` did before. `log` also derives, where the loop gave none,
-    `perf/throughput` (generated tokens) and `perf/completions_per_s` (samples) per second of `timing_s/step`.
+    Phases may nest, overlap over threads, and repeat: equal names add up until the next `log`, which logs them as
+    `timing_s/<name>` unless `take_timings` was called. If the loop did not, `log` also adds `perf/throughput`
+    (generated tokens) and `perf/completions_per_s` (samples) per second of `timing_s/step`.
     """
 
     def __init__(self, trackers: Sequence[Tracker], num_samples: int | None = None) -> None:
-        """`num_samples`: rows at most of one `log_samples`, spread over the groups; None: all."""
+        """`num_samples`: maximum rows per `log_samples`, spread over the groups; None: all."""
         self.trackers = list(trackers)
         self._num_samples = num_samples
         self._timings: dict[str, float] = {}
@@ -76,7 +76,7 @@ class Trackers:
             tracker.message(text)
 
     def close(self, failed: bool = False) -> None:
-        """Closes every tracker, even when one of them fails; then raises the first failure."""
+        """Closes every tracker, even if one fails; then raises the first failure."""
         with ExitStack() as stack:
             for tracker in reversed(self.trackers):
                 stack.callback(tracker.close, failed)
@@ -97,11 +97,11 @@ def spread(groups: Sequence[Group], limit: int | None) -> list[Group]:
 def build_tracker(
     config: TrackingConfig, run_dir: Path, run_config: Mapping[str, Any], total_steps: int, start_step: int | None
 ) -> Trackers:
-    """The trackers a config asks for. Files and TensorBoard always forget what lies after `start_step`.
+    """Opens the configured trackers. Files and TensorBoard drop rows after `start_step`.
 
     Args:
-        start_step: completed steps of the checkpoint the run goes on from; None for a new run; earlier rows
-            that the folder may hold are moved aside altogether.
+        start_step: completed steps of the checkpoint that the run resumes from; None for a new run, which moves all
+            existing rows aside.
 
     Raises:
         TrackingError: a package that the config needs is missing.

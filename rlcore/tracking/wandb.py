@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 class WandbTracker(SilentTracker):
-    """Weights & Biases. Everything happens on a thread of its own, in order, so that training never waits for it.
+    """Weights & Biases. All calls run in order on a separate thread, so that training never waits for wandb.
 
-    Offline runs need no account; `wandb sync` sends them later. The run's id lies in `wandb-id`, so a resumed run goes
-    on under it. wandb's own step only ever grows, so charts run over the metric `step` instead. Any failure of wandb
+    Offline runs need no account; `wandb sync` sends them later. The file `wandb-id` has the id of the run, so that a
+    resumed run continues it. wandb's internal step can only grow, so charts use the metric `step`. Any failure of wandb
     is reported once, and the run continues without it.
 
     Args:
-        run_config: with secrets stripped (`strip_secrets`).
+        run_config: without secrets (`strip_secrets`).
     """
 
     def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]) -> None:
@@ -44,15 +44,15 @@ class WandbTracker(SilentTracker):
     def _start(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]) -> None:
         import wandb
 
-        if config.mode is WandbMode.online and not wandb.api.api_key:  # wandb would ask for it and wait
+        if config.mode is WandbMode.online and not wandb.api.api_key:  # wandb would prompt for a key and wait
             raise TrackingError("no API key: set WANDB_API_KEY, run `wandb login`, or use tracking.wandb.mode=offline")
-        if "weave" not in sys.modules:  # else it advertises weave on the console wherever vLLM has imported openai
+        if "weave" not in sys.modules:  # otherwise it advertises weave on the console if vLLM has imported openai
             os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
         run_dir.mkdir(parents=True, exist_ok=True)
         id_file = run_dir / "wandb-id"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4) + "\n")
-        # neither the command line nor the repository's address go along: both may hold secrets
+        # command line and repository URL are not sent: both may contain secrets
         settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, disable_git=True, disable_code=True)
         self._run = wandb.init(
             project=config.project,
@@ -94,7 +94,7 @@ class WandbTracker(SilentTracker):
         self._jobs.put(job)
 
     def close(self, failed: bool = False, timeout_s: float = 60.0) -> None:
-        """Sends what is left, waiting at most `timeout_s` seconds; safe to call twice."""
+        """Sends the remaining data, waiting at most `timeout_s` seconds; safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -102,4 +102,4 @@ class WandbTracker(SilentTracker):
         self._jobs.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            _log.warning("wandb did not finish in %.0f s; what it holds lies in the run folder", timeout_s)
+            _log.warning("wandb did not finish in %.0f s; unsent data is in the run folder", timeout_s)

@@ -48,7 +48,7 @@ def test_every_kind_runs_and_a_second_start_does_nothing(tmp_path):
     stand.run()
     assert len(stand.log) == done
     assert stamps(stand.run_dir / "artefacts") == before
-    assert stand.live.loads == 0
+    assert stand.live.num_loads == 0
     assert not stand.live.world.tracker.rows
     assert all(": done before in" in m for m in stand.live.world.tracker.messages if m.startswith("["))
 

@@ -133,7 +133,7 @@ def test_the_tree(tmp_path):
     assert words[table] == ["round", "stage", "metric", "value", "gain", "seconds"]
     assert words[table + 1][:4] == ["1", "eval", "accuracy", "0.5000"]
     assert words[table + 2][0] == "2"
-    assert lines[-1] == "Artefacts of other settings: 1."
+    assert lines[-1] == "Artefacts with other settings: 1."
 
 
 def test_the_last_model_is_named_once_it_is_there(tmp_path):

@@ -191,7 +191,7 @@ class Stand:
             run_dir=self.run_dir, exact=self.exact, open_tracker=lambda folder: FakeTracker(),
             online_run=self._online, render=lambda text: (text, FakeTokenizer()([text])["input_ids"][0] or [10]),
             render_prompt=lambda text: (f"P{text}", FakeTokenizer()([text])["input_ids"][0] or [10]),
-            max_prompt_tokens=self.max_prompt_tokens, policy_holds=start.hash,
+            max_prompt_tokens=self.max_prompt_tokens, policy_weights=start.hash,
         )  # fmt: skip
 
     def stop(self) -> None:

@@ -49,7 +49,7 @@ def _make(given: Any) -> tuple[FilterConfig | None, list[str]]:
     kind = KINDS[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     options = {str(key): value for key, value in given.items() if key != "kind"}
-    wrong = [f"{key}: {name} unknown option{suggest(key, fields)}; it has {', '.join(fields) or 'none'}"
+    wrong = [f"{key}: {name} has no such option{suggest(key, fields)}; it has {', '.join(fields) or 'none'}"
              for key in options if key not in fields]  # fmt: skip
     missing = dataclasses.MISSING
     wrong += [f"{key}: {name} needs it" for key, f in fields.items()

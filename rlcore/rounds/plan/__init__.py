@@ -1,1 +1,1 @@
-"""Which stages run in which round, in what order, and what each reads."""
+"""The plan of a multi-round run: stages per round, their order and their inputs."""

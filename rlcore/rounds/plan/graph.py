@@ -1,8 +1,8 @@
-"""From stages and their references to the list of what runs, in order, and what each run reads.
+"""Resolves stages and their references to an ordered list of runs with their inputs.
 
-Inside a round a stage comes after those it reads, otherwise as listed. `@latest` and `@all` include the run of the same
-round wherever that can come first: not a stage's own run, and not one that itself waits for the reader. Where two
-stages ask for each other's latest, the one listed later reads this round's.
+Within a round a stage runs after its inputs, otherwise in the listed order. `@latest` and `@all` include the run of the
+same round if it can run first: not the stage's own run, and not one that waits for the reader. If two stages read each
+other's latest, the one listed later reads the run of this round.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from rlcore.rounds.plan.references import Alternative, Reference, ReferenceFault
 from rlcore.rounds.plan.settings import STAGES_KEY, GraphError
 
 __all__ = ["GraphError", "Node", "Source", "plan", "resolve"]
-MAY_BE_EMPTY = ("against",)  # lists of references that need none
-WEIGHTED = ("data", "models")  # lists whose entries a field `weights` weighs
+MAY_BE_EMPTY = ("against",)  # lists of references that may be empty
+WEIGHTED = ("data", "models")  # lists with a weight per entry in the field `weights`
 
 Stages = Mapping[str, Sequence[StageConfig]]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one reference led to: the run of a stage, or something there from the start (`round` 0)."""
+    """The target of a reference: the run of a stage, or a built-in input (`round` 0)."""
 
     stage: str
     round: int
     made: Made
-    entry: int = 0  # which reference of the field's list it came from: `name@all` leads to several
+    entry: int = 0  # index of the reference in the field's list; `name@all` gives several parents
 
     @property
     def key(self) -> tuple[int, str]:
@@ -39,7 +39,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One run of a stage. `inputs`: field of its config -> what that reads, in the order of its references."""
+    """One run of a stage. `inputs`: field of its config -> parents, in the order of its references."""
 
     round: int
     stage: str
@@ -57,15 +57,15 @@ class Node:
 
 
 def plan(stages: Stages, count: int, builtins: Mapping[str, Made]) -> list[Node]:
-    """Every run of every stage, in an order in which each finds what it reads.
+    """Every run of every stage, in an order that runs inputs first.
 
     Args:
         stages: name -> its config in each round, rounds 1 to `count`, as listed in the config.
         count: number of rounds.
-        builtins: what is there from the start.
+        builtins: inputs that exist from the start.
 
     Raises:
-        GraphError: all that is wrong, see `resolve`.
+        GraphError: with all problems, see `resolve`.
     """
     nodes, problems = resolve(stages, count, builtins)
     if problems:
@@ -76,10 +76,10 @@ def plan(stages: Stages, count: int, builtins: Mapping[str, Made]) -> list[Node]
 def resolve(
     stages: Stages, count: int, builtins: Mapping[str, Made], unread: Collection[str] = ()
 ) -> tuple[list[Node], list[Problem]]:
-    """As `plan`, and the problems; the nodes are of use only where there is none.
+    """Like `plan`, but also returns the problems; the nodes are valid only without problems.
 
     Args:
-        unread: names of stages whose options are wrong in themselves; that they are missing is not reported again.
+        unread: names of stages with invalid options; references to them are not reported as missing.
     """
     planner = _Planner(stages, count, builtins, unread)
     for number in range(1, count + 1):
@@ -112,7 +112,7 @@ class _Planner:
     problems: dict[tuple[str, str, str], Problem] = field(default_factory=dict)
 
     def add(self, about: str, key: str, value: Any, text: str, cure: str) -> None:
-        """Rounds repeat their stages: a problem is reported once, for the first round that has it."""
+        """Keeps each problem once, for the first round, since rounds repeat their stages."""
         self.problems.setdefault((about, key, str(value)), Problem(key, value, text, cure))
 
     def config(self, name: str, number: int) -> StageConfig:
@@ -132,10 +132,10 @@ class _Planner:
             mine = {read: picks[read] for read in reads if read.stage == name}
             self._add_node(name, number, mine)
 
-    # ---- what is written
+    # ---- parsing
 
     def _reads(self, name: str, number: int) -> list[_Read]:
-        """The well-formed references of one stage; the others become problems."""
+        """The well-formed references of a stage; others become problems."""
         config, found = self.config(name, number), []
         for bad in [r for r in config.rounds if not 1 <= r <= self.count]:
             cure = f"rounds are counted from 1 to {self.count} (rounds.count)"
@@ -148,21 +148,21 @@ class _Planner:
                     "empty",
                     key,
                     value,
-                    "the stage has nothing to read",
-                    "name what it reads, such as [" + (self._builtin_for(config, part) or "a stage") + "]",
+                    "the stage has no input",
+                    "name its input, for example [" + (self._builtin_for(config, part) or "a stage") + "]",
                 )
             for entry, text in enumerate(value if several else [] if value is None else [value]):
                 if (reference := self._parse(key, text)) is None:
                     continue
                 if reference.several and not several:
                     single = str(reference).replace("@all", "@latest")
-                    self.add("all", key, text, f"`{part}` is one artefact, and this may be several", f"write {single}")
+                    self.add("all", key, text, f"`{part}` takes one artefact; this can give several", f"write {single}")
                 elif self._check_names(key, text, reference):
                     found.append(_Read(name, part, entry, reference))
             weights = getattr(config, "weights", None)
             if part in WEIGHTED and weights and len(weights) != len(value):
                 text = f"there are {len(weights)} weights for {len(value)} entries of `{part}`"
-                self.add("weights", f"{STAGES_KEY}.{name}.weights", weights, text, "give one for each entry, or none")
+                self.add("weights", f"{STAGES_KEY}.{name}.weights", weights, text, "give one per entry, or none")
         return found
 
     def _parse(self, key: str, text: Any) -> Reference | None:
@@ -173,14 +173,14 @@ class _Planner:
             return None
 
     def _check_names(self, key: str, text: str, reference: Reference) -> bool:
-        """Whether every alternative names something that some round has."""
+        """True if every alternative names a stage or input of some round."""
         good = True
         for alternative in reference.alternatives:
             name = alternative.name
             if name in self.builtins and alternative.when is not When.same:
                 good = False
                 cure = f"write {name}"
-                self.add("builtin", key, text, f"`{name}` is there from the start and has no runs", cure)
+                self.add("builtin", key, text, f"`{name}` is a built-in input and has no runs", cure)
             elif name not in self.builtins and name not in self.stages:
                 good = False
                 if name in self.unread:
@@ -191,10 +191,10 @@ class _Planner:
                 self.add("unknown", key, text, f"no stage makes `{name}`", cure)
         return good
 
-    # ---- what it leads to
+    # ---- resolution
 
     def _found(self, alternative: Alternative, reader: str, number: int, here: bool) -> list[int]:
-        """Rounds whose run is meant, 0: there from the start. `here`: `@latest` and `@all` may mean this round's."""
+        """Rounds of the referenced runs, 0 for built-in inputs. `here`: `@latest` and `@all` may include this round."""
         name = alternative.name
         if name in self.builtins:
             return [0]
@@ -217,7 +217,7 @@ class _Planner:
     def _pick(
         self, reads: Sequence[_Read], today: Sequence[str], number: int
     ) -> tuple[dict[_Read, list[tuple[int, str]]], dict[str, dict[str, _Read]]]:
-        """What each reference leads to, and for each stage those of this round that it waits for."""
+        """The targets of each reference, and for each stage the stages of this round that it waits for."""
         picks: dict[_Read, list[tuple[int, str]]] = {}
         needs: dict[str, dict[str, _Read]] = {name: {} for name in today}
         optional = []
@@ -249,7 +249,7 @@ class _Planner:
             if ready is None:
                 cycle = _cycle(left, needs)
                 read = needs[cycle[0]][cycle[1]]
-                cure = f"let one of them read an earlier run, such as {cycle[1]}@previous"
+                cure = f"let one of them read an earlier run, for example {cycle[1]}@previous"
                 self.add("cycle", read.key, str(read.reference), f"a cycle: {' -> '.join(cycle)}", cure)
                 return order + left
             left.remove(ready)
@@ -272,11 +272,11 @@ class _Planner:
             self.nodes.append(Node(number, name, config, inputs, made))
 
     def _made(self, key: tuple[int, str]) -> Made | None:
-        """None: not known, of a stage in a cycle that makes what its data is."""
+        """Kind of the output; None if unknown (a stage in a cycle with the kind of its data)."""
         number, name = key
         return self.builtins[name] if number == 0 else self.made.get(key) or self.stages[name][0].PRODUCES
 
-    # ---- what is wrong with it
+    # ---- checks
 
     def _fits(self, read: _Read, config: StageConfig, name: str, made: Made) -> bool:
         wanted = config.consumes(read.field)
@@ -285,7 +285,7 @@ class _Planner:
         words = " or ".join(kind.value for kind in wanted)
         makers = [n for n, configs in self.stages.items() if configs[0].PRODUCES in wanted]
         makers += [n for n, kind in self.builtins.items() if kind in wanted]
-        cure = f"write one that makes {words}: {', '.join(makers)}" if makers else f"add a stage that makes {words}"
+        cure = f"name one that makes {words}: {', '.join(makers)}" if makers else f"add a stage that makes {words}"
         self.add("kind", read.key, str(read.reference), f"`{name}` is {made.value}, `{read.field}` wants {words}", cure)
         return False
 
@@ -294,19 +294,19 @@ class _Planner:
             shown = ", ".join(f"{source.stage} ({source.made.value})" for source in sources)
             self.add("mixed", key, value, f"it mixes kinds: {shown}", "make two stages of it, one for each kind")
         if not sources and isinstance(value, list | tuple) and value and all("@all" in str(v) for v in value):
-            text = f"in round {number} nothing of it has run yet"
-            self.add("none", key, value, text, "add an alternative or an entry that is there from the start")
+            text = f"in round {number} it has not run yet"
+            self.add("none", key, value, text, "add an alternative or a built-in input")
 
     def _missing(self, read: _Read, number: int) -> None:
         alternative = read.reference.alternatives[-1]
         name, when = alternative.name, alternative.when
         if when is When.all:
-            return  # none so far is a list of none; `_check_filled` sees whether all is empty
+            return  # no run so far gives an empty list; `_check_filled` checks if everything is empty
         other = self._builtin_for(self.config(read.stage, number), read.field)
         instead = f"{read.reference}|{other}" if other else f"{read.reference}|another"
         rounds = [n for n in range(1, self.count + 1) if self.runs(name, n)]
         text = f"in round {number} there is no run of `{name}` before it"
-        cure = f"add an alternative, such as {instead}"
+        cure = f"add an alternative, for example {instead}"
         if when is When.same:
             text = f"`{name}` does not run in round {number}, only in {', '.join(map(str, rounds)) or 'none'}"
             later = not rounds or rounds[0] > number
@@ -323,7 +323,7 @@ class _Planner:
 
 
 def _reaches(needs: Mapping[str, Iterable[str]], start: str, goal: str) -> bool:
-    """Whether `start` waits for `goal`, directly or not."""
+    """True if `start` waits for `goal`, directly or indirectly."""
     seen, open_ends = set(), [start]
     while open_ends:
         name = open_ends.pop()

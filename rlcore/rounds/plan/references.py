@@ -1,4 +1,4 @@
-"""How a stage names what it reads: `best`, `dpo@previous`, `dpo@latest`, `best@all`, `dpo@2`, `dpo@previous|sft`.
+"""References to the inputs of a stage: `best`, `dpo@previous`, `dpo@latest`, `best@all`, `dpo@2`, `dpo@previous|sft`.
 
 The grammar, spaces around `|` and `@` allowed:
 
@@ -12,13 +12,13 @@ import enum
 import re
 from dataclasses import dataclass
 
-# A name becomes part of a folder's name and of a reference, so it holds none of the characters either reads.
+# A name is part of folder names and references, so it contains no special characters of either.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*")
-MAX_NAME = 48  # characters; what is added to it must fit into a file name of 255 bytes anywhere
+MAX_NAME = 48  # characters; leaves room for suffixes in a file name of 255 bytes
 
 
 class ReferenceFault(ValueError):
-    """A text that is no reference; says why, and what would be one. `cure` alone is what to do."""
+    """An invalid reference, with the reason and a fix. `cure` is the fix alone."""
 
     def __init__(self, text: str, cure: str) -> None:
         super().__init__(f"{text}: {cure}")
@@ -26,20 +26,20 @@ class ReferenceFault(ValueError):
 
 
 class When(str, enum.Enum):
-    """Which run of the stage is meant, seen from the round that reads it."""
+    """The run that a reference selects, relative to the reading round."""
 
-    same = "same"  # of this round
-    previous = "previous"  # newest of an earlier round
-    latest = "latest"  # newest so far
-    all = "all"  # every one so far
-    numbered = "numbered"  # of the round named
+    same = "same"  # the run of this round
+    previous = "previous"  # the latest run of an earlier round
+    latest = "latest"  # the latest run so far
+    all = "all"  # all runs so far
+    numbered = "numbered"  # the run of a given round
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
     name: str
     when: When = When.same
-    round: int | None = None  # of `numbered`, counted from 1
+    round: int | None = None  # round of `numbered`, from 1
 
     def __str__(self) -> str:
         suffix = {When.same: "", When.numbered: f"@{self.round}"}.get(self.when, f"@{self.when.value}")
@@ -48,7 +48,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The first of `alternatives` that exists is meant; never empty."""
+    """Selects the first of `alternatives` that exists; never empty."""
 
     alternatives: tuple[Alternative, ...]
 
@@ -57,7 +57,7 @@ class Reference:
 
     @property
     def several(self) -> bool:
-        """Whether it may lead to more than one artefact."""
+        """True if it can give more than one artefact."""
         return any(a.when is When.all for a in self.alternatives)
 
 
@@ -70,14 +70,14 @@ def parse(text: str) -> Reference:
         ReferenceFault: the text does not follow the grammar.
     """
     if not isinstance(text, str):
-        raise ReferenceFault(f"a reference is a text, not {type(text).__name__}", "write the name of a stage")
+        raise ReferenceFault(f"a reference must be text, not {type(text).__name__}", "write the name of a stage")
     return Reference(tuple(_alternative(part.strip(), text) for part in text.split("|")))
 
 
 def name_fault(name: str) -> str | None:
-    """Why `name` cannot name a stage, a model or a source; None where it can."""
+    """The reason why `name` cannot name a stage, model or source; None if it can."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        return "a name is letters, digits, _ and single -, and begins with a letter: it becomes part of a folder's name"
+        return "a name has letters, digits, _ and single -, and begins with a letter: it is part of a folder name"
     if len(name) > MAX_NAME:
         return f"a name has at most {MAX_NAME} characters: it becomes part of a folder's name"
     return None
@@ -86,7 +86,7 @@ def name_fault(name: str) -> str | None:
 def _alternative(part: str, whole: str) -> Alternative:
     name, at, when = (piece.strip() for piece in part.partition("@"))
     if not name:
-        raise ReferenceFault(f"{whole!r} names nothing" + (f" before {part!r}" if part else ""), "write a stage's name")
+        raise ReferenceFault(f"{whole!r} names nothing" + (f" before {part!r}" if part else ""), "write a stage name")
     if fault := name_fault(name):
         raise ReferenceFault(f"{name!r} is no name", fault)
     if not at:

@@ -1,4 +1,4 @@
-"""The stages as written in the config: what is wrong with them before their options are read, and each round's own."""
+"""Checks names, kinds and overrides of the stages, and merges the overrides of each round."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rlcore.rounds.plan.config import BUILT_IN, RoundsConfig
 from rlcore.rounds.plan.references import name_fault
 
 STAGES_KEY, OVERRIDES_KEY = "rounds.stages", "rounds.overrides"
-FIXED = ("kind", "rounds")  # options of a stage that say what and when it is; they cannot differ by round
+FIXED = ("kind", "rounds")  # options that define the stage and its rounds; they cannot differ by round
 
 
 class GraphError(UserError, ValueError):
-    """Everything that is wrong with the stages, at once."""
+    """All problems of the stages."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -22,13 +22,13 @@ class GraphError(UserError, ValueError):
 
 
 def check(rounds: RoundsConfig, kinds: Collection[str]) -> list[Problem]:
-    """Names, kinds and overrides; what the stages read is `graph.plan`'s part. Empty: nothing is wrong."""
+    """Checks names, kinds and overrides; `graph.plan` checks references. Empty without problems."""
     problems = []
     if rounds.count < 1:
         problems.append(Problem("rounds.count", rounds.count, "there is no round", "set it to 1 or more"))
     if not rounds.stages:
         problems.append(
-            Problem(STAGES_KEY, {}, "there is no stage", "list at least one, such as sft: {kind: sft}")
+            Problem(STAGES_KEY, {}, "there is no stage", "list at least one, for example sft: {kind: sft}")
         )
     problems += _check_names(rounds)
     for name, raw in rounds.stages.items():
@@ -39,8 +39,9 @@ def check(rounds: RoundsConfig, kinds: Collection[str]) -> list[Problem]:
 
 
 def merged(rounds: RoundsConfig, kinds: Collection[str]) -> dict[tuple[int, str], dict[str, Any]]:
-    """(round, stage) -> its options, `kind` among them, with the overrides of that round: mappings are merged, all
-    else replaced. For every stage of a known kind and every round, also those in which it does not run."""
+    """(round, stage) -> its options, including `kind`, with the overrides of that round: mappings are merged, other
+    values replaced. Covers every stage of a known kind and every round, also rounds in which it does not run.
+    """
     result = {}
     for number in range(1, rounds.count + 1):
         overrides = _of_round(rounds.overrides, number)
@@ -52,13 +53,13 @@ def merged(rounds: RoundsConfig, kinds: Collection[str]) -> dict[tuple[int, str]
 
 
 def kind_of(raw: Any, kinds: Collection[str]) -> str | None:
-    """The kind of a stage as written; None where it is none of `kinds`."""
+    """The kind of a stage; None if it is not in `kinds`."""
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     return kind if isinstance(kind, str) and kind in kinds else None
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` with `over` on top; a mapping over a mapping is merged, anything else replaces.
+    """A copy of `base` with the values of `over`; mappings are merged recursively, other values replaced.
 
     >>> deep_merge({"train": {"steps": 2, "epochs": 1}, "data": ["a"]}, {"train": {"steps": 5}, "data": ["b"]})
     {'train': {'steps': 5, 'epochs': 1}, 'data': ['b']}
@@ -84,10 +85,10 @@ def _check_names(rounds: RoundsConfig) -> list[Problem]:
     for group, names in groups:
         for name in names:
             if fault := name_fault(name):
-                problems.append(Problem(f"{group}.{name}", name, "it cannot be referred to", fault))
-            lower = str(name).lower()  # some file systems do not tell Sft from sft
+                problems.append(Problem(f"{group}.{name}", name, "invalid name", fault))
+            lower = str(name).lower()  # some file systems are case-insensitive
             if lower in taken:
-                text = f"the name is taken: {name!r} is {taken[lower]}"
+                text = f"duplicate name: {name!r} is {taken[lower]}"
                 problems.append(Problem(f"{group}.{name}", name, text, "give it another name"))
             else:
                 taken[lower] = f"one of {group}"
@@ -97,24 +98,24 @@ def _check_names(rounds: RoundsConfig) -> list[Problem]:
 def _check_kind(key: str, raw: Any, kinds: Collection[str]) -> list[Problem]:
     known = "one of " + ", ".join(kinds)
     if not isinstance(raw, Mapping):
-        return [Problem(key, raw, "a stage is a mapping of options", f"write {{kind: ...}}, {known}")]
+        return [Problem(key, raw, "a stage must be a mapping of options", f"write {{kind: ...}}, {known}")]
     if "kind" not in raw:
         guess = nearest(key.rpartition(".")[2], kinds)
-        return [Problem(f"{key}.kind", None, "a stage has a kind", f"write kind: {guess or known}")]
+        return [Problem(f"{key}.kind", None, "a stage needs a kind", f"write kind: {guess or known}")]
     if kind_of(raw, kinds) is None:
         guess = nearest(str(raw["kind"]), kinds)
         cure = f"did you mean {guess}? The kinds are {', '.join(kinds)}" if guess else f"write {known}"
-        return [Problem(f"{key}.kind", raw["kind"], "there is no such kind of stage", cure)]
+        return [Problem(f"{key}.kind", raw["kind"], "unknown kind of stage", cure)]
     return []
 
 
 def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[Problem]:
     key = f"{OVERRIDES_KEY}.{number}"
     if not str(number).isdecimal() or not 1 <= int(number) <= rounds.count:
-        cure = f"overrides stand under the number of a round, 1 to {rounds.count} (rounds.count)"
+        cure = f"overrides need the number of a round, 1 to {rounds.count} (rounds.count)"
         return [Problem(key, number, "there is no such round", cure)]
     if not isinstance(stages, Mapping):
-        return [Problem(key, stages, "it is no mapping", "write {stage name: {option: value}}")]
+        return [Problem(key, stages, "must be a mapping", "write {stage name: {option: value}}")]
     problems = []
     for name, options in stages.items():
         at = f"{key}.{name}"
@@ -123,7 +124,7 @@ def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[Prob
             cure = f"did you mean {guess}?" if guess else f"the stages are {', '.join(map(str, rounds.stages))}"
             problems.append(Problem(at, name, "there is no such stage", cure))
         elif not isinstance(options, Mapping):
-            problems.append(Problem(at, options, "it is no mapping", "write {option: value}"))
+            problems.append(Problem(at, options, "must be a mapping", "write {option: value}"))
         else:
             problems += _check_options(rounds, int(number), name, options)
     return problems
@@ -149,7 +150,7 @@ def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mappin
 
 
 def _of_round(overrides: Mapping[Any, Any], number: int) -> Mapping[str, Any]:
-    """YAML reads `2:` as a number, the command line as a text."""
+    """YAML parses `2:` as a number, the command line as text."""
     merged_stages: dict[str, Any] = {}
     for key, stages in overrides.items():
         if str(key).isdecimal() and int(key) == number and isinstance(stages, Mapping):

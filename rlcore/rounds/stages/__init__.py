@@ -1,6 +1,7 @@
-"""The kinds of stages. Every module here is one: its config with its checks, and `run`, from a context to an artefact.
+"""The kinds of stages. Every module in this package is one kind: its config with its checks, and `run(context) ->
+Artefact`.
 
-A new kind is a new module; nothing else lists it.
+Modules are discovered automatically; no table lists them.
 """
 
 from __future__ import annotations

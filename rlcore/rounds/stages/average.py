@@ -1,4 +1,4 @@
-"""Weights averaged over models of one architecture, as Llama 3 does (arXiv 2407.21783 section 4.1.5)."""
+"""Averages the weights of models with one architecture, as in Llama 3 (arXiv 2407.21783 section 4.1.5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlcore.storage.average import average
 @dataclass
 class AverageConfig(StageConfig):
     models: list[str] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)  # empty: equal
+    weights: list[float] = field(default_factory=list)  # weights of the models; empty: equal
 
     KIND: ClassVar = "average"
     PRODUCES: ClassVar = Made.model
@@ -31,6 +31,6 @@ def run(context: StageContext) -> Artefact:
     counts = {entry: sum(s.entry == entry for s in sources) for entry in shares}
     weights = [shares[s.entry] / counts[s.entry] for s in sources] if shares else None
     folder = context.draft.directory / "model"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start
+    shutil.rmtree(folder, ignore_errors=True)  # left by an earlier start
     average([model.path for model in models], folder, weights)
     return context.draft.finish_folder(folder, {"models": [model.hash for model in models]})

@@ -1,4 +1,4 @@
-"""A model on held-out prompts: accuracy, and the mean of a reward model where one is named."""
+"""Evaluates a model on held-out prompts: accuracy, and optionally the mean score of a reward model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class EvaluateConfig(StageConfig):
     num_samples: int = bounded(1, ge=1)
     temperature: float = bounded(0.0, ge=0)
     max_prompts: int | None = bounded(None, ge=1)
-    part: str = ""  # of the reward, by name, that is the accuracy; empty: the score
-    reward_model: str | None = None  # its mean reward too; needed where the reward asks one
+    part: str = ""  # part of the reward that is the accuracy; empty: the score
+    reward_model: str | None = None  # also reports its mean reward; required if the reward uses a reward model
 
     KIND: ClassVar = "evaluate"
     PRODUCES: ClassVar = Made.report
@@ -37,14 +37,14 @@ class EvaluateConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    """`accuracy` is the mean score, or the mean of `part`; `mean_reward` that of the reward model named."""
+    """Reports `accuracy`, the mean score or the mean of `part`, and `mean_reward` of the reward model."""
     config: EvaluateConfig = context.config
     live, world = context.live, context.live.world
     table, dropped = context.prompts("prompts")
     prompts = tables.to_prompts(table)
     sets = by_set(prompts, config.max_prompts)
     if (reward_model := context.maybe("reward_model")) is not None:
-        live.hold_reward(reward_model)
+        live.load_reward_model(reward_model)
     live.publish(context.one("model"))
     sampling = context.sampling(config.num_samples, context.seed, temperature=config.temperature)
     with live.stop.abandonable():
@@ -61,10 +61,10 @@ def run(context: StageContext) -> Artefact:
 
 
 def mean_part(groups: Sequence[Group], part: str) -> float:
-    """Over all samples; those that could not be scored count as 0, as in the mean score.
+    """Mean of a part over all samples; unscored samples count as 0, as in the mean score.
 
     Raises:
-        ValueError: no sample has such a part.
+        ValueError: no sample has this part.
     """
     rewards = [t.reward for group in groups for t in group.trajectories]
     known = {name for reward in rewards if reward is not None for name in reward.parts}

@@ -1,4 +1,4 @@
-"""Filters, each drop with its reason. No actor takes part; a restart begins anew."""
+"""Filters records; each dropped row has a reason. Needs no actor; a restart begins from the start."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rlcore.rounds.store.store import Artefact
 
 @dataclass
 class FilterStageConfig(StageConfig):
-    data: list[str] = field(default_factory=list)  # of one kind
+    data: list[str] = field(default_factory=list)  # inputs of one kind
     filters: list[Any] = field(default_factory=list)  # {kind: ..., options}; see rlcore.data.filters
-    against: list[str] = field(default_factory=lambda: ["heldout"])  # what `contamination` compares with
+    against: list[str] = field(default_factory=lambda: ["heldout"])  # evaluation texts for `contamination`
 
     KIND: ClassVar = "filter"
     PRODUCES: ClassVar = None
@@ -38,10 +38,10 @@ class FilterStageConfig(StageConfig):
 
 def run(context: StageContext) -> Artefact:
     config: FilterStageConfig = context.config
-    texts = defaultdict[str, list[str]](list)  # of all rounds of a stage
+    texts = defaultdict[str, list[str]](list)  # over all rounds of a stage
     for one in context.inputs["against"]:
         texts[one.stage] += one.table(["prompt"])["prompt"].to_pylist()
-    filter_context = FilterContext(eval_texts=texts, seed=context.seed)  # the key of a filter knows no round
+    filter_context = FilterContext(eval_texts=texts, seed=context.seed)  # the key has no round either
     table = joined(context.inputs["data"])
     repeated = sum(one.num_rows for one in context.inputs["data"]) - table.num_rows
     kept, report = apply(table, config.filters, filter_context)

@@ -1,4 +1,4 @@
-"""Samples: n per prompt from one model, or from each of a committee; adaptively until a prompt has enough good ones."""
+"""Generates samples: n per prompt and model, or adaptively until a prompt has enough good ones."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, Prompt, Sample
 
-ORDER = 0x0DDE  # of the stream of prompts
+ORDER = 0x0DDE  # random stream of the order of prompts
 
 
 @dataclass
 class GenerateConfig(StageConfig):
-    """n samples per prompt from one model, or from each of a committee (Apple's iTeC, arXiv 2407.21075 section 4.3)."""
+    """n samples per prompt from one model, or from each model of a committee (Apple's iTeC, arXiv 2407.21075 section
+    4.3).
+    """
 
     models: list[str] = field(default_factory=lambda: ["start"])
     prompts: str = "train"
-    num_prompts: int | None = bounded(None, ge=1)  # drawn by seed, others each round; None: all
-    num_samples: int = bounded(8, ge=1)  # per prompt and model
-    temperature: float | None = bounded(None, ge=0)  # None: as `rollout` has it; so are the two below
+    num_prompts: int | None = bounded(None, ge=1)  # prompts, drawn by seed, others in each round; None: all
+    num_samples: int = bounded(8, ge=1)  # samples per prompt and model
+    temperature: float | None = bounded(None, ge=0)  # None: the value of `rollout`, also for the next two
     max_new_tokens: int | None = bounded(None, ge=1)
-    score: bool = True  # by the config's reward, while others still generate
-    enough: int | None = bounded(None, ge=1)  # adaptive: a prompt gets no more rounds of samples once so many are good
-    good: float = 1.0  # score from which a sample counts as good
-    max_samples: int = bounded(64, ge=1)  # adaptive: at most, per prompt and model
-    reward_model: str | None = None  # for a reward that asks one
-    prompts_per_chunk: int = bounded(512, ge=1)  # what a restart may have to generate again
+    score: bool = True  # score with the reward of the config, in parallel to generation
+    enough: int | None = bounded(None, ge=1)  # adaptive: stops sampling a prompt with this many good samples
+    good: float = 1.0  # lowest score of a good sample
+    max_samples: int = bounded(64, ge=1)  # adaptive: maximum per prompt and model
+    reward_model: str | None = None  # for rewards that use a reward model
+    prompts_per_chunk: int = bounded(512, ge=1)  # a restart generates at most one chunk again
 
     KIND: ClassVar = "generate"
     PRODUCES: ClassVar = Made.samples
@@ -58,12 +60,12 @@ class GenerateConfig(StageConfig):
     def problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.enough is not None and self.max_samples < self.num_samples:
             text = f"a prompt gets num_samples={self.num_samples} at once"
-            yield Problem(f"{key}.max_samples", self.max_samples, text, "set it to as many or more")
+            yield Problem(f"{key}.max_samples", self.max_samples, text, "raise it to at least that")
 
 
 def run(context: StageContext) -> Artefact:
-    """Chunk by chunk: a restart generates at most one chunk again. A committee's members follow each other, so that
-    the engines take each member's weights once.
+    """Generates in chunks; a restart repeats at most one chunk. Members of a committee generate one after another, so
+    that the engines load the weights of each member once.
 
     Raises:
         RewardFailure: see `rlcore.loops.sampling.sample_and_score`.
@@ -74,7 +76,7 @@ def run(context: StageContext) -> Artefact:
     starts = range(0, prompts.num_rows, config.prompts_per_chunk)
     members = context.inputs["models"]
     if (reward_model := context.maybe("reward_model")) is not None:
-        context.live.hold_reward(reward_model)
+        context.live.load_reward_model(reward_model)
     with context.live.world.tracker.phase(context.node.stage, total=len(members) * prompts.num_rows) as advance:
         for m, model in enumerate(members):
             for c, start in enumerate(starts):
@@ -92,7 +94,7 @@ def run(context: StageContext) -> Artefact:
 
 
 def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.Table:
-    """Round r's `count` prompts of a seeded order: those behind round r - 1's; once all are used, in another order.
+    """The `count` prompts of round r: those after round r - 1 in a seeded order, and a new order once all are used.
 
     >>> sorted(chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 1)["uid"].to_pylist()
     ...        + chosen(pa.table({"uid": [0, 1, 2, 3]}), 2, 0, 2)["uid"].to_pylist())
@@ -105,7 +107,7 @@ def chosen(prompts: pa.Table, count: int | None, seed: int, round_: int) -> pa.T
     orders: list[NDArray[np.int64]] = []
     for pass_ in range(int(places[-1]) // total + 1):
         order = np.random.default_rng([seed, ORDER, pass_]).permutation(total)
-        if begun := pass_ * total % count:  # a round has taken so many of the pass before, and takes none of them twice
+        if begun := pass_ * total % count:  # prompts that the round has from the previous pass
             again = np.isin(order, orders[-1][-begun:])
             order = np.concatenate([order[~again], order[again]])
         orders.append(order)
@@ -120,7 +122,7 @@ class Sampler:
         self.config: GenerateConfig = context.config
 
     def draw(self, prompts: Sequence[Prompt]) -> list[Sample]:
-        """In the order of the prompts, and of one prompt in the order they were drawn."""
+        """Sorted by prompt, and within a prompt in the order of drawing."""
         config, drawn = self.config, defaultdict[str, list[Sample]](list)
         if config.enough is None:
             self._round(prompts, config.num_samples, 0, drawn)
@@ -152,7 +154,7 @@ class Sampler:
 
 
 def sampled(context: StageContext, prompts: Sequence[Prompt], sampling: Sampling, score: bool) -> list[Group]:
-    """Groups in the order of the prompts, scored by the config's reward when asked."""
+    """Groups in the order of the prompts, optionally scored with the reward of the config."""
     world = context.live.world
     if score:
         groups = sample_and_score(world, prompts, sampling, context.live.reward, phase="stage_gen")
@@ -164,7 +166,9 @@ def sampled(context: StageContext, prompts: Sequence[Prompt], sampling: Sampling
 
 
 def score_report(table: pa.Table) -> dict[str, Any]:
-    """Of a table of samples: how many, tokens, mean score, statuses, and the share of prompts with a right one."""
+    """Statistics of a table of samples: count, tokens, mean score, statuses, and the share of prompts with a right
+    sample.
+    """
     lengths = pc.list_value_length(table["response_ids"])
     report: dict[str, Any] = {
         "samples": table.num_rows,

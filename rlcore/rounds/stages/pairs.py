@@ -1,4 +1,4 @@
-"""Pairs of a prompt's samples, chosen and rejected. It needs no actor; a restart begins anew."""
+"""Makes pairs of chosen and rejected samples. Needs no actor; a restart begins from the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preference optimisation against a fixed reference, on the policy's own workers."""
+"""Preference optimisation against a fixed reference, on the policy workers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KTO = "kto"
 
 @dataclass
 class PreferenceStageConfig(StageConfig):
-    data: list[str] = field(default_factory=list)  # pairs; for `kto` scored samples will do, good from 0.5 on
+    data: list[str] = field(default_factory=list)  # pairs; `kto` also takes scored samples, good from 0.5 on
     start: str = "start"
     reference: str | None = None  # None: `start`
     loss: str = "dpo"  # see rlcore.ops.preference_losses
@@ -42,8 +42,8 @@ class PreferenceStageConfig(StageConfig):
     label_smoothing: float = bounded(0.0, ge=0, le=1)
     gamma: float = 0.0
     eta: float = 1.0
-    sft_coef: float = bounded(0.0, ge=0)  # times the chosen response's negative log-likelihood per token, added
-    desirable_weight: float = bounded(1.0, ge=0)  # of kto, as is the next
+    sft_coef: float = bounded(0.0, ge=0)  # weight of the added negative log-likelihood per token of the chosen response
+    desirable_weight: float = bounded(1.0, ge=0)  # for kto, like the next
     undesirable_weight: float = bounded(1.0, ge=0)
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
 
@@ -63,7 +63,7 @@ class PreferenceStageConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    """One of the losses of `rlcore.ops.preference_losses` on pairs, or `kto` on scored samples."""
+    """Trains with a loss of `rlcore.ops.preference_losses` on pairs, or with `kto` on scored samples."""
     config: PreferenceStageConfig = context.config
     if config.loss == KTO:
         return _kto(context, *labelled(context))
@@ -78,7 +78,7 @@ def run(context: StageContext) -> Artefact:
     if objective.config.preference.loss is not PreferenceKind.simpo:
         known = _reference(context, "reference", table.num_rows, plain)
         batch = lambda units: known.put(plain(units), units)  # noqa: E731
-    context.live.hold(context.one("start"), to_train=True)
+    context.live.load_policy(context.one("start"), to_train=True)
     policy = context.live.world.policy
     policy.set_objective(config.loss, objective)
     last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
@@ -92,8 +92,9 @@ def objective_of(config: PreferenceStageConfig, max_new_tokens: int) -> Preferen
 
 
 def labelled(context: StageContext) -> tuple[pa.Table, int]:
-    """Scored samples as they are; pairs as two samples each, the chosen one with score 1, the rejected with 0. And how
-    many samples have no score, or one that failed: they are left out."""
+    """Scored samples unchanged, or pairs as two samples each with score 1 (chosen) and 0 (rejected); and the number of
+    dropped samples without a score or with a failed one.
+    """
     found, dropped = [], 0
     for artefact in context.inputs["data"]:
         table = artefact.table()
@@ -110,7 +111,7 @@ def labelled(context: StageContext) -> tuple[pa.Table, int]:
 
 
 def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
-    """The reference point is taken from each step's own prompts, each with a response to another one."""
+    """The reference point is computed from the prompts of each step, paired with responses to other prompts."""
     config: PreferenceStageConfig = context.config
     policy, ignored = context.live.world.policy, token_ids(context.live.tokenizer, config.train.ignore_tokens)
     others = table.take(strangers(table["uid"].to_pylist()))
@@ -127,7 +128,7 @@ def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
     known = _reference(context, "reference", table.num_rows, plain)
     apart = _reference(context, "reference-crossed", table.num_rows, across)
     base = KtoObjective(config.beta, config.desirable_weight, config.undesirable_weight)
-    context.live.hold(context.one("start"), to_train=True)
+    context.live.load_policy(context.one("start"), to_train=True)
 
     def update(units: Units, rate: float) -> M.Metrics:
         far = apart.put(across(units), units)
@@ -143,8 +144,8 @@ def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
 
 
 def strangers(uids: Sequence[str]) -> Units:
-    """[rows]: for each row another one, each once, that belongs to another prompt: the mismatched pairs of KTO's
-    reference point (arXiv 2402.01306 section 4.1). Where one prompt has more than half of the rows, some are its own.
+    """[rows]: a permutation that maps each row to a row of another prompt, for the mismatched pairs of KTO's reference
+    point (arXiv 2402.01306 section 4.1). If one prompt has more than half of the rows, some map to the same prompt.
 
     >>> strangers(["a", "a", "b", "b", "c"]).tolist()
     [2, 3, 4, 0, 1]
@@ -152,7 +153,7 @@ def strangers(uids: Sequence[str]) -> Units:
     _, prompt = np.unique(np.asarray(uids, dtype=object), return_inverse=True)
     order = np.argsort(prompt, kind="stable")
     found = np.empty(len(order), dtype=np.int64)
-    found[order] = np.roll(order, -int(np.bincount(prompt, minlength=1).max()))  # past all of its own
+    found[order] = np.roll(order, -int(np.bincount(prompt, minlength=1).max()))  # past all rows of the same prompt
     return found
 
 
@@ -162,7 +163,7 @@ def _reference(
     if not num_units:
         raise offline.NothingToTrainOn(context.node.stage)
     live = context.live
-    live.hold(context.maybe("reference") or context.one("start"))
+    live.load_policy(context.maybe("reference") or context.one("start"))
     folder = context.draft.directory / name
     return reference.compute(
         live.world.policy, num_units, batch, folder, live.world.tracker, live.stop, f"{context.node.stage}: reference"

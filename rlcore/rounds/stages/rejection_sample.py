@@ -1,4 +1,4 @@
-"""The best samples of each prompt. It needs no actor; a restart begins anew."""
+"""Selects samples of each prompt. Needs no actor; a restart begins from the start."""
 
 from __future__ import annotations
 

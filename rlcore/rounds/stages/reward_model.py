@@ -1,4 +1,4 @@
-"""Trains a reward model on pairs or on labelled samples, measures it on prompts held out, saves its normalisation."""
+"""Trains a reward model on pairs or labelled samples, evaluates it on held-out prompts, and saves its normalisation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rlcore.rounds.training import stage_checkpoints
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows
-LABELS = "labels.npy"  # next to the model in a checkpoint
+LABELS = "labels.npy"  # file next to the model in a checkpoint
 Float64 = NDArray[np.float64]
 
 
@@ -38,9 +38,9 @@ Float64 = NDArray[np.float64]
 class RewardModelStageConfig(StageConfig):
     data: list[str] = field(default_factory=list)  # pairs, or for regression samples with attributes
     start: str = "start"  # a model, or a reward model to train further
-    held_out: float = bounded(0.1, ge=0, le=0.99)  # share of the prompts that is measured on, not trained on
+    held_out: float = bounded(0.1, ge=0, le=0.99)  # share of the prompts held out for evaluation
     training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
-    schedule: Schedule = Schedule.constant  # of training.learning_rate; linear and cosine end at a tenth of it
+    schedule: Schedule = Schedule.constant  # schedule of training.learning_rate; linear and cosine end at a tenth of it
     checkpoint_every: int = bounded(50, ge=0)
 
     KIND: ClassVar = "reward_model"
@@ -56,10 +56,10 @@ class RewardModelStageConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    """Rewards are normalised to mean 0 and deviation 1 over the training responses.
+    """Trains the model and normalises rewards to mean 0 and standard deviation 1 over the training responses.
 
     Raises:
-        ValueError: nothing is left to train on, or nothing has a label.
+        ValueError: no training data, or no labels.
     """
     config: RewardModelStageConfig = context.config
     training, live = config.training, context.live
@@ -79,7 +79,7 @@ def run(context: StageContext) -> Artefact:
         )
     measured = [r for r in labelled if is_held_out(r.prompt.uid, config.held_out)]
     plan = RewardTrainingPlan(model, training, [r for r in labelled if not is_held_out(r.prompt.uid, config.held_out)])
-    live.reward_model_holds = ""
+    live.reward_model_weights = ""
     names = None if start.made is Made.reward_model else training.outputs
     model.initialize(start.path, names)
     model.begin(RewardObjective(training))
@@ -92,30 +92,30 @@ def run(context: StageContext) -> Artefact:
     folder = context.draft.directory / "model"
     model.export(folder)
     made = context.draft.finish_folder(folder, report)
-    live.reward_model_holds = made.hash
+    live.reward_model_weights = made.hash
     return made
 
 
 def has_label(record: Pair | Sample, outputs: Sequence[str]) -> bool:
-    """A pair always; a sample where it has one of the numbers that the outputs learn."""
+    """True for pairs, and for samples with a label of one of the outputs."""
     return isinstance(record, Pair) or not np.isnan(targets_of(record, outputs)).all()
 
 
 def is_held_out(uid: str, share: float) -> bool:
-    """By the prompt's uid alone: a prompt is held out in every round, or in none."""
+    """Depends only on the uid: a prompt is held out in every round, or in none."""
     return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest()) < share * 2**64
 
 
 @dataclass
 class RewardTrainingPlan:
-    """The records as units, and the labels that iterative data smoothing changes between epochs."""
+    """The records as units, with the labels that iterative data smoothing changes between epochs."""
 
     model: RewardModel
     config: RewardTrainingConfig
     records: Sequence[Any]  # all pairs, or all samples
     labels: Float64 | None = None
-    labels_epoch: int = 0  # how many epochs have smoothed them
-    groups: list[list[int]] = field(init=False)  # records of each unit: the pairs of a prompt, or a sample alone
+    labels_epoch: int = 0  # number of epochs that smoothed the labels
+    groups: list[list[int]] = field(init=False)  # records of each unit: the pairs of a prompt, or a single sample
 
     def __post_init__(self) -> None:
         by_prompt: dict[str, list[int]] = {}
@@ -145,7 +145,7 @@ class RewardTrainingPlan:
         return reward_batch_pairs(records, targets, labels, self.config.per_prompt)
 
     def after_epoch(self, epoch: int) -> None:
-        """Once for each epoch: a resumed run has read the labels of its own."""
+        """Smooths the labels once per epoch; a resumed run has already loaded its labels."""
         if self.labels is not None and epoch > self.labels_epoch:
             chosen, rejected = self.raw(self.records).reshape(-1, 2).T
             self.labels = smoothed_labels(self.labels, chosen, rejected, self.config.smoothing_beta)
@@ -167,11 +167,11 @@ class RewardTrainingPlan:
         return np.concatenate(parts)
 
     def rewards(self, records: Sequence[Any]) -> Float32:
-        """[rows], chosen and rejected in turn where they are pairs."""
+        """[rows], with chosen and rejected alternating for pairs."""
         return self._all(records, self.model.rewards)
 
     def raw(self, records: Sequence[Any]) -> Float64:
-        """The weighted sum of the outputs, before any normalisation: the scale of the losses."""
+        """The weighted sum of the outputs before normalisation, on the scale of the losses."""
         weights = np.asarray(self.config.weights, dtype=np.float64)
         return np.asarray(self._all(records, self.model.scores).astype(np.float64) @ weights)
 

@@ -1,4 +1,4 @@
-"""New records out of old ones, by a model: prompts are evolved, responses are criticised and revised."""
+"""Rewrites records with a model: evolves prompts, or critiques and revises responses."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from rlcore.types import Prompt, Sample, Trajectory
 
 @dataclass
 class RewriteConfig(StageConfig):
-    """New prompts or responses out of old ones, by a model: see rlcore.data.rewriting.evolution."""
+    """New prompts or responses from a model, see rlcore.data.rewriting.evolution."""
 
     data: str = "train"
     model: str = "start"
     rewriting: RewritingConfig = field(default_factory=RewritingConfig)
     temperature: float | None = bounded(None, ge=0)
     max_new_tokens: int | None = bounded(None, ge=1)
-    score: bool = True  # new responses, by the config's reward
-    reward_model: str | None = None  # for a reward that asks one
+    score: bool = True  # score new responses with the reward of the config
+    reward_model: str | None = None  # for rewards that use a reward model
     prompts_per_chunk: int = bounded(512, ge=1)
 
     KIND: ClassVar = "rewrite"
@@ -61,13 +61,13 @@ class RewriteConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    """In chunks: a restart asks again for at most one."""
+    """Runs in chunks; a restart repeats at most one."""
     config: RewriteConfig = context.config
     data, model = context.one("data"), context.one("model")
     table = data.table()
     starts = range(0, table.num_rows, config.prompts_per_chunk)
     if (reward_model := context.maybe("reward_model")) is not None:
-        context.live.hold_reward(reward_model)
+        context.live.load_reward_model(reward_model)
     counts = Counter[str]()
     with context.live.world.tracker.phase(context.node.stage, total=table.num_rows) as advance:
         for part, start in enumerate(starts):
@@ -103,7 +103,7 @@ def evolve(
     answers = generator([r.text for r in requests], [r.uid for r in requests], config.answer)
     answered = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
     made, counts = evolved([r for r, _ in answered], [a for _, a in answered], config, context.live.render_prompt)
-    if config.put_back:  # those too without any answer
+    if config.put_back:  # also prompts without any answer
         with_answer = {r.parent.uid for r, _ in answered}
         without_answer = [prompt for prompt in prompts if prompt.uid not in with_answer]
         made, counts = made + without_answer, counts | {"put_back": counts["put_back"] + len(without_answer)}
@@ -118,7 +118,7 @@ def revise(
     if config.critique:
         answers = generator(
             [r.text for r in requests], [f"{r.sample_id}.c" for r in requests]
-        )  # cut off, it is one still
+        )  # a truncated critique is still usable
         answered = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
         requests, found = revision_requests([r for r, _ in answered], [a for _, a in answered], config)
         counts.update({f"critique_{name}": value for name, value in found.items()})
@@ -133,7 +133,7 @@ def revise(
 
 
 def name_of(context: StageContext) -> str:
-    """In the uids of what is made: two rounds that rewrite one prompt make two prompts."""
+    """Part of the uids of new records: two rounds that rewrite the same prompt give two prompts."""
     return f"{context.node.stage}-r{context.node.round}"
 
 
@@ -144,8 +144,9 @@ def _tokens(context: StageContext, text: str) -> list[int]:
 
 @dataclass
 class BatchGenerator:
-    """One answer of the engines to each text; None where the request is longer than they take, or where the answer
-    was to be whole and was cut off."""
+    """One answer of the engines per text; None if the request is too long, or if the answer must be complete and was
+    truncated.
+    """
 
     context: StageContext
     part: int
@@ -161,8 +162,8 @@ class BatchGenerator:
         self, texts: Sequence[str], uids: Sequence[str], whole: AnswerConfig | None = None
     ) -> list[str | None]:  # fmt: skip
         """Args:
-        whole: where in the answer the text is that must not be cut off: it would be learnt with an end it never had.
-            None: any answer will do.
+        whole: locates the text in the answer that must not be truncated, since a truncated text must not be learnt with
+            an end token. None: accepts any answer.
         """
         context = self.context
         prompts = []
@@ -188,5 +189,5 @@ class BatchGenerator:
 
 
 def _open(trajectory: Trajectory, config: AnswerConfig) -> bool:
-    """Whether the text in question reaches to the end of the answer."""
+    """True if the located text reaches the end of the answer."""
     return not config.before or config.before not in trajectory.text.rpartition(config.after or "\0")[2]

@@ -1,4 +1,4 @@
-"""The online loop as a stage: same actors, its own algorithm, prompts, checkpoints and curve."""
+"""Runs the online loop as a stage, on the shared actors, with a separate algorithm, prompts, checkpoints and curve."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rlcore.rounds.plan.config import Made, ScoreBy, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.storage.checkpoint import Checkpoints
 
-ALLOWED = ("algorithm", "trainer")  # what a stage may override: the actors are shared by all stages
+ALLOWED = ("algorithm", "trainer")  # groups that a stage may override, since all stages share the actors
 
 
 @dataclass
 class RlConfig(StageConfig):
-    """The online loop, on the config of the run with `overrides` applied: `[algorithm=mdloo, trainer.steps=20]`."""
+    """The online loop with `overrides` applied to the config of the run: `[algorithm=mdloo, trainer.steps=20]`."""
 
     prompts: str = "train"
     start: str = "start"
-    by: ScoreBy = ScoreBy.reward  # what the reward is
+    by: ScoreBy = ScoreBy.reward  # source of the reward
     reward_model: str | None = None
     overrides: list[str] = field(default_factory=list)
 
@@ -35,7 +35,7 @@ class RlConfig(StageConfig):
     PRODUCES: ClassVar = Made.model
     CONSUMES: ClassVar = {"prompts": (Made.prompts,), "start": (Made.model,), "reward_model": (Made.reward_model,)}
     READS: ClassVar = ("model", "engine", "rollout", "reward", "algorithm", "trainer")
-    VERSION: ClassVar = 2  # 1: every round in one order of prompts, a critic's head from the stage before
+    VERSION: ClassVar = 2  # 1: equal prompt order in every round; critic head of the previous stage
 
     def asks_reward(self) -> bool:
         return self.by is ScoreBy.reward
@@ -45,25 +45,25 @@ class RlConfig(StageConfig):
 
     def problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.by is ScoreBy.model:
-            cure = "train a reward_model on what a stage `score` with by: model says, and name it with by: reward_model"
-            yield Problem(f"{key}.by", self.by.value, "the policy trains: it cannot answer questions meanwhile", cure)
+            cure = "train a reward_model on the output of a stage `score` with by: model, and use by: reward_model"
+            yield Problem(f"{key}.by", self.by.value, "the policy is training and cannot answer questions", cure)
         for override in self.overrides:
             name = override.partition("=")[0].lstrip("+~")
             if name.partition(".")[0] not in ALLOWED:
-                text = "the actors of all stages are the same: this cannot differ here"
-                yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or leave it out")
+                text = "all stages share the actors, so this cannot differ here"
+                yield Problem(f"{key}.overrides", override, text, "set it for the whole run, or remove it")
             elif name == "trainer.warmup" or name.startswith("trainer.warmup."):
-                text, cure = "a stage rl has no supervised warm-up", "add a stage sft before it"
+                text, cure = "stage rl has no supervised warm-up", "add a stage sft before it"
                 yield Problem(f"{key}.overrides", override, text, cure)
 
 
 def run(context: StageContext) -> Artefact:
-    """Reference and critic begin where the policy does. A restart resumes from the loop's own checkpoint."""
+    """Reference and critic start from the policy. A restart resumes from the checkpoint of the loop."""
     config: RlConfig = context.config
     live, start = context.live, context.one("start")
     if (reward_model := context.maybe("reward_model")) is not None:
-        live.hold_reward(reward_model)
-    live.hold(start, to_train=True)
+        live.load_reward_model(reward_model)
+    live.load_policy(start, to_train=True)
     for model in (live.world.reference, live.world.critic):
         if model is not None:
             model.initialize(start.path)
@@ -83,30 +83,30 @@ def run(context: StageContext) -> Artefact:
         state = online.train(replace(planned, world=world))
     finally:
         tracker.close()
-    live.sent = ""
+    live.engine_weights = ""
     exported = context.draft.directory / "model"
     live.world.policy.export(exported, masters=True)
     made = context.draft.finish_folder(exported, _report(state, config.by, live.reward) | dropped)
-    live.trained(made, sent=True)
+    live.trained(made, synced=True)
     return made
 
 
 def rewards_of(context: StageContext) -> RewardScorer:
-    """The config's reward, or the reward model or the judge alone.
+    """The reward of the config, or only the reward model or the judge.
 
     Raises:
-        RewardError: one that is not there.
+        RewardError: it is not running.
     """
     scorer = context.live.world.rewards
     if context.config.by is ScoreBy.reward:
         return scorer
     if not isinstance(scorer, ComposedScorer):
-        raise RewardError(f"by: {context.config.by.value}, but the run has verifiers alone")
+        raise RewardError(f"by: {context.config.by.value}, but the run has only verifiers")
     return scorer.alone(context.config.by.value)
 
 
 def _report(state: online.LoopState, by: ScoreBy, reward: RewardConfig) -> dict[str, object]:
-    """What verifies alone is an accuracy; a weighted sum, a reward model's or a judge's score is a reward."""
+    """"accuracy" for a single verifier; "reward" for a weighted sum, a reward model or a judge."""
     verified = by is ScoreBy.reward and [term.weight for term in reward.terms] == [1.0]
     measured = {"accuracy": state.accuracy, "best": state.best}
     if not verified:

@@ -1,4 +1,5 @@
-"""Scores of samples that are there: by the config's reward, a reward model, a judge, or a model's own answers."""
+"""Scores existing samples with the reward of the config, a reward model, a judge, or answer probabilities of a model.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class ScoreConfig(StageConfig):
     samples: list[str] = field(default_factory=list)
     by: ScoreBy = ScoreBy.reward
     reward_model: str | None = None
-    model: str | None = None  # that answers the question, with by: model
+    model: str | None = None  # answers the question, with by: model
     question: QuestionConfig = field(default_factory=QuestionConfig)
     samples_per_chunk: int = bounded(4096, ge=1)
 
@@ -49,11 +50,12 @@ class ScoreConfig(StageConfig):
         if self.by is ScoreBy.model:
             yield from option_problems(f"{key}.question", self.question.problems())
             if self.model is None:
-                yield Problem(f"{key}.model", None, "by: model needs to know which", "name the stage that made it")
+                yield Problem(f"{key}.model", None, "by: model needs a model", "name the stage that makes it")
 
 
 def run(context: StageContext) -> Artefact:
-    """In chunks that hold all samples of a prompt, whichever model or round they are of: a judge may compare them.
+    """Scores in chunks. All samples of a prompt, of any model or round, are in one chunk, because a judge may compare
+    them.
 
     Raises:
         RewardFailure: too many samples could not be scored.
@@ -62,7 +64,7 @@ def run(context: StageContext) -> Artefact:
     table = prompts_together(joined(context.inputs["samples"]))
     chunks = cuts(table, config.samples_per_chunk)
     if (reward_model := context.maybe("reward_model")) is not None:
-        context.live.hold_reward(reward_model)
+        context.live.load_reward_model(reward_model)
     with context.live.world.tracker.phase(context.node.stage, total=table.num_rows) as advance:
         for part, (start, size) in enumerate(chunks):
             if not context.draft.has_part(part):
@@ -75,7 +77,7 @@ def run(context: StageContext) -> Artefact:
 
 
 def cuts(table: pa.Table, size: int) -> list[tuple[int, int]]:
-    """(start, rows) of chunks of at least `size` rows that end where a prompt's rows end.
+    """(start, rows) of chunks with at least `size` rows that do not split a prompt.
 
     >>> cuts(pa.table({"uid": ["a", "a", "b", "b", "c"]}), 1)
     [(0, 2), (2, 2), (4, 1)]
@@ -113,14 +115,15 @@ def by_scorer(
             trajectory.reward = result
         results += found
     apply_failure_policy(groups, context.live.reward)
-    kept = [t.reward for group in groups for t in group.trajectories]  # the policy may have turned failures into zeros
+    # the failure policy may have turned failures into zeros
+    kept = [t.reward for group in groups for t in group.trajectories]
     return [replace(sample, reward=reward) for sample, reward in zip(samples, kept, strict=True)]
 
 
 def _by_model(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
-    """The weighted, normalised reward as score, every attribute as a part."""
+    """A reward with the weighted, normalised sum as score and every attribute as a part."""
     model = context.live.world.reward_model
-    assert model is not None  # `hold_reward` has seen to it
+    assert model is not None  # `load_reward_model` has checked this
     batch = collate([t for group in groups_of(samples) for t in group.trajectories])
     scores = model.scores(batch)
     return [
@@ -130,12 +133,12 @@ def _by_model(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _by_question(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
-    """The expected worth of the model's answer, the chance of each answer as a part.
+    """A reward with the expected value of the answer as score and the probability of each answer as a part.
 
     See `rlcore.data.rewriting.question`.
     """
     live, config = context.live, context.config.question
-    live.hold(context.one("model"))
+    live.load_policy(context.one("model"))
 
     def tokens(text: str) -> tuple[int, ...]:
         return encode(live.tokenizer, [text], special=False)[0]

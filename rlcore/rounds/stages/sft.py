@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the policy's own workers."""
+"""Supervised fine-tuning on the policy workers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from rlcore.rounds.store.store import Artefact
 from rlcore.rounds.training import finish_model, token_ids, train
 from rlcore.types import TrainBatch
 
-MIX = 0x3147  # of the rows drawn by weight
+MIX = 0x3147  # random stream of rows drawn by weight
 
 
 @dataclass
 class SftConfig(StageConfig):
     data: list[str] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)  # of the entries of `data`; empty: all of every one
+    weights: list[float] = field(default_factory=list)  # weights of the entries of `data`; empty: all rows of each
     start: str = "start"
-    stop_at_accuracy: float | None = bounded(None, ge=0, le=1)  # greedy, on `measured_on`; None: all steps
+    stop_at_accuracy: float | None = bounded(None, ge=0, le=1)  # greedy, on `measured_on`; None: run all steps
     measured_on: str | None = None  # prompts
-    check_every: int = bounded(10, ge=1)  # steps between looks at that accuracy
-    part: str = ""  # of the reward, by name, that is the accuracy; empty: the score
+    check_every: int = bounded(10, ge=1)  # steps between measurements of the accuracy
+    part: str = ""  # part of the reward that is the accuracy; empty: the score
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
 
     KIND: ClassVar = "sft"
@@ -46,12 +46,12 @@ class SftConfig(StageConfig):
 
     def problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.stop_at_accuracy is not None and self.measured_on is None:
-            text, cure = "stop_at_accuracy needs prompts to measure on", "such as measured_on: heldout"
+            text, cure = "stop_at_accuracy needs prompts", "for example measured_on: heldout"
             yield Problem(f"{key}.measured_on", None, text, cure)
 
 
 def run(context: StageContext) -> Artefact:
-    """Negative log-likelihood of the responses, a mean over the tokens of a step."""
+    """Trains on the negative log-likelihood of the responses, averaged over the tokens of a step."""
     config: SftConfig = context.config
     table = mixed([a.table() for a in context.inputs["data"]], weights_of(context), context.seeds(MIX))
     ignored = token_ids(context.live.tokenizer, config.train.ignore_tokens)
@@ -59,7 +59,7 @@ def run(context: StageContext) -> Artefact:
     def batch(units: Units) -> TrainBatch:
         return samples_batch(table.take(units), ignored)
 
-    context.live.hold(context.one("start"), to_train=True)
+    context.live.load_policy(context.one("start"), to_train=True)
     policy = context.live.world.policy
     enough = reached(context) if config.stop_at_accuracy is not None else None
     last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
@@ -67,7 +67,7 @@ def run(context: StageContext) -> Artefact:
 
 
 def reached(context: StageContext) -> Callable[[int], bool]:
-    """Whether the policy as it is reaches the accuracy at which the stage stops. Measured every `check_every` steps."""
+    """True if the current policy has the accuracy at which the stage stops. Measured every `check_every` steps."""
     config, live = context.config, context.live
     prompts = tables.to_prompts(context.prompts("measured_on")[0])
     sampling = context.sampling(1, context.seed, temperature=0.0)
@@ -75,7 +75,7 @@ def reached(context: StageContext) -> Callable[[int], bool]:
     def enough(step: int) -> bool:
         if step % config.check_every:
             return False
-        live.sent = ""
+        live.engine_weights = ""
         with live.stop.abandonable():
             live.world.weights.publish()
             metrics, groups = evaluate(live.world, prompts, sampling, live.reward)
@@ -86,15 +86,16 @@ def reached(context: StageContext) -> Callable[[int], bool]:
 
 
 def weights_of(context: StageContext) -> list[float]:
-    """One per artefact of `data`: an entry's weight is shared by all the artefacts that it leads to."""
+    """One weight per artefact of `data`; artefacts of the same entry share its weight."""
     sources, weights = context.node.inputs["data"], context.config.weights
     counts = [sum(s.entry == entry for s in sources) for entry in range(len(weights))]
     return [weights[s.entry] / counts[s.entry] for s in sources] if weights else []
 
 
 def mixed(parts: Sequence[pa.Table], weights: Sequence[float], seed: int) -> pa.Table:
-    """All rows; or with weights, as many rows in all, drawn by largest remainder in proportion to the weights, each
-    part's rows used up before any is drawn again."""
+    """All rows; with weights the same total number of rows, split in proportion to the weights (largest remainder).
+    Each part uses all its rows before it repeats one.
+    """
     if not weights:
         return tables.concat(parts)
     total, shares = sum(p.num_rows for p in parts), np.array(weights) / sum(weights)

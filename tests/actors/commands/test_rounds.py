@@ -69,8 +69,8 @@ def at(stage):
         ({"sft": {**SFT, "data": ["bset"]}, "best": {"kind": "rejection_sample", "samples": ["answers"]}},
          "sft.data", "no stage makes `bset`; did you mean best?"),
         ({"a": {**SFT, "start": "b"}, "b": {**SFT, "start": "a"}}, "a.start", "a cycle: a -> b -> a"),
-        ({"a": {"kind": "stf"}}, "a.kind", "there is no such kind of stage; did you mean sft?"),
-        ({"sft": {"data": ["answers"]}}, "sft.kind", "a stage has a kind; write kind: sft"),
+        ({"a": {"kind": "stf"}}, "a.kind", "unknown kind of stage; did you mean sft?"),
+        ({"sft": {"data": ["answers"]}}, "sft.kind", "a stage needs a kind; write kind: sft"),
         ({"a": {**SFT, "trian": {}}}, "a.trian", "unknown option; did you mean train?"),
         ({"a": {**SFT, "train": {"stepz": 2}}}, "a.train.stepz", "did you mean steps?"),
         ({"a": {**SFT, "train": {"steps": "many"}}}, "a.train.steps", "many: Value 'many' of type 'str' could not"),
@@ -81,7 +81,7 @@ def at(stage):
          "cosin: Invalid value 'cosin', expected one of [constant, linear, cosine]"),
         ({"a": {"kind": "score", "samples": ["answers"], "by": "judje"}}, "a.by", "expected one of [reward,"),
         ({"a": {"kind": "filter", "data": ["answers"], "filters": [{"kind": "duplicate"}]}}, "a.filters[0].kind",
-         "no filter is named 'duplicate' (did you mean 'duplicates'?)"),
+         "unknown filter 'duplicate' (did you mean 'duplicates'?)"),
         ({"a": {"kind": "filter", "data": ["answers"], "filters": [{"kind": "duplicates", "keeep": 1}]}},
          "a.filters[0].keeep", "no such option (did you mean 'keep'?)"),
         ({"sample": SAMPLE, "p": PAIRS, "d": {"kind": "preference", "data": ["p"], "loss": "dppo"}}, "d.loss",
@@ -97,7 +97,7 @@ def at(stage):
         ({"a": {"kind": "rewrite", "rewriting": {"per_prompt": 0}}}, "a.rewriting", "at least 1"),
         ({"sample": SAMPLE, "b": {"kind": "rejection_sample", "samples": ["sample"], "select": {
             "method": "threshold"}}}, "b.select", "needs the lowest good score"),
-        ({"a": {"kind": "rl", "overrides": ["rollout.top_p=0.9"]}}, "a.overrides", "the actors of all stages are the"),
+        ({"a": {"kind": "rl", "overrides": ["rollout.top_p=0.9"]}}, "a.overrides", "all stages share the"),
     ],
 )  # fmt: skip
 def test_named_with_its_cure(stages, key, text):
@@ -177,7 +177,7 @@ def test_an_rl_stage_trains_critic_and_policy_by_its_own_algorithm(tmp_path):
         ("+rounds.sources.x={kind:preference,path:a}", "rounds.sources.x.kind", "expected one of [prompts,"),
         ("+rounds.sources.x={kind:preferences,pth:a}", "rounds.sources.x.pth", "did you mean path?"),
         ("+rounds.sources.x=file.jsonl", "rounds.sources.x", "a source is a mapping of options"),
-        ("+rounds.sources.sft={kind:preferences,path:README.md}", "rounds.stages.sft", "the name is taken"),
+        ("+rounds.sources.sft={kind:preferences,path:README.md}", "rounds.stages.sft", "duplicate name"),
         ("+rounds.overrides.1={sftt:{start:start}}", "rounds.overrides.1.sftt", "did you mean sft?"),
         ("+rounds.overrides.2={sft:{start:start}}", "rounds.overrides.2", "there is no such round"),
         ("rounds.count=0", "rounds.count", "there is no round"),

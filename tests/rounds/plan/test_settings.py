@@ -66,7 +66,7 @@ def test_deep_merge():
         ({"models": {"start": "/x"}}, "rounds.models.start", "there from the start"),
         ({"models": {"m": "/x"}, "sources": {"m": {}}}, "rounds.sources.m", "one of rounds.models"),
         ({"stages": {"a/b": SFT}}, "rounds.stages.a/b", "folder"),
-        ({"stages": {"sft": SFT, "SFT": SFT}}, "rounds.stages.SFT", "taken"),
+        ({"stages": {"sft": SFT, "SFT": SFT}}, "rounds.stages.SFT", "duplicate"),
         ({"overrides": {"4": {}}}, "rounds.overrides.4", "1 to 3"),
         ({"overrides": {"second": {}}}, "rounds.overrides.second", "1 to 3"),
         ({"overrides": {"0": {}}}, "rounds.overrides.0", "1 to 3"),

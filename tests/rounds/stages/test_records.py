@@ -110,7 +110,7 @@ def test_by_a_reward_model(tmp_path):
     assert all(score[uid, good] > score[uid, bad] for uid, (good, bad) in chosen.items())
     assert [row["sample_id"] for row in found] == [row["sample_id"] for row in truth]
     assert '"reward": ' in found[0]["parts"]
-    assert stand.live.loads == 0  # the model that was trained a moment ago is still held
+    assert stand.live.num_loads == 0  # the model that was trained a moment ago is still held
     assert made[1, "reward"].report["reward_model/accuracy"] == 1.0
 
 
@@ -123,13 +123,13 @@ def test_another_reward_model_is_loaded_once(tmp_path):
     stand = Stand(tmp_path, {name: stages[name] for name in ("sample", "annotate", "reward", "late", "rank", "again")})
     made = stand.run()
     assert made[1, "reward"].hash == made[1, "late"].hash  # nobody was held out
-    assert stand.live.loads == 0
+    assert stand.live.num_loads == 0
     stages["late"].training = replace(stages["late"].training, epochs=2)
     stand.run()
-    assert stand.live.loads == 0  # it was trained here
+    assert stand.live.num_loads == 0  # it was trained here
     fresh = Stand(tmp_path, stages | {"third": replace(stages["rank"], samples_per_chunk=10)})
     fresh.run()
-    assert fresh.live.loads == 1
+    assert fresh.live.num_loads == 1
 
 
 def test_only_the_chunk_at_work_is_scored_again(tmp_path):

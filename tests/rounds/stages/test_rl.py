@@ -51,7 +51,7 @@ def test_who_rewards():
     assert scores(rewards_of(context(ScoreBy.reward_model, both))) == [2.0, 3.0]
     with pytest.raises(RewardError, match="'judge' is to score"):
         rewards_of(context(ScoreBy.judge, both))
-    with pytest.raises(RewardError, match="verifiers alone"):
+    with pytest.raises(RewardError, match="only verifiers"):
         rewards_of(context(ScoreBy.reward_model, Verifiers()))
     model.close()
 

@@ -52,7 +52,7 @@ def test_a_committee_in_one_table(tmp_path):
     # one member after the other, each with draws of its own
     assert [row["response"] for row in start] != [row["response"] for row in again]
     assert stand.live.world.weights.version == 2  # from 0
-    assert stand.live.loads == 2  # other, and start again
+    assert stand.live.num_loads == 2  # other, and start again
     assert len({seed for _, _, _, seed in calls(stand)}) == 9
 
 

@@ -23,7 +23,7 @@ def context(question: QuestionConfig, held: list[str]) -> tuple[Any, FakePolicy]
         world=SimpleNamespace(policy=policy),
         tokenizer=tokenizer,
         render=lambda text: (text, tokenizer([text])["input_ids"][0]),
-        hold=held.append,
+        load_policy=held.append,
     )
     config = ScoreConfig(samples=["s"], by=ScoreBy.model, model="helper", question=question)
     return SimpleNamespace(live=live, config=config, one=lambda name: f"the artefact of {name}"), policy

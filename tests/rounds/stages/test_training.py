@@ -53,7 +53,7 @@ def test_it_learns_its_data_from_its_start(tmp_path):
     assert 0 < float(near.abs().max()) < 1e-4
     assert made[1, "sft"].report["sequences"] == 10
     assert made[1, "sft"].report["steps"] == 20
-    assert stand.live.loads == 1
+    assert stand.live.num_loads == 1
 
 
 def test_epochs_see_every_row_as_often(tmp_path):
@@ -437,7 +437,7 @@ def chain():
 def test_weights_stay_where_they_are_between_stages(tmp_path):
     stand = Stand(tmp_path, chain())
     stand.run()
-    assert stand.live.loads == 0
+    assert stand.live.num_loads == 0
     assert not stand.live.world.policy.loaded
     assert stand.live.world.policy.resets == 1  # before `two`: what `one` taught its optimizer is forgotten
 
@@ -463,7 +463,7 @@ def test_a_stage_that_fails_leaves_nobody_believing_in_its_weights(tmp_path):
     stand.at = at
     with pytest.raises(Killed):
         stand.run()
-    assert stand.live.policy_holds == ""
+    assert stand.live.policy_weights == ""
 
 
 def test_metadata_of_pairs_survives_as_kto_samples(tmp_path):
