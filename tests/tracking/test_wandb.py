@@ -146,9 +146,8 @@ def test_hanging_wandb_does_not_hold_the_run(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb(hang=1.0))
     tracker = WandbTracker(WandbConfig(), tmp_path, {})
     tracker.log(1, METRICS)
-    start = time.perf_counter()
     tracker.close(failed=True, timeout_s=0.1)
-    assert time.perf_counter() - start < 0.9
+    assert tracker._thread.is_alive(), "close waited for wandb"
     assert "did not finish" in caplog.text
     assert fake.rows == [{"step": 1, **METRICS}]
     tracker._thread.join(5)
