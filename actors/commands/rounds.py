@@ -29,15 +29,16 @@ from rlcore.data.tokenizer import encode
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
-from rlcore.problems import Problem
+from rlcore.problems import Problem, plural
 from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
 from rlcore.rounds.context import RunContext
+from rlcore.rounds.picture import draw
 from rlcore.rounds.plan.config import Made
 from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.stages.rl import RlConfig
-from rlcore.rounds.status import render
+from rlcore.rounds.status import measured, render, survey
 from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.tracking.files import JsonlTracker
 from rlcore.tracking.trackers import Trackers, build_tracker
@@ -70,6 +71,9 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
             keys, _ = index.known()
             print(render(nodes, keys, store))
             print(f"curves and samples of each stage  {run_dir / runner.STAGE_FOLDERS}")
+            picture, title = run_dir / "rounds.png", f"{run_dir.name}, {plural(config.rounds.count, 'round')}"
+            if draw(measured(survey(nodes, keys, store)), picture, title):
+                print(f"curve of the rounds               {picture}")
     return 0
 
 
