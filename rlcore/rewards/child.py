@@ -1,15 +1,15 @@
-"""The verifier's processes: a clean zygote, started by exec, and the workers it forks.
+"""The verifier processes: a clean zygote, started by exec, and the workers it forks.
 
-`python -P -m rlcore.rewards.child FD` is the zygote. FD is a SOCK_SEQPACKET socket that carries JSON commands:
+`python -P -m rlcore.rewards.child FD` is the zygote. FD is a SOCK_SEQPACKET socket with JSON commands:
 
     {"op": "fork", "warm": [module, ...]} + one descriptor  ->  {"pid": N}     a worker that serves the descriptor
     {"op": "reap", "pid": N, "grace_s": x}                  ->  {"cause": "killed by SIGSEGV"}
-    end of file                                             ->  every worker is killed, the zygote ends
+    end of file                                             ->  all workers are killed, the zygote exits
 
-A worker reads frames (4-byte length, pickle of a list of items) from its own socket and answers in JSON frames, one
-for each sample as soon as it is done, so that a hang is pinned to one sample. The answers are JSON because nothing that
-a reward function made is unpickled by the trainer. The zygote holds no threads and imports no user code: it is safe to
-fork, and it alone kills and reaps, so a process id is never reused under the caller's hands.
+A worker reads frames (4-byte length, pickle of a list of items) from its socket and sends one JSON frame per finished
+sample, so that a hang can be attributed to one sample. Answers are JSON because the trainer must not unpickle data from
+reward functions. The zygote has no threads and imports no user code, so it is safe to fork. Only the zygote kills and
+reaps workers, so that no process id is reused before it is reaped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def send_frame(sock: socket.socket, payload: bytes) -> None:
 
 
 def read_frame(sock: socket.socket) -> bytes | None:
-    """One whole frame, or None at the end of the stream."""
+    """One frame, or None at the end of the stream."""
     header = _read_exactly(sock, HEADER.size)
     return None if header is None else _read_exactly(sock, HEADER.unpack(header)[0])
 
@@ -63,7 +63,7 @@ def _read_exactly(sock: socket.socket, size: int) -> bytes | None:
 
 
 def pack(items: Sequence[Item]) -> bytes:
-    """Items for a worker, as tuples: half the cost of pickled dataclasses, and terms travel once."""
+    """Pickles items for a worker as tuples: half the cost of dataclasses, and terms are sent once."""
     terms: dict[int, int] = {}
     table: list[list[tuple[Any, ...]]] = []
     rows = []
@@ -85,10 +85,10 @@ def unpack(frame: bytes) -> list[Item]:
 
 @dataclass
 class Worker:
-    """Scores samples until the other end closes. Functions are loaded on first use and kept, failures too."""
+    """Scores samples until the other end closes. Functions are loaded on first use and cached, including failures."""
 
     sock: socket.socket
-    imports: Sequence[str]  # reward paths whose files may register further names
+    imports: Sequence[str]  # reward paths with files that may register more names
     memory_limit_mb: int = 0
     fns: dict[tuple[str, str | None], registry.RewardFn | registry.RewardError] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class Worker:
                 begun = time.perf_counter()
                 result = self._score(item)
                 seconds = time.perf_counter() - begun
-                # after running out of memory the heap may be full of what no one frees: start afresh
+                # after running out of memory the heap may contain leaked objects: use a new process
                 last = result.info.get("exception") == "MemoryError"
                 self._send(encode(result) | {"last": last, "seconds": seconds})
                 if last:
@@ -137,13 +137,13 @@ class Worker:
         if term.fn is not None:
             return registry.load_fn(term.fn)
         if term.name not in registry.names():
-            for path in self.imports:  # a user's file may register the name
+            for path in self.imports:  # a file of the user may register the name
                 registry.load_fn(path)
         return registry.get(term.name)
 
 
 def watch_imports() -> None:
-    """Reports the first import of each module by an `import` statement, as one inside a reward function may be."""
+    """Reports the first import of each module by an `import` statement, for example inside a reward function."""
     plain, main = builtins.__import__, threading.main_thread()
 
     def watched(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
@@ -156,7 +156,7 @@ def watch_imports() -> None:
 
 
 def encode(result: RewardResult) -> dict[str, Any]:
-    """A result as plain JSON values; what `info` holds beyond them becomes text."""
+    """A result as JSON values; other values in `info` become text."""
     info = {str(key)[:200]: _plain(value) for key, value in result.info.items()}
     return {"score": result.score, "status": result.status.value, "parts": dict(result.parts), "info": info}
 
@@ -170,7 +170,7 @@ def _plain(value: Any) -> Any:
             return str(value)[: registry.MAX_MESSAGE]
         text = json.dumps(value)
         return json.loads(text) if len(text) <= registry.MAX_MESSAGE else text[: registry.MAX_MESSAGE]
-    except Exception:  # repr of a hostile or huge value may raise anything
+    except Exception:  # repr of a hostile or huge value may raise any exception
         try:
             return repr(value)[: registry.MAX_MESSAGE]
         except Exception:
@@ -179,7 +179,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass
 class Zygote:
-    """Forks, kills and reaps; single-threaded, one command at a time."""
+    """Forks, kills and reaps workers; single-threaded, one command at a time."""
 
     control: socket.socket
     memory_limit_mb: int
@@ -206,7 +206,7 @@ class Zygote:
 
     def fork(self, fd: int, warm: Sequence[str]) -> int:
         for module in warm:
-            if module.startswith("rlcore."):  # never user code, which may start threads or hang
+            if module.startswith("rlcore."):  # no user code, which may start threads or hang
                 importlib.import_module(module)
         gc.collect()
         gc.freeze()
@@ -221,14 +221,14 @@ class Zygote:
             finally:
                 sys.stdout.flush()
                 os._exit(status)
-        os.setpgid(pid, pid)  # here and in the worker: whoever comes first
+        os.setpgid(pid, pid)  # here and in the worker, because either may run first
         os.close(fd)
         self.children.add(pid)
         return pid
 
     def _become_worker(self, fd: int) -> None:
         zygote = os.getppid()
-        os.setpgid(0, 0)  # what the reward starts dies with it
+        os.setpgid(0, 0)  # processes of the reward end with the worker
         self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != zygote:
             os._exit(1)
@@ -241,7 +241,7 @@ class Zygote:
         Worker(socket.socket(fileno=fd), self.imports, self.memory_limit_mb).serve()
 
     def reap(self, pid: int, grace_s: float) -> str:
-        """Waits for `grace_s` for a worker to end by itself, kills its whole process group, and says how it ended."""
+        """Waits up to `grace_s` for a worker to exit, kills its process group, and returns how it ended."""
         if pid not in self.children:
             return "was reaped before"
         deadline = time.monotonic() + grace_s
@@ -250,18 +250,18 @@ class Zygote:
                 break
             time.sleep(0.002)
         try:
-            os.killpg(pid, signal.SIGKILL)  # not yet reaped, so the number still means this group
+            os.killpg(pid, signal.SIGKILL)  # not yet reaped, so the number still identifies this group
         except (ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         self.children.discard(pid)
-        sandboxes.sweep(pid)  # killed, it could not remove their folders
+        sandboxes.sweep(pid)  # a killed worker could not remove its folders
         code = os.waitstatus_to_exitcode(status)
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
 def main(fd: int) -> None:
-    os.dup2(2, 1)  # print() of a reward goes to the log, beside its errors
+    os.dup2(2, 1)  # print() of a reward goes to the log, like its errors
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     control = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)

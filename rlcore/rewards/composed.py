@@ -1,4 +1,4 @@
-"""`ComposedScorer`: verifiers first, a reward model or a judge beside them, or where no verifier applies."""
+"""`ComposedScorer`: combines verifiers with a reward model or a judge, as terms or as a fallback."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rlcore.types import Group, RewardResult, Status
 class ComposedScorer:
     """`RewardScorer` over verifiers, a reward model and a judge.
 
-    The weighted sum is that of `composition.compose`, with parts `reward_model` and `judge` beside the verifiers' own.
-    `config.fallback` scores a group that no verifier can: it has no term to score it, or every sample of it came out
-    `unparsable`, as those of a row do whose reference is missing or cannot be read (or, in a row that has no reference
-    and names no reward, failed in any other way). What other verifiers gave (a length penalty) stays in the sum.
+    The weighted sum is that of `composition.compose`, with the parts `reward_model` and `judge` in addition to those of
+    the verifiers. `config.fallback` scores a group that no verifier can score: it has no term, or all its samples are
+    `unparsable` because the reference is missing or invalid (or failed in another way, if the row has no reference and
+    names no reward). Scores of other verifiers (a length penalty) stay in the sum.
 
     Raises:
         RewardError: the config names a scorer that is None.
@@ -44,10 +44,10 @@ class ComposedScorer:
                 raise RewardError(f"reward.terms or reward.fallback name {name!r}, but there is none: {_CURES[name]}")
 
     def alone(self, name: str) -> RewardScorer:
-        """The reward model or the judge without the others.
+        """A scorer of only the reward model or the judge.
 
         Raises:
-            RewardError: there is none.
+            RewardError: it is not configured.
         """
         scorer = self._scorers[name]
         if scorer is None:
@@ -55,7 +55,7 @@ class ComposedScorer:
         return scorer
 
     def submit(self, group: Group) -> Future[Results]:
-        """Errors of any part reach the future."""
+        """Scores a group; errors of any part reach the future."""
         out: Future[Results] = Future()
         split = self._terms.split(group.prompt)
         calls: dict[str, Future[Results]] = {t.name: self._ask(t.name, group) for t in split.others}
@@ -70,9 +70,9 @@ class ComposedScorer:
         if fallback is None or not self._unverifiable(group, split, verified):
             out.set_result(_composed(len(group.trajectories), verified, split.others, results))
             return
-        # Its verifiers' verdict is that they cannot tell: what failed adds nothing, and is told in `info`.
+        # The verifiers cannot score this row: failed terms add nothing and are listed in `info`.
         excused = None if verified is None else [_excused(r, fallback.name) for r in verified]
-        if fallback.name in results:  # it scores the row anyway
+        if fallback.name in results:  # the fallback scores the row anyway
             out.set_result(_composed(len(group.trajectories), excused, split.others, results))
             return
         others = (*split.others, fallback)
@@ -111,7 +111,7 @@ def _composed(count: int, verified: Results | None, others: Sequence[Term], resu
 
 
 def _sum(verified: RewardResult | None, others: Sequence[Term], results: Sequence[RewardResult]) -> RewardResult:
-    """The verifiers' own sum comes with its parts: they keep their names, as if all terms stood side by side."""
+    """Merges the sum of the verifiers with the other terms; parts keep their names."""
     if not others and verified is not None:
         return verified
     if not others:
@@ -121,7 +121,7 @@ def _sum(verified: RewardResult | None, others: Sequence[Term], results: Sequenc
     both = compose([Term(_VERIFIERS), *others], [verified, *results])
     own = {name for name in both.parts if name == _VERIFIERS or name.startswith(_VERIFIERS + "/")}
     parts = {**verified.parts, **{name: part for name, part in both.parts.items() if name not in own}}
-    score = both.score if verified.ok else both.score + verified.score  # of its terms that did not fail
+    score = both.score if verified.ok else both.score + verified.score  # weights of the terms that did not fail
     return replace(both, score=score, parts=parts)
 
 
@@ -139,7 +139,7 @@ def _failed(group: Group, why: str) -> Future[Results]:
 def _when_all(
     calls: Mapping[str, Future[Results]], out: Future[Results], then: Callable[[Mapping[str, Results]], None]
 ) -> None:
-    """Calls `then` with all results, on the thread of the last one; the first error goes to `out` instead."""
+    """Calls `then` with all results on the thread of the last one, or sets the first error on `out`."""
     lock, left = threading.Lock(), [len(calls)]
 
     def go() -> None:

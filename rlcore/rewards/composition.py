@@ -1,4 +1,4 @@
-"""Several rewards for one sample: a weighted sum with named parts and the worst status."""
+"""Combines several rewards of one sample: a weighted sum with named parts and the worst status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One sample and the terms that score it."""
+    """A sample and its terms."""
 
     terms: tuple[Term, ...]
     input: RewardInput
@@ -32,8 +32,8 @@ class Item:
 def compose(terms: Sequence[Term], results: Sequence[RewardResult]) -> RewardResult:
     """`score = sum(weight * score)`; `parts` holds each term's unweighted score, and its own parts as `term/part`.
 
-    The status is the worst of all; a failed term adds nothing to the score. `info` holds each term's under its name,
-    except that a single term's is passed on as it is; `info["error"]` joins the errors.
+    The status is the worst of all terms; a failed term adds nothing to the score. `info` has the info of each term
+    under its name; a single term's info is passed on unchanged. `info["error"]` joins the errors.
 
     >>> compose([Term("math"), Term("length", weight=-0.5)], [RewardResult(1.0), RewardResult(0.5)]).score
     0.75

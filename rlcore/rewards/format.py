@@ -1,8 +1,7 @@
 r"""Rewards for the form of a response: `tags`, `boxed`, `json`, `length_bounds`, `language`, `regex`.
 
-Each is 1.0 for the right form and 0.0 for another, unless an option says how much something in between is worth. All
-but `tags` look at what stands outside `<think>`; `thoughts=true` makes them look at all of the response. Where a column
-of the row can stand for an option, the option wins.
+Each gives 1.0 for the right form and 0.0 otherwise, unless an option sets a partial score. All but `tags` ignore text
+in `<think>` unless `thoughts=true`. If both an option and a column of the row are set, the option takes precedence.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ def tags(
 ) -> RewardResult:
     """`<think>..</think><answer>..</answer>`: in this order, each once, not empty, nothing around.
 
-    Where the prompt ends with the first opening tag, as some chat templates do, the response begins inside it.
+    If the prompt ends with the first opening tag, as with some chat templates, the response begins inside it.
 
     Args:
         names: tags, in their order.
-        outside: whether text may stand before, between and after them.
-        partial: a wrong form gets half the share of opening and closing tags that occur once, instead of 0.
+        outside: allows text before, between and after them.
+        partial: gives a wrong form half the share of opening and closing tags that occur once, instead of 0.
 
     Returns:
-        `parts`: `once` (that share), `order` (whether the form is right).
+        `parts`: `once` (that share), `order` (1 if the form is right).
 
     Source: the format reward of DeepSeek-R1, arXiv 2501.12948 section 2.2.2.
     """
     if not names:
-        raise ValueError("names is empty: name a tag, as in names=[think, answer]")
+        raise ValueError("names is empty: name a tag, for example names=[think, answer]")
     response = sample.response
     if sample.prompt.rstrip().endswith(f"<{names[0]}>"):
         response = f"<{names[0]}>{response}"
@@ -57,14 +56,14 @@ def tags(
     if right:
         edges = [0, *(edge for m in found for edge in m.span()), len(response)]
         pieces = [response[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
-        # pieces lie before, inside, between, inside, ..., after
+        # pieces alternate: before, inside, between, inside, ..., after
         right = all(pieces[1::2]) and (outside or not any(pieces[::2]))
     return RewardResult(1.0 if right else 0.5 * once * partial, parts={"once": once, "order": float(right)})
 
 
 @reward("boxed")
 def boxed(sample: RewardInput, once: bool = True, thoughts: bool = False) -> float:
-    r"""An answer in `\boxed{...}`, with something in it and its braces closed; `once`: and no second box."""
+    r"""A non-empty `\boxed{...}` with closed braces; with `once` no second box is allowed."""
     response = _seen(sample, thoughts)
     return float(bool(box(response)) and not (once and len(re.findall(r"\\(?:boxed|fbox)\b", response)) > 1))
 
@@ -77,16 +76,17 @@ def json(
     partial: float = 0.0,
     thoughts: bool = False,
 ) -> RewardResult:
-    """JSON and nothing else, valid by a schema if there is one. A code fence may be around it.
+    """Only JSON, valid under a schema if there is one. A code fence is allowed.
 
     Args:
-        schema: a JSON schema; else the row's column `schema`, an object or its JSON; without either any JSON will do.
-        tag: look inside the last `<tag>..</tag>` instead of at the whole.
-        partial: worth of JSON that is not valid.
+        schema: a JSON schema; None: the row's column `schema`, an object or its JSON; without both any JSON is
+            accepted.
+        tag: checks the text in the last `<tag>..</tag>` instead of the whole response.
+        partial: score of JSON that does not match the schema.
 
     Returns:
-        `parts`: `parses` and, with a schema, `valid`; `info["invalid"]`: the first thing that is wrong. A row's schema
-        that is broken is `Status.UNPARSABLE`.
+        `parts`: `parses` and, with a schema, `valid`; `info["invalid"]`: the first error. A broken schema in a row
+        gives `Status.UNPARSABLE`.
 
     Raises:
         ValueError: the option's schema is broken.
@@ -106,7 +106,7 @@ def json(
         text = wanted if isinstance(wanted, str) else jsonlib.dumps(wanted, sort_keys=True)
         wrong = _module(SCHEMAS, "a JSON schema").first_error(text, value) if parses else "not JSON"
         if not parses:
-            _module(SCHEMAS, "a JSON schema").validator(text)  # a broken schema shows at the first sample
+            _module(SCHEMAS, "a JSON schema").validator(text)  # a broken schema raises at the first sample
     except (ValueError, TypeError) as error:
         if schema is not None:
             raise
@@ -125,19 +125,19 @@ def length_bounds(
     slack: float = 0.0,
     thoughts: bool = False,
 ) -> RewardResult:
-    """Neither too short nor too long, in tokens, words, sentences or characters.
+    """A length within bounds, in tokens, words, sentences or characters.
 
-    Beyond the bounds 1/slack is taken off for each one. Tokens are all those sampled, thoughts included. Where their
-    number is not known (stored text), the status is `Status.UNPARSABLE`.
+    Each unit beyond the bounds costs 1/slack. Tokens are all sampled tokens, including thoughts. If their number is
+    unknown (stored text), the status is `Status.UNPARSABLE`.
 
     Raises:
-        ValueError: an unknown unit, or bounds that nothing meets.
+        ValueError: an unknown unit, or impossible bounds.
     """
     if minimum < 0 or slack < 0 or (maximum is not None and maximum < minimum):
         raise ValueError(f"need 0 <= minimum <= maximum and slack >= 0, got {minimum=}, {maximum=}, {slack=}")
     length = rules.measured(sample, unit, _seen(sample, thoughts))
     if length is None:
-        return failure("the number of tokens of this response is not known; set unit=words", Status.UNPARSABLE)
+        return failure("the number of tokens of this response is unknown; set unit=words", Status.UNPARSABLE)
     off = max(minimum - length, 0 if maximum is None else length - maximum, 0)
     score = 1.0 if off == 0 else max(0.0, 1 - off / slack) if slack else 0.0
     return RewardResult(score, info={"length": length})
@@ -145,18 +145,18 @@ def length_bounds(
 
 @reward("language")
 def language(sample: RewardInput, code: str | None = None, lines: bool = False, thoughts: bool = False) -> RewardResult:
-    """The response is in the language of an ISO 639-1 code.
+    """Checks that the response is in a language, given by ISO 639-1 code.
 
     Args:
-        code: else the row's column `language`.
-        lines: the share of letters that stand in lines of that language, instead of one verdict over the whole: a
-            reward against mixed languages. Lines of fewer than 20 letters are not judged.
+        code: None: the row's column `language`.
+        lines: the score is the share of letters in lines of that language, against mixed languages. Lines of fewer than
+            20 letters are ignored.
 
     Returns:
-        `info["detected"]`. A row's code that is none, or none at all, is `Status.UNPARSABLE`.
+        `info["detected"]`. A missing or invalid code in the row gives `Status.UNPARSABLE`.
 
     Raises:
-        ValueError: the option's code is none.
+        ValueError: the option is not a language code.
         RewardError: the package py3langid is not installed.
 
     Source: the language consistency reward of DeepSeek-R1, arXiv 2501.12948 section 2.3.2 (there by words).
@@ -187,15 +187,15 @@ def regex(
     timeout_s: float = 1.0,
     thoughts: bool = False,
 ) -> RewardResult:
-    """A regular expression matches the response.
+    """Checks that a regular expression matches the response.
 
-    All of it, without the white space around it, or somewhere unless `whole`. The expression is the option's or that of
-    the row's column `pattern`, in the syntax of the package `regex` (that of Python and more). One that takes longer
-    than `timeout_s` on a response, as those with nested repetitions may, is `Status.TIMEOUT`; a row's expression that
-    is broken is `Status.UNPARSABLE`.
+    It must match the whole stripped response, or any part without `whole`. The expression is the option or the row's
+    column `pattern`, in the syntax of the package `regex` (a superset of Python's). A match that takes longer than
+    `timeout_s`, possible with nested repetitions, gives `Status.TIMEOUT`; a broken expression in a row gives
+    `Status.UNPARSABLE`.
 
     Raises:
-        ValueError: the option's expression is broken.
+        ValueError: the expression in the option is broken.
     """
     given = pattern if pattern is not None else sample.metadata.get("pattern")
     try:
@@ -215,11 +215,11 @@ def regex(
 @lru_cache(maxsize=256)
 def _compiled(pattern: Any) -> Any:
     if not isinstance(pattern, str) or not pattern:
-        raise ValueError(f"{pattern!r} is no regular expression")
+        raise ValueError(f"{pattern!r} is not a regular expression")
     try:
         return timed.compile(pattern)
     except timed.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
 def _seen(sample: RewardInput, thoughts: bool) -> str:
@@ -227,7 +227,7 @@ def _seen(sample: RewardInput, thoughts: bool) -> str:
 
 
 def _module(name: str, what: str) -> Any:
-    """Imports what takes long, once, outside of the sample's time limit."""
+    """Imports slow modules once, outside of the time limit of a sample."""
     if name not in sys.modules:
         try:
             with loading(name):

@@ -18,12 +18,12 @@ from rlcore.gym_tasks import open_task, task_class
 from rlcore.registry import describe
 from rlcore.rewards.procedural import is_harmless, is_python
 
-task_class("leg_counting")  # a missing package shows here
+task_class("leg_counting")  # raises here if the package is missing
 
 _scorers: dict[tuple[str, str, int | None], Callable[[Any, dict[str, Any]], Any]] = {}
 _PYTHON = re.compile(r"(?<![\w.])(?:eval|exec)\(")
 _SYMPY = re.compile(r"\b(?:parse_expr|sympify|lambdify)\(")
-# their modules evaluate text too, but of their own making: read for version 0.1.25
+# these modules evaluate only text of their own; checked for version 0.1.25
 _OWN_TEXT = frozenset(
     ["basic_arithmetic", "bitwise_arithmetic", "codeio", "gsm_symbolic", "number_sorting", "propositional_logic"]
 )
@@ -32,17 +32,17 @@ _OWN_TEXT = frozenset(
 def score(
     answer: str, task: str, entry: Mapping[str, Any], options: Mapping[str, Any], level: int | None
 ) -> tuple[float, str]:
-    """The task's score of an answer to an entry, and why the answer did not reach its scorer, or broke it, if so.
+    """The score of an answer to an entry, and the reason if the answer was withheld from the scorer or broke it.
 
     Raises:
         TaskError: the task cannot be opened.
-        Exception: whatever the scorer raises on the entry's own answer.
+        Exception: raised by the scorer on the right answer of the entry.
     """
     scorer = _scorer(task, options, level)
     why = "" if answer == entry.get("answer") else refusal(task, answer)
     try:
         result = float(scorer("" if why else answer, dict(entry)))
-    except Exception as error:  # on text of a model; if the row is at fault, its own answer shows it
+    except Exception as error:  # on text of a model; if the row is broken, its right answer fails too
         scorer(entry.get("answer"), dict(entry))
         return 0.0, f"the scorer raised {describe(error)}"[:300]
     check = _CHECKS.get(task)
@@ -52,10 +52,10 @@ def score(
 
 
 def refusal(task: str, answer: str) -> str:
-    """Why the answer must not reach the task's scorer; empty when it may."""
+    """The reason why the answer must not reach the task's scorer; empty if it may."""
     how = evaluates(task)
     if how == "sympy" and not is_harmless(answer):
-        return "not plain arithmetic"  # sympy's syntax is wider than Python's
+        return "not plain arithmetic"  # sympy accepts more than Python's syntax
     if how == "python" and is_python(answer) and not is_harmless(answer):
         return "not a literal"
     return ""
@@ -63,7 +63,7 @@ def refusal(task: str, answer: str) -> str:
 
 @cache
 def evaluates(task: str) -> str:
-    """What the module of a task's class evaluates text with: `sympy`, `python`, or nothing (empty)."""
+    """The evaluator that the module of a task uses on text: `sympy`, `python`, or ""."""
     if task in _OWN_TEXT:
         return ""
     source = inspect.getsource(sys.modules[task_class(task).__module__])
@@ -78,7 +78,7 @@ def _scorer(task: str, options: Mapping[str, Any], level: int | None) -> Callabl
 
 
 def _makes_24(answer: str, entry: Mapping[str, Any]) -> bool:
-    """The package's scorer of puzzle24 takes any four numbers, and 24.9 for 24."""
+    """Replaces the package's scorer of puzzle24, which accepts any four numbers and 24.9 for 24."""
     tree = ast.parse(answer, mode="eval").body
     used = Counter(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
     try:

@@ -1,4 +1,4 @@
-"""Options of a reward, checked before it is called."""
+"""Checks options of rewards before they run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHOICES = {("math", "answer"): [place.value for place in MathAnswer]}
 
 
 def wrong(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(option, what is wrong, cure) of the options of a registered reward.
+    """(option, error, cure) for the options of a registered reward.
 
     >>> list(wrong("math", {"answer": "boxd"}))
     [('answer', "unknown value (did you mean 'boxed'?)", 'one of: boxed, tagged, hashes, whole, free')]

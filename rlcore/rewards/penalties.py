@@ -1,8 +1,8 @@
 """Rewards for length and against repetition: `length_penalty`, `target_length`, `cosine_length`, `repetition`.
 
-Those that are pure penalties lie in [-1, 0] and are added to another term with a positive weight. Those that depend on
-whether the answer is right call another reward, their `base`, and stand for it. (The penalty that
-`algorithm.overlong_buffer` sets is applied to the advantages; use one of the two.)
+Pure penalties lie in [-1, 0]; add them to another term with a positive weight. Rewards that depend on the right answer
+call another reward, their `base`, and replace it. (The penalty that `algorithm.overlong_buffer` sets is applied to the
+advantages; use one of the two.)
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from rlcore.rewards import text as rules
 from rlcore.rewards.registry import call, failure, get, load_fn, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
-_UNKNOWN = "the number of tokens of this response is not known; set unit=words"
+_UNKNOWN = "the number of tokens of this response is unknown; set unit=words"
 
 
 @reward("length_penalty")
 def length_penalty(
     sample: RewardInput, start: float, end: float, unit: str = "tokens", shape: str = "linear"
 ) -> RewardResult:
-    """0 up to a length, -1 from another on.
+    """A length penalty: 0 up to `start`, -1 from `end` on.
 
-    Between them, with x the share of the way from `start` to `end`: `-x`, or `-(1 - cos(pi x)) / 2`.
+    In between, with x the fraction of the way from `start` to `end`: `-x`, or `-(1 - cos(pi x)) / 2`.
 
     Args:
-        start, end: in `unit`: tokens, words, sentences or characters of the whole response, thoughts included.
+        start, end: in `unit`: tokens, words, sentences or characters of the whole response, including thoughts.
         shape: `linear` or `cosine`.
 
     Raises:
@@ -57,9 +57,9 @@ def target_length(
     delta: float = 0.5,
     unit: str = "tokens",
 ) -> RewardResult:
-    """Keeps near, or under, the length that the prompt asks for.
+    """Rewards responses near, or below, a target length.
 
-    It is the option `target`, else the row's column `target_length`:
+    The target is the option `target`, else the row's column `target_length`:
 
         exact   r - alpha * |target - n|
         max     r * clip(alpha * (target - n) + delta, 0, 1)
@@ -107,18 +107,18 @@ def cosine_length(
     correct_at: float = 1.0,
     unit: str = "tokens",
 ) -> RewardResult:
-    """Right answers: the shorter the better; wrong ones: the longer the better; the limit: worst.
+    """Prefers short right answers and long wrong ones; a response at the limit scores worst.
 
         r(n) = b + (a - b) * (1 + cos(pi n / max_length)) / 2
 
     with (a, b) the reward at length 0 and at `max_length`: `correct` where `base` scores at least `correct_at`, else
-    `wrong`. A response cut off, or as long as `max_length`, gets `exceeded` whatever its answer.
+    `wrong`. A truncated response, or one of `max_length`, gets `exceeded`, independent of its answer.
 
     Returns:
         `parts`: `base`, the base's score. A failed base gives its status.
 
     Raises:
-        ValueError: `max_length` is not positive, an unknown unit, or `correct` or `wrong` is no pair.
+        ValueError: `max_length` is not positive, an unknown unit, or `correct` or `wrong` is not a pair.
 
     Source: Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning in LLMs", arXiv 2502.03373, with
     its default values.
@@ -141,14 +141,14 @@ def cosine_length(
 
 @reward("repetition")
 def repetition(sample: RewardInput, n: int = 4, unit: str = "words", free: float = 0.0) -> RewardResult:
-    """Minus the share of n-grams that have occurred before in the response.
+    """A repetition penalty: minus the share of n-grams that occurred earlier in the response.
 
         -max(0, s - free) / (1 - free)      s = 1 - distinct n-grams / n-grams
 
     Args:
-        n: length of an n-gram, in `unit`; thoughts are part of the response.
-        unit: `words` (in any case) or `characters`, which also see a loop without spaces.
-        free: share that costs nothing; ordinary prose repeats a few per cent.
+        n: length of an n-gram, in `unit`; thoughts are included.
+        unit: `words` (case-insensitive) or `characters`, which also detect loops without spaces.
+        free: share without penalty; ordinary prose repeats a few percent.
 
     Returns:
         0 for a response shorter than n + 1 units; `info["repeated"]` is s.

@@ -1,8 +1,9 @@
-"""A pool of verifier processes that survives what it runs.
+"""A pool of verifier processes that survives crashes and hangs of rewards.
 
-Each process has a thread here that hands it one chunk of samples at a time and reads the verdicts one by one. A sample
-over its time is SIGKILLed from outside and gets `Status.TIMEOUT`; one that kills its process gets `Status.ERROR` with
-the cause; the others go on in a fresh fork, a few milliseconds later. See `rlcore.rewards.child` for the other side.
+A thread per process sends one chunk of samples at a time and reads the verdicts one by one. If a sample exceeds its
+time, its process gets SIGKILL and the sample `Status.TIMEOUT`; a sample that kills its process gets `Status.ERROR` with
+the cause. The remaining samples continue in a new fork, a few milliseconds later. See `rlcore.rewards.child` for the
+other side.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from rlcore.types import RewardResult, Status
 
 __all__ = ["Item", "Term", "VerifierPool"]
 
-LOAD_TIMEOUT_S = 120.0  # importing a reward's file or sympy; not counted against a sample
-GRACE_S = 0.5  # between the end of a worker's socket and its end as a process
-MIN_CHUNK = 8  # samples of one group that stay together
+LOAD_TIMEOUT_S = 120.0  # import of a reward file or sympy; not part of the time of a sample
+GRACE_S = 0.5  # from the end of a worker's socket to the end of its process
+MIN_CHUNK = 8  # samples of one group per chunk
 KEPT_ENV = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
-ENV_LIST = "RLCORE_REWARD_ENV"  # comma-separated names of further variables that rewards may see
+ENV_LIST = "RLCORE_REWARD_ENV"  # comma-separated names of additional variables for rewards
 
 
 class _Lost(OSError):
@@ -44,7 +45,7 @@ class _Lost(OSError):
 
 
 class _Zygote:
-    """The parent's side of one zygote. Thread-safe."""
+    """The parent side of one zygote. Thread-safe."""
 
     def __init__(self, memory_limit_mb: int, cwd: str | None, imports: Sequence[str]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,13 +60,13 @@ class _Zygote:
                 stdin=subprocess.DEVNULL,
                 env=env,
                 cwd=cwd,
-                start_new_session=True,  # Ctrl-C reaches the trainer alone, which closes in order
+                start_new_session=True,  # Ctrl-C reaches only the trainer, which closes in order
             )
         self._control, self._lock = ours, threading.Lock()
         ours.settimeout(LOAD_TIMEOUT_S)
         paths = [os.path.abspath(p) for p in (cwd or ".", *sys.path) if p is not None]
         settings = {"sys_path": paths, "memory_limit_mb": memory_limit_mb, "imports": list(imports)}
-        with contextlib.suppress(OSError):  # if it is dead, the first request says so
+        with contextlib.suppress(OSError):  # if it is dead, the first request fails
             ours.send(json.dumps(settings).encode())
 
     def fork(self, warm: Sequence[str]) -> _Worker:
@@ -93,12 +94,12 @@ class _Zygote:
         return json.loads(reply)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Ends the zygote, which kills and reaps its workers first."""
+        """Stops the zygote, which first kills and reaps its workers."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         try:
             self.process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:  # stuck in an import: its workers die with it (PR_SET_PDEATHSIG)
+        except subprocess.TimeoutExpired:  # stuck in an import; its workers end with it (PR_SET_PDEATHSIG)
             self.process.kill()
             self.process.wait()
         self._control.close()
@@ -110,10 +111,10 @@ class _Worker:
     sock: socket.socket
     zygote: _Zygote
     buffer: bytearray = field(default_factory=bytearray)
-    spent: bool = False  # it said that its last verdict was the last
+    spent: bool = False  # the worker announced that it exits
 
     def gone(self) -> bool:
-        """Whether an idle worker has ended by itself."""
+        """True if an idle worker has exited."""
         readable, _, _ = select.select([self.sock], [], [], 0)
         return bool(readable)
 
@@ -125,7 +126,7 @@ class _Worker:
         """The next message.
 
         Raises:
-            TimeoutError: none before `deadline` (time.monotonic).
+            TimeoutError: no message before `deadline` (time.monotonic).
             EOFError: the worker is gone.
         """
         head = child.HEADER.size
@@ -155,7 +156,7 @@ class _Worker:
 
 @dataclass
 class _Job:
-    """One submitted list; its chunks fill `results`."""
+    """A submitted list; its chunks fill `results`."""
 
     items: Sequence[Item]
     results: list[RewardResult | None]
@@ -180,14 +181,14 @@ class VerifierPool:
     """`num_processes` verifier processes, each scoring one sample at a time.
 
     Args:
-        num_processes: workers.
-        timeout_s: seconds of wall time for one sample, all its terms together; the import of a reward is not counted.
-        memory_limit_mb: address space of a worker (RLIMIT_AS), in MiB; 0 for none.
-        cwd: working directory of the workers, where relative reward paths start; None: the caller's.
-        imports: reward paths whose files are imported when a term names a reward that is not known yet.
+        num_processes: number of workers.
+        timeout_s: wall-clock seconds for one sample with all its terms; imports of rewards are not counted.
+        memory_limit_mb: address space of a worker (RLIMIT_AS), in MiB; 0 for no limit.
+        cwd: working directory of the workers, the base of relative reward paths; None: the caller's.
+        imports: reward paths, with files that are imported when a term names an unknown reward.
 
-    The workers' environment holds only PATH, HOME, the locale and the like; name what else a reward needs (an API key)
-    in the variable RLCORE_REWARD_ENV, separated by commas. What a reward prints goes to standard error.
+    The environment of workers has only PATH, HOME, the locale and similar variables; list others that a reward needs
+    (an API key) in the variable RLCORE_REWARD_ENV, separated by commas. Output of rewards goes to standard error.
     """
 
     def __init__(
@@ -223,12 +224,12 @@ class VerifierPool:
         self.close()
 
     def submit(self, items: Sequence[Item], seconds: list[float] | None = None) -> Future[list[RewardResult]]:
-        """Scores the items; results come in their order, a failure as a status of the sample it belongs to.
+        """Scores the items. Results are in the same order; a failure is a status of its sample.
 
-        `seconds`, when given, holds the wall seconds of each sample once the future is done.
+        `seconds`, if given, has the wall-clock seconds of each sample once the future is done.
 
-        The future raises RewardError when the pool is closed meanwhile or its processes cannot be started, and
-        whatever pickle raises when an item cannot be sent.
+        The future raises RewardError if the pool is closed or its processes cannot be started, and the error of pickle
+        if an item cannot be sent.
         """
         future: Future[list[RewardResult]] = Future()
         future.set_running_or_notify_cancel()
@@ -239,7 +240,7 @@ class VerifierPool:
             future.set_result([])
             return future
         size = max(MIN_CHUNK, math.ceil(len(items) / len(self._threads)))
-        with self._lock:  # close() must not slip in between
+        with self._lock:  # so that close() cannot run in between
             if self._closed:
                 job.fail(RewardError("the verifier pool is closed"))
                 return future
@@ -248,11 +249,11 @@ class VerifierPool:
         return future
 
     def smoke(self, items: Sequence[Item], none_counts: bool = True) -> list[RewardResult]:
-        """Scores the items and returns the results, to show before a run that the rewards work at all.
+        """Scores the items and returns the results, as a check before a run.
 
         Args:
-            none_counts: whether a reward that returns None has failed the check. A response made up for the check may
-                be one that it does not score.
+            none_counts: treats None from a reward as a failure. Set it to False for invented responses, which a reward
+                may decline to score.
 
         Raises:
             RewardError: a reward cannot be loaded, raises, hangs, kills its process or returns no number. An
@@ -273,7 +274,7 @@ class VerifierPool:
             return {"zygote": self._zygote.process.pid, "workers": sorted(w.pid for w in list(self._workers.values()))}
 
     def close(self) -> None:
-        """Kills and reaps every process; unfinished futures raise RewardError. May be called twice."""
+        """Kills and reaps every process; unfinished futures raise RewardError. Safe to call twice."""
         with self._lock:
             if self._closed:
                 return
@@ -281,7 +282,7 @@ class VerifierPool:
             zygote = self._zygote
         for _ in self._threads:
             self._chunks.put(None)
-        zygote.close()  # the threads see their workers end
+        zygote.close()  # the threads see the end of their workers
         for thread in self._threads:
             thread.join(timeout=10.0)
         while not self._chunks.empty():
@@ -292,7 +293,7 @@ class VerifierPool:
         return _Zygote(self.memory_limit_mb, self._cwd, self._imports)
 
     def _run(self, slot: int) -> None:
-        with contextlib.suppress(RewardError):  # ready before the first sample; if not, that sample says why
+        with contextlib.suppress(RewardError):  # on failure the first sample reports the reason
             self._workers[slot] = self._spawn()
         while (chunk := self._chunks.get()) is not None:
             job, start, stop = chunk
@@ -328,7 +329,7 @@ class VerifierPool:
             except _Lost:
                 if self._closed or retried:
                     raise
-                retried = True  # the zygote was killed and took the worker along: not the sample's fault
+                retried = True  # the zygote was killed together with the worker: not the fault of the sample
                 continue
             if done < stop:
                 job.results[done] = self._timeout() if timed_out else self._death(cause)
@@ -336,7 +337,7 @@ class VerifierPool:
                 done += 1
 
     def _read(self, worker: _Worker, job: _Job, done: int, stop: int) -> int:
-        """Reads verdicts from sample `done` on; returns the next one to score."""
+        """Reads verdicts from sample `done` on; returns the index of the next sample."""
         deadline = time.monotonic() + self.timeout_s
         while done < stop:
             message = worker.read(deadline)
@@ -345,7 +346,7 @@ class VerifierPool:
                 continue
             if "loaded" in message:
                 if message["loaded"].startswith("rlcore."):
-                    self._warm.add(message["loaded"].partition(":")[0])  # later forks have it from the zygote
+                    self._warm.add(message["loaded"].partition(":")[0])  # later forks inherit it from the zygote
             else:
                 job.results[done] = RewardResult(
                     message["score"], Status(message["status"]), message["parts"], message["info"]
@@ -377,7 +378,7 @@ class VerifierPool:
                 with self._lock:
                     if self._closed:
                         raise RewardError("the verifier pool was closed") from error
-                    if self._zygote is zygote:  # else another thread has replaced it
+                    if self._zygote is zygote:  # otherwise another thread has replaced it
                         zygote.close()
                         self._zygote = self._start_zygote()
         raise AssertionError("unreachable")
@@ -389,7 +390,7 @@ class VerifierPool:
 
 
 def _only_none(item: Item, result: RewardResult) -> bool:
-    """Whether the terms that failed all returned None."""
+    """True if all failed terms returned None."""
     infos = [result.info] if len(item.terms) == 1 else [result.info.get(term.name, {}) for term in item.terms]
     failed = [info for info in infos if "error" in info]
     return bool(failed) and all(info.get("returned") == NOTHING for info in failed)

@@ -1,7 +1,7 @@
-"""The reward `procedural`: answers to tasks of reasoning-gym, judged by the task's own scorer.
+"""The reward `procedural`: scores answers to tasks of reasoning-gym with the scorer of the task.
 
-Nine of the package's scorers evaluate the answer as Python or as sympy's syntax, which runs whatever a model writes.
-Here an answer that could be more than a literal or plain arithmetic never reaches those; it counts as an empty one.
+Nine scorers of the package evaluate the answer as Python or sympy code, which would run code written by a model. Here
+an answer that is more than a literal or plain arithmetic is replaced with an empty one for those scorers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlcore.rewards.registry import RewardError, failure, loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
 SCORING = "rlcore.rewards.gym"
-MAX_ANSWER = 2000  # characters of an answer that is evaluated
+MAX_ANSWER = 2000  # longest answer that is evaluated, in characters
 MAX_NODES = 500
 MAX_EXPONENT = 100
 MAX_BITS = 256
@@ -36,18 +36,18 @@ _ARITHMETIC = (
 
 @reward("procedural")
 def procedural(sample: RewardInput, partial: bool = True, tag_only: bool = False) -> RewardResult:
-    """The score that the row's task of reasoning-gym gives the answer, mostly in [0, 1].
+    """The score of the answer under the row's reasoning-gym task, mostly in [0, 1].
 
-    The answer is what stands in the last `<answer>..</answer>`, or the whole response where there is none; what stands
-    in `<think>` is left out.
+    The answer is the text in the last `<answer>..</answer>`, or the whole response without the tag; text in `<think>`
+    is ignored.
 
     Args:
-        partial: pass on scores below 1, which many tasks give for an answer that is near; else they are 0.
-        tag_only: a response without the tag scores 0.
+        partial: keeps scores below 1, which many tasks give for nearly right answers; otherwise they become 0.
+        tag_only: scores 0 for a response without the tag.
 
     Returns:
-        `info["extracted"]`. A row that is not of the source `procedural` is `Status.UNPARSABLE`. An answer on which the
-        scorer raises an exception is worth 0, unless it raises on the row's own answer too: then `Status.ERROR`.
+        `info["extracted"]`. A row of another source gives `Status.UNPARSABLE`. If the scorer raises an exception on an
+        answer, the score is 0; if it also raises on the right answer, the status is `Status.ERROR`.
 
     Raises:
         RewardError: the package reasoning-gym is not installed.
@@ -64,7 +64,7 @@ def procedural(sample: RewardInput, partial: bool = True, tag_only: bool = False
 
 
 def extracted(response: str, tag_only: bool = False) -> str | None:
-    """The answer in a response, stripped; None when there is none.
+    """The stripped answer in a response, or None.
 
     >>> extracted("<think>7?</think> So <answer> 42 </answer>."), extracted(" 42\\n"), extracted("42", tag_only=True)
     ('42', '42', None)
@@ -76,7 +76,7 @@ def extracted(response: str, tag_only: bool = False) -> str | None:
 
 
 def is_python(text: str) -> bool:
-    """Whether it is an expression in Python's syntax, or too deep to tell."""
+    """True if the text is a Python expression, or too deeply nested to parse."""
     try:
         ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
@@ -87,7 +87,7 @@ def is_python(text: str) -> bool:
 
 
 def is_harmless(text: str) -> bool:
-    """Whether evaluating it as Python, or by sympy, computes a literal or plain arithmetic and nothing else.
+    """True if evaluating the text with Python or sympy computes only a literal or plain arithmetic.
 
     Arithmetic: numbers, names of up to two letters, `+ - * / // % ** ^`, and the usual functions of one number.
 
@@ -135,6 +135,6 @@ def _scoring() -> Any:
         try:
             with loading(SCORING):
                 importlib.import_module(SCORING)
-        except ValueError as error:  # a TaskError that says what is missing
+        except ValueError as error:  # a TaskError with the missing package
             raise RewardError(str(error)) from error
     return sys.modules[SCORING]

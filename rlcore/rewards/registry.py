@@ -1,7 +1,7 @@
-"""Reward functions by name or by path, and the one place that calls them.
+"""Registry of reward functions by name or path, and the only function that calls them.
 
 A reward function takes one `RewardInput` (and keyword options), is sync or async, and returns a number, a bool or a
-`RewardResult`. Everything else it may do wrong becomes `Status.ERROR` with a message, never a silent zero.
+`RewardResult`. Every failure becomes `Status.ERROR` with a message, never a silent zero.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NOTHING = "None"  # `info["returned"]` of a reward that returned None
 
 _registered: dict[str, RewardFn] = {}
 _runner: asyncio.Runner | None = None
-on_load: Callable[[str, bool], None] | None = None  # called with (name, finished); stops a clock meanwhile
+on_load: Callable[[str, bool], None] | None = None  # called with (name, finished); stops the sample's clock in between
 _loads_under_way = 0
 
 
 class RewardError(RegistryError):
-    """A reward that cannot be found, loaded, or used."""
+    """A reward cannot be found, loaded, or used."""
 
 
 def reward(name: str) -> Callable[[F], F]:
-    """Registers a reward function under a name; the function itself is returned unchanged.
+    """Registers a reward function under a name and returns it unchanged.
 
     >>> @reward("shouts")
     ... def shouts(sample: RewardInput) -> float:
@@ -48,7 +48,7 @@ def reward(name: str) -> Callable[[F], F]:
         RewardError: the name is empty or taken.
     """
     if not isinstance(name, str) or not name:
-        raise RewardError(f'@reward needs a name, as in @reward("my_reward"), got {name!r}')
+        raise RewardError(f'@reward needs a name, for example @reward("my_reward"), got {name!r}')
 
     def register(fn: F) -> F:
         if name in _registered:
@@ -65,7 +65,7 @@ def get(name: str) -> RewardFn:
     """The function registered under `name`.
 
     Raises:
-        RewardError: no such name; the message lists those that exist.
+        RewardError: unknown name; the message lists the known ones.
     """
     try:
         return _registered[name]
@@ -83,15 +83,15 @@ def names() -> list[str]:
 
 
 def name_of(fn: RewardFn) -> str | None:
-    """The name `fn` is registered under, if any."""
+    """The registered name of `fn`, or None."""
     return next((name for name, held in _registered.items() if held is fn), None)
 
 
 def load_fn(path: str) -> RewardFn:
     """Imports `path/to/file.py:function` or `package.module:function`.
 
-    A file is imported once per process; its folder goes first on `sys.path`, as for a script, so that its neighbours
-    import. Relative paths start at the working directory.
+    A file is imported once per process. Its folder is put first on `sys.path`, as for a script, so that modules next to
+    it can be imported. Relative paths start at the working directory.
 
     Raises:
         RewardError: malformed path, missing file, module or function, an import that raises, or not a function.
@@ -101,9 +101,9 @@ def load_fn(path: str) -> RewardFn:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Marks an import that takes long, so that it is not counted against the time limit of a sample.
+    """Marks a slow import, so that it does not count towards the time limit of a sample.
 
-    Of nested ones the outermost counts. `on_load` gets an empty name at the end of one that failed.
+    Only the outermost of nested imports counts. `on_load` gets an empty name at the end of a failed import.
     """
     global _loads_under_way
     report = on_load if _loads_under_way == 0 else None
@@ -121,14 +121,14 @@ def loading(name: str) -> Iterator[None]:
 
 
 def call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None = None) -> RewardResult:
-    """Calls a reward function once and makes a `RewardResult` of whatever comes back.
+    """Calls a reward function and converts its return value to a `RewardResult`.
 
-    None, NaN, infinity, strings, exceptions and other types give `Status.ERROR`, score 0.0 and `info["error"]`, which
-    names the function and the cure; `info["exception"]` is the exception's type name when one was raised. A coroutine
-    is awaited on an event loop that lives as long as the process.
+    None, NaN, infinity, strings, exceptions and other types give `Status.ERROR`, score 0.0 and `info["error"]` with the
+    function and the cure; `info["exception"]` is the type name of a raised exception. A coroutine is awaited on an
+    event loop that exists as long as the process.
 
-    A row may have several acceptable answers, `metadata["references"]`: the function is called for one after the other
-    until the score is 1, and the best result counts.
+    A row can have several acceptable answers, `metadata["references"]`: the function is called for each until the score
+    is 1, and the best result counts.
     """
     best: RewardResult | None = None
     for reference in _references(sample):
@@ -141,7 +141,7 @@ def call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None = 
 
 
 def _references(sample: RewardInput) -> list[str]:
-    """The acceptable answers; none where `reference` is the only one."""
+    """The acceptable answers; empty if `reference` is the only one."""
     given = sample.metadata.get(REFERENCES)
     known = isinstance(given, list) and sample.reference in given and all(isinstance(one, str) for one in given)
     return list(given) if known and given is not None and len(given) > 1 else []
@@ -158,7 +158,7 @@ def _call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None) 
 
 
 def failure(message: str, status: Status = Status.ERROR, **info: Any) -> RewardResult:
-    """A result that says what went wrong."""
+    """A failed result with the error."""
     return RewardResult(score=0.0, status=status, info={"error": message[:MAX_MESSAGE], **info})
 
 

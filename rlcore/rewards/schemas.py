@@ -1,4 +1,4 @@
-"""JSON schemas. Importing this module loads the package jsonschema: `rlcore.rewards.format` does it at first use."""
+"""JSON schemas. Importing this module loads the package jsonschema; `rlcore.rewards.format` imports it at first use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ except ImportError as error:
 
 @lru_cache(maxsize=256)
 def validator(schema: str) -> Any:
-    """Of a schema in JSON. The draft is that of its `$schema`, else 2020-12; a `$ref` leads nowhere outside of it.
+    """Validator of a JSON schema. The draft is that of `$schema`, else 2020-12; `$ref` can only point inside of the
+    schema.
 
     Raises:
-        ValueError: not JSON, or no valid schema.
+        ValueError: not JSON, or not a valid schema.
     """
     value = json.loads(schema)
     kind = jsonschema.validators.validator_for(value, default=jsonschema.Draft202012Validator)
@@ -31,10 +32,10 @@ def validator(schema: str) -> Any:
 
 
 def first_error(schema: str, value: Any) -> str | None:
-    """What is wrong with a value, the place first; None when it is valid.
+    """The first error in a value, with its place; None if the value is valid.
 
     Raises:
-        ValueError: the schema is broken, or refers to another that is not in it.
+        ValueError: the schema is broken, or refers to another schema.
     """
     try:
         error = jsonschema.exceptions.best_match(validator(schema).iter_errors(value))

@@ -1,7 +1,7 @@
-"""Rewards of many kinds for one group: verifiers first, then a reward model or a judge, composed as `composition` says.
+"""Scorers of a reward model and of a judge, and the assignment of reward terms to scorers.
 
-Who waits for whom: `submit` never waits. A `Batcher`'s threads wait for groups, and for their one call at a time; a
-composed future is completed by whichever part ends last.
+Concurrency: `submit` never blocks. The threads of a `Batcher` wait for groups and run one call each at a time. The part
+that ends last completes a composed future.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class ScorerLate(UserError, RuntimeError):
 
 
 class Batcher(Generic[T, R]):
-    """Calls a function on lists of items: those that arrive while a call is under way travel together in the next.
+    """Calls a function on batches of items: items that arrive during a call are batched in the next one.
 
-    An error of the call reaches every future of it. A call that outlives its deadline fails its futures, those that
-    wait and all later ones, with `ScorerLate`.
+    An error of a call reaches all its futures. A call that misses its deadline fails its futures, the waiting and all
+    later ones, with `ScorerLate`.
 
     Args:
-        name: for errors.
+        name: for error messages.
         call: one result for each item, in order.
-        limit_s: seconds that a call on these items may take.
-        threads: calls at the same time.
-        ready: blocks until a call may begin; its wait counts against no limit.
+        limit_s: returns the time limit of a call on these items, in seconds.
+        threads: number of concurrent calls.
+        ready: blocks until a call may begin; this wait is not part of the time limit.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Batcher(Generic[T, R]):
         self._name, self._call, self._limit_s, self._ready = name, call, limit_s, ready
         self._waiting: queue.Queue[tuple[T, Future[R]] | None] = queue.Queue()
         self._late: ScorerLate | None = None
-        self._lock = threading.Lock()  # between a submission and the failure of all that wait
+        self._lock = threading.Lock()  # protects submissions against the failure of all waiting futures
         self._threads = [
             threading.Thread(target=self._serve, daemon=True, name=f"{name}-{i}") for i in range(max(1, threads))
         ]
@@ -80,7 +80,7 @@ class Batcher(Generic[T, R]):
         return future
 
     def close(self) -> None:
-        """Lets the threads end once nothing waits."""
+        """Stops the threads once no item is waiting."""
         for _ in self._threads:
             self._waiting.put(None)
 
@@ -135,14 +135,14 @@ def _fail(futures: Sequence[Future[R]], error: BaseException) -> None:
 
 
 class RewardModelScorer:
-    """`RewardScorer` of a reward model. Groups that arrive while a call is under way travel together in the next.
+    """`RewardScorer` of a reward model. Groups that arrive during a call are batched in the next one.
 
     Args:
         rewards: [B] float32 of a batch, as `interfaces.RewardModel.rewards`.
-        limit_s: seconds that one call may take.
-        batch: of groups, one row for each sample in order. `rlcore.data.batching.collate.collate` of their
-            trajectories, for a reward model that shares the policy's tokenizer.
-        ready: see `Batcher`; for a reward model on the GPUs of the rollout engines.
+        limit_s: time limit of one call, in seconds.
+        batch: converts groups to a batch with one row per sample, in order: `rlcore.data.batching.collate.collate` of
+            their trajectories for a reward model with the tokenizer of the policy.
+        ready: see `Batcher`; used by a reward model that shares GPUs with the rollout engines.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class RewardModelScorer:
         return self._batcher.submit(group)
 
     def score(self, groups: Sequence[Group]) -> list[Results]:
-        """In the order of the groups and of their samples. A reward that is not finite is an error of its sample."""
+        """Results by group and sample, in order. A reward that is not finite is an error of its sample."""
         sizes = [len(g.trajectories) for g in groups]
         if not sum(sizes):
             return [[] for _ in groups]
@@ -178,27 +178,27 @@ def _finite(score: float) -> RewardResult:
 
 
 class JudgeScorer:
-    """`RewardScorer` of a judge: its ratings, or win rates among the samples of a group or against the reference.
+    """`RewardScorer` of a judge: ratings, or win rates among the samples of a group or against the reference.
 
-    Pairwise, `parts["flips"]` is the share of a sample's comparisons whose two orders contradict each other.
+    In pairwise mode `parts["flips"]` is the share of a sample's comparisons with contradicting orders.
     """
 
     def __init__(self, completer: Completer, config: JudgeConfig, threads: int = 2) -> None:
         self.config = config
         self.pointwise, self.pairwise = PointwiseJudge(completer, config), PairwiseJudge(completer, config)
         self._seen: Metrics = {}
-        self._lock = threading.Lock()  # of `_seen`
+        self._lock = threading.Lock()  # protects `_seen`
         self._batcher = Batcher(JUDGE, self.score, lambda g: limit_s(completer, config, self._count(g)), threads)
 
     def submit(self, group: Group) -> Future[Results]:
         return self._batcher.submit(group)
 
     def score(self, groups: Sequence[Group]) -> list[Results]:
-        """In the order of the groups and of their samples."""
+        """Results by group and sample, in order."""
         return self._rate(groups) if self.config.mode is JudgeMode.pointwise else self._compare(groups)
 
     def metrics(self) -> Metrics:
-        """`pairwise.position_bias` of what was compared since the last call; empty where nothing was compared."""
+        """`pairwise.position_bias` of the comparisons since the last call; empty without comparisons."""
         with self._lock:
             seen, self._seen = self._seen, {}
         return seen
@@ -228,7 +228,7 @@ class JudgeScorer:
         return results
 
     def _pairs(self, group: Group) -> list[tuple[int, int]]:
-        """Samples to compare; the reference counts as the one behind the last."""
+        """Samples to compare; the index after the last sample means the reference."""
         count = len(group.trajectories)
         if self.config.against is JudgeAgainst.group:
             return pairs_of(count, self.config.max_pairs)
@@ -236,7 +236,7 @@ class JudgeScorer:
 
     def _comparisons(self, group: Group, pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
         prompt, texts = question_of(group.prompt, self.config), [t.text for t in group.trajectories]
-        if self.config.against is JudgeAgainst.reference:  # it competes, and is not shown as the right answer
+        if self.config.against is JudgeAgainst.reference:  # it competes, so the prompt must not show it
             return [Comparison(prompt, texts[i], group.prompt.reference or "") for i, _ in pairs]
         return [Comparison(prompt, texts[i], texts[j], reference_of(group.prompt)) for i, j in pairs]
 
@@ -262,7 +262,7 @@ class JudgeScorer:
         elif len(group.trajectories) < 2:
             why = "a pairwise judge needs two samples of a prompt: raise samples_per_prompt, or judge.mode=pointwise"
         else:
-            why = f"no pair left for it: raise reward.judge.max_pairs={self.config.max_pairs}"
+            why = f"no pair for this sample: raise reward.judge.max_pairs={self.config.max_pairs}"
         return failure(why, Status.UNPARSABLE)
 
     def _count(self, groups: Sequence[Group]) -> int:
@@ -273,19 +273,19 @@ class JudgeScorer:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What scores one row."""
+    """The scorers of one row."""
 
-    verified: Prompt | None  # as the verifiers should see it; None: not at all
-    others: tuple[Term, ...]  # of RESERVED
+    verified: Prompt | None  # the prompt for the verifiers; None: no verifiers
+    others: tuple[Term, ...]  # names of RESERVED
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a config, dealt out to verifiers, reward model and judge."""
+    """Assigns the terms of a config to verifiers, reward model and judge."""
 
-    verifiers: bool  # the config has a term that is a verifier
-    others: dict[str, Term] = field(default_factory=dict)  # reserved names of the config, with their weights
-    needed: frozenset[str] = frozenset()  # reserved names that the config asks for, the fallback's included
+    verifiers: bool  # true if a term is a verifier
+    others: dict[str, Term] = field(default_factory=dict)  # reserved names of the config -> weights
+    needed: frozenset[str] = frozenset()  # reserved names in the config, including the fallback
 
     @classmethod
     def of(cls, config: RewardConfig) -> Terms:
@@ -295,7 +295,7 @@ class Terms:
         return cls(config.fn is not None or len(config.terms) > len(own), others, frozenset([*others, *fallback]))
 
     def split(self, prompt: Prompt) -> Split:
-        """A row that names rewards is scored by those, any other by the config's terms."""
+        """The scorers of a row: the rewards that it names, otherwise the terms of the config."""
         if not prompt.rewards:
             return Split(prompt if self.verifiers else None, tuple(self.others.values()))
         others = tuple(self.others.get(n) or Term(n) for n in prompt.rewards if n in RESERVED)
@@ -304,8 +304,8 @@ class Terms:
 
 
 def verifier_config(config: RewardConfig) -> RewardConfig:
-    """The config as verifiers are started with it: without the reserved terms; where none other is left, with the
-    default one, which no row reaches that does not name it.
+    """The config for verifiers, without reserved terms. If no term is left it has the default one, which only rows that
+    name it use.
     """
     if config.fn is not None:
         return config

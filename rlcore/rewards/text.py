@@ -1,4 +1,4 @@
-"""Words, sentences and paragraphs by simple rules, for rewards that count them; linear in the text."""
+"""Splits text into words, sentences and paragraphs by simple rules, in linear time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlcore.types import RewardInput
 
 _LANGUAGES = "rlcore.rewards.languages"
 
-# Where no spaces stand between words, every character counts as one: as word processors do it.
+# In scripts without spaces every character counts as a word, as in word processors.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _LETTER = rf"(?:[[\p{{L}}\p{{N}}]--[{_UNSPACED}]]\p{{M}}*+)"
 _WORD = regex.compile(
@@ -36,7 +36,7 @@ _ABBREVIATIONS = frozenset(
         "pres approx ca al eq eqs sec ch dept univ assn bros mt ave blvd rd hon messrs viz incl est",
     )
 )
-# after "U.S." or "etc." a new sentence begins when the next word is one that mostly begins one
+# after "U.S." or "etc." a sentence ends only if one of these words follows
 _STARTERS = frozenset(
     re.findall(
         r"\S+",
@@ -48,10 +48,10 @@ _OPEN_ENDED = frozenset({"etc", "inc", "ltd", "co", "corp"})
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits; an apostrophe or hyphen inside, and a point in a number or between single letters
-    (`U.S`), do not end one.
+    """Words: runs of letters and digits. An apostrophe or hyphen inside, and a point in a number or between single
+    letters (`U.S`), do not end a word.
 
-    Han characters and kana are words by themselves; Thai and the like, written without spaces, give one word per run.
+    Every Han character and kana is a word; Thai and similar scripts without spaces give one word per run.
 
     >>> words("It's a well-known fact: 3.5 > π!")
     ["It's", 'a', 'well-known', 'fact', '3.5', 'π']
@@ -60,14 +60,16 @@ def words(text: str) -> list[str]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """What stands between blank lines, stripped; empty ones left out."""
+    """The stripped, non-empty texts between blank lines."""
     return [p for part in _BLANK.split(text) if (p := part.strip())]
 
 
 def sentences(text: str) -> list[str]:
-    """Ends are `. ! ? …` (and those of other scripts) before white space, blank lines, and starts of list items.
+    """Splits at `. ! ? …` (and their equivalents in other scripts) before white space, at blank lines, and at list
+    items.
 
-    Not an end: before a lower-case letter, after a title or the like (`Dr.`), an initial, the number of a list item.
+    Does not split before a lower-case letter, or after an abbreviation (`Dr.`), an initial or the number of a list
+    item.
 
     >>> sentences('Dr. A. Smith paid $3.50. "Why?" he asked. Really!')
     ['Dr. A. Smith paid $3.50.', '"Why?" he asked.', 'Really!']
@@ -90,7 +92,7 @@ def _of_block(block: str) -> list[str]:
 
 
 def _ends(block: str, mark: int, after: int) -> bool:
-    """Whether the mark at `mark`, with what closes up to `after`, ends a sentence."""
+    """True if the mark at `mark`, with closing characters up to `after`, ends a sentence."""
     tail = block[after : after + 80].lstrip().lstrip("\"'“‘«([*_")
     if not tail:
         return True
@@ -111,9 +113,9 @@ def _ends(block: str, mark: int, after: int) -> bool:
 
 
 def measured(sample: RewardInput, unit: str, text: str | None = None) -> int | None:
-    """Length of the response, or of a part of it where `text` is given, in `tokens`, `words`, `sentences` or
-    `characters` (white space around it left out). Tokens are those sampled, whatever `text` is; None where their number
-    is not known, as for stored text.
+    """Length of the response, or of `text`, in `tokens`, `words`, `sentences` or `characters` (without surrounding
+    white space). Tokens are all sampled ones, independent of `text`; None if their number is unknown, as for stored
+    text.
 
     Raises:
         ValueError: another unit.
@@ -131,9 +133,9 @@ def measured(sample: RewardInput, unit: str, text: str | None = None) -> int | N
 
 
 def language_of(text: str) -> str | None:
-    """ISO 639-1 code of the text's likeliest language; None for a text without two letters.
+    """ISO 639-1 code of the most likely language; None for a text with fewer than two letters.
 
-    A few words are often not enough to tell: give it a sentence or more.
+    A few words are often not enough: pass a sentence or more.
 
     Raises:
         RewardError: the package py3langid is not installed.
@@ -144,7 +146,7 @@ def language_of(text: str) -> str | None:
 
 
 def written_in(text: str, code: str) -> bool:
-    """Whether `language_of` the text is that of `code`, a code as `language_code` gives it, or a variety of it.
+    """True if the text is in the language `code` (from `language_code`) or a variety of it.
 
     Raises:
         RewardError: the package py3langid is not installed.
@@ -154,7 +156,7 @@ def written_in(text: str, code: str) -> bool:
 
 
 def language_code(code: str) -> str | None:
-    """The code as `language_of` gives it (`zh` for `zh-CN`); None for what is no known language.
+    """The code in the form of `language_of` (`zh` for `zh-CN`); None for an unknown language.
 
     Raises:
         RewardError: the package py3langid is not installed.

@@ -1,8 +1,8 @@
-"""Programs against tests: the share of tests that the program in a response passes.
+"""The reward `code`: the fraction of tests that the program in a response passes.
 
-The program runs in `rlcore.rewards.sandbox`; whether an answer is right is decided here. Expected values never enter
-the program's process, and what comes out of it is text or plain values, so that a program is paid for an answer only if
-it is the right one, whatever it prints, overrides or claims.
+The program runs in `rlcore.rewards.sandbox`; answers are compared in this module. Expected values never enter the
+process of the program, and its results are text or plain values. So a program scores only for right answers, whatever
+it prints, overrides or claims.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FENCE = re.compile(r"^([ \t]*)(```+|~~~+)[ \t]*([^\s`]*)[^\n`]*$", re.MULTILINE
 
 @reward("code")
 def _code(sample: RewardInput, **options: Any) -> RewardResult:
-    """The tests are the row's column `tests` (`metadata["tests"]`), or else its reference, as JSON."""
+    """The tests are the row's column `tests` (`metadata["tests"]`), otherwise its reference, as JSON."""
     tests = sample.metadata.get("tests", sample.reference)
     if tests is None:
         tests = next((sample.metadata for place in code_layouts.PLACES if place in sample.metadata), None)
@@ -59,27 +59,27 @@ def score(
     """The fraction of `tests` that the program in the last fenced code block of `response` passes.
 
     Args:
-        tests: one of the layouts of `code_layouts`, whose own limits and language come first.
+        tests: one of the layouts of `code.layouts`; its limits and language take precedence.
         all_or_nothing: 1.0 for all tests, 0.0 for fewer.
-        whitespace: of printed answers, see `code_compare.same_output`: `lines`, `tokens` or `exact`.
-        float_tolerance: relative, of decimals; None: none.
-        time_limit_s: of one test: CPU time, or time slept. Waiting for a core is not counted.
+        whitespace: comparison of printed answers, see `code.compare.same_output`: `lines`, `tokens` or `exact`.
+        float_tolerance: relative tolerance of decimals; None: no tolerance.
+        time_limit_s: limit of one test, CPU time plus sleep. Waiting for a core is not counted.
         memory_limit_mb: address space of the program, in MiB.
-        output_limit_mb: of what it prints; writing beyond fails.
-        deadline_s: wall seconds of all tests together. The verdict comes no later than one second after.
-        weak_asserts: count asserts that compare two objects of the program's own class, which only the program can
-            compare; `info["weak"]` says how many passed.
+        output_limit_mb: limit of the printed output; writing more fails.
+        deadline_s: wall-clock seconds for all tests. The result arrives at most one second later.
+        weak_asserts: counts asserts that compare two objects of a class of the program, which controls their `==`;
+            `info["weak"]` is the number of those passed.
         sandbox: fields of `SandboxConfig`.
 
     Returns:
-        `parts["passed"]` and `parts["all_passed"]`; `info`: `num_tests`, `failed` (why the first of the failed tests
-        did), `sandbox`. A program that fails, or uses up the time of a test, is `Status.OK`. Tests that cannot be read
-        are `Status.UNPARSABLE`, a deadline that came before tests not yet begun is `Status.TIMEOUT`, a sandbox that
-        broke down again and again is `Status.ERROR`.
+        `parts["passed"]` and `parts["all_passed"]`; `info`: `num_tests`, `failed` (the reason of the first failed
+        test), `sandbox`. A program that fails or exceeds the time of a test gives `Status.OK`. Invalid tests give
+        `Status.UNPARSABLE`, a deadline before all tests were started `Status.TIMEOUT`, a sandbox that fails repeatedly
+        `Status.ERROR`.
 
     Raises:
         SandboxError: no sandbox works on this machine.
-        ValueError: an option that is none.
+        ValueError: an invalid option.
 
     >>> score("```python\\nprint(int(input()) + 1)\\n```", {"type": "stdin", "inputs": ["1"], "outputs": ["2"]}).score
     1.0
@@ -122,10 +122,11 @@ def _read(tests: str) -> Tests:
 
 
 def program(response: str, language: str = "python") -> str | None:
-    """The program of a response: the last fenced block of its language, or else the last block, or else all of it.
+    """The program of a response: the last fenced block of its language, otherwise the last block, otherwise the whole
+    text.
 
-    What stands before a closing `</think>` is not looked at. A block that was not closed goes to the end. A response
-    without any block counts as a program only if it is one, in Python.
+    Text before a closing `</think>` is ignored. An unclosed block extends to the end. A response without a block is a
+    program only if it parses as Python.
     """
     text = response.rpartition("</think>")[2]
     blocks = _blocks(text)
@@ -149,7 +150,7 @@ def _blocks(text: str) -> list[tuple[str, str]]:
         elif match[2].startswith(opened[2]) and not match[3]:
             blocks.append((opened[3], _body(text, opened, match.start())))
             opened = None
-        elif match[3]:  # a new block where the last was not closed
+        elif match[3]:  # a new block although the last was not closed
             blocks.append((opened[3], _body(text, opened, match.start())))
             opened = match
     if opened is not None:
@@ -158,7 +159,7 @@ def _blocks(text: str) -> list[tuple[str, str]]:
 
 
 def _body(text: str, opened: re.Match[str], end: int) -> str:
-    """What an indented fence opens is indented as far."""
+    """Removes the indentation of an indented fence from its content."""
     indent, body = opened[1], text[opened.end() + 1 : end]
     return "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True)) if indent else body
 
@@ -185,7 +186,7 @@ def _job(source: str, language: str, tests: Tests, limits: Limits) -> Job:
 
 
 def _room(expected: Sequence[Any]) -> int:
-    """Bytes within which the encoding of a right answer stays: longer ones are not worth reading."""
+    """Upper bound on the encoded size of a right answer; longer answers are not read."""
     return 65536 + 8 * max(_length(value) for value in expected)
 
 
@@ -199,14 +200,14 @@ def _length(value: Any) -> int:
 
 
 def _simple_asserts(tests: Tests) -> list[tuple[Call, Any]] | None:
-    """All of them, or None when one is not simple."""
+    """All simple asserts as calls, or None if one is not simple."""
     simple = [found for a in tests.asserts if (found := _simple_assert(a)) is not None]
     return simple if not tests.setup and len(simple) == len(tests.asserts) else None
 
 
 @lru_cache(maxsize=4096)
 def _simple_assert(statement: str) -> tuple[Call, Any] | None:
-    """`assert f(literals) == literal` as the call and the literal, which needs no second process; else None."""
+    """`assert f(literals) == literal` as the call and the literal, which need no second process; otherwise None."""
     try:
         match ast.parse(statement).body:
             case [
@@ -229,9 +230,10 @@ def _simple_assert(statement: str) -> tuple[Call, Any] | None:
 
 @lru_cache(maxsize=256)
 def _shared(setup: str, asserts: tuple[str, ...]) -> str:
-    """What of the setup the program may see: imports, classes, and what no test uses, directly or not.
+    """The part of the setup that the program may see: imports, classes, and names that no test uses, directly or
+    indirectly.
 
-    A function or a constant that a test uses may hold expected values.
+    A function or a constant that a test uses may contain expected values.
     """
     body = ast.parse(setup).body
     defined = {node: _bound(node) for node in body}
@@ -252,7 +254,7 @@ def _names(tree: ast.AST) -> set[str]:
 
 
 def _bound(node: ast.stmt) -> set[str]:
-    """Names that a definition or an assignment at the top level binds."""
+    """Names bound by a top-level definition or assignment."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -262,7 +264,7 @@ def _bound(node: ast.stmt) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Compares answers with what was expected."""
+    """Compares answers with expected values."""
 
     tests: Tests
     whitespace: str
@@ -322,5 +324,5 @@ def _sandbox(settings: Mapping[str, Any] | SandboxConfig | None) -> Sandbox:
         config = SandboxConfig(**given)
     if (running := held(config)) is not None:
         return running
-    with loading("rlcore.rewards.sandbox"):  # starting and probing is not counted against the first sample
+    with loading("rlcore.rewards.sandbox"):  # starting and probing are not part of the first sample's time
         return get(config)

@@ -1,4 +1,4 @@
-"""Is an answer the expected one? Runs outside the sandbox, on plain values, with bounded work."""
+"""Compares answers with expected values, outside the sandbox, on plain values, with bounded work."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from typing import Any
 
 _FLOAT = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+|\d+(?:\.\d*)?[eE][+-]?\d+|\.\d+[eE][+-]?\d+)")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-MAX_DIGITS = 400  # of a number that is worth reading
+MAX_DIGITS = 400  # longer numbers are not parsed
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Of decimals: `|a - b| <= max(absolute, relative * |expected|)`, or half a unit of a late last printed place."""
+    """Tolerance of decimals: `|a - b| <= max(absolute, relative * |expected|)`, or half a unit of the last printed
+    place.
+    """
 
     relative: float = 1e-6
     absolute: float = 1e-9
-    late_place: int = 6  # an expected value printed to so many places or more was rounded there
+    late_place: int = 6  # expected values with at least this many decimal places count as rounded
 
 
 def same_output(expected: str, given: str, whitespace: str = "lines", tolerance: Tolerance | None = None) -> bool:
-    """Whether two texts are the same answer.
+    """True if two texts are the same answer.
 
     Args:
         whitespace: `lines` (runs of blanks within a line are one, blank lines do not count), `tokens` (line breaks are
             blanks too), or `exact`.
-        tolerance: of tokens that are numbers, where the expected text has a decimal; None: characters must be equal.
+        tolerance: for numeric tokens, if the expected text has a decimal; None: characters must be equal.
 
     >>> same_output("1 2\\n0.5\\n", "1  2 \\r\\n\\n0.49999999999", tolerance=Tolerance())
     True
@@ -56,7 +58,7 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def same_number(expected: str, given: str, tolerance: Tolerance) -> bool:
-    """Whether two tokens are the same number; integers, as printed, must be equal."""
+    """True if two tokens are the same number; printed integers must be equal."""
     if max(len(expected), len(given)) > MAX_DIGITS or not (_NUMBER.fullmatch(expected) and _NUMBER.fullmatch(given)):
         return False
     a, b = decimal.Decimal(expected), decimal.Decimal(given)
@@ -71,7 +73,7 @@ def same_number(expected: str, given: str, tolerance: Tolerance) -> bool:
 
 
 def same_value(expected: Any, given: Any, tolerance: Tolerance | None, depth: int = 0) -> bool:
-    """Whether a returned value is the expected one: Python's equality, but
+    """True if a returned value equals the expected one. Like Python's equality, but
 
     a tuple equals a list of the same items, as JSON has no tuples; a dict's keys may be text in JSON; numbers
     of which one is a float are compared with `tolerance`. `given` is made of plain types; anything else equals nothing.
@@ -96,7 +98,7 @@ def same_value(expected: Any, given: Any, tolerance: Tolerance | None, depth: in
 
 
 def equal(expected: Any, given: Any) -> bool:
-    """Python's `==` of plain values, where a comparison that raises (of a signalling Decimal, say) is a no."""
+    """Python's `==` of plain values; False if the comparison raises (for example of a signalling Decimal)."""
     try:
         return bool(given == expected)
     except (ArithmeticError, TypeError, ValueError, RecursionError):
@@ -125,7 +127,7 @@ def _same_dict(expected: Mapping[Any, Any], given: dict[Any, Any], tolerance: To
 
 
 def _key(key: Any) -> str:
-    """As `json.dumps` writes a key."""
+    """A key as `json.dumps` writes it."""
     if key is True or key is False or key is None:
         return {True: "true", False: "false", None: "null"}[key]
     return repr(key)[:1000] if type(key) in (int, float) and abs(key) < 1e300 else ""

@@ -1,10 +1,10 @@
-"""The `tests` of a code reward: three layouts, and the conversion of what public data sets have instead.
+"""The `tests` of the reward `code`: three layouts, and converters from the layouts of public data sets.
 
     {"type": "stdin", "inputs": [str], "outputs": [str]}
     {"type": "function", "fn_name": str, "inputs": [[arg, ...], ...], "outputs": [value, ...]}
     {"type": "assert", "asserts": [str], "setup": str}
 
-each with optional `time_limit_s`, `memory_limit_mb` and `language`. The type may be left out where the keys tell it.
+each with optional `time_limit_s`, `memory_limit_mb` and `language`. The type is optional if the keys determine it.
 
     TACO, APPS      {"inputs": [...], "outputs": [...], "fn_name": optional}, also as text (`input_output`)
     LiveCodeBench   [{"input": str, "output": str, "testtype": "stdin" | "functional"}], also as `public_test_cases` and
@@ -33,12 +33,12 @@ PLACES = (
 
 
 class TestsError(UserError, ValueError):
-    """Tests that cannot be read: an error of the data, the same for every response."""
+    """Invalid tests: an error of the data, equal for every response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """Read and checked. `outputs` never leave the verifier."""
+    """Parsed and checked tests. `outputs` never leave the verifier."""
 
     kind: str  # "stdin" | "function" | "assert"
     inputs: Sequence[Any] = ()
@@ -57,10 +57,10 @@ class Tests:
 
 
 def read(tests: Any) -> Tests:
-    """Any of the layouts above, as JSON text too.
+    """Parses any of the layouts above, also as JSON text.
 
     Raises:
-        TestsError: none of them, or one with a mistake, which is named.
+        TestsError: an unknown layout, or an error in it.
     """
     tests = convert(tests)
     kind = tests["type"]
@@ -114,10 +114,10 @@ def _text(value: Any) -> str:
 
 
 def convert(tests: Any) -> dict[str, Any]:
-    """One of the three layouts, with its `type`, out of any layout that is known; what has a type is left as it is.
+    """Converts any known layout to one of the three with `type`; tests with a type are unchanged.
 
     Raises:
-        TestsError: not one that is known.
+        TestsError: an unknown layout.
     """
     tests = _unpack(tests)
     if isinstance(tests, list):
@@ -142,11 +142,12 @@ def convert(tests: Any) -> dict[str, Any]:
         return {**_limits(tests), **_cases(cases, tests)}
     if found:
         return {**_limits(tests), **convert(found[0])}
-    raise TestsError(f"tests with the keys {', '.join(map(str, tests))[:200]} are in no layout that is known")
+    raise TestsError(f"tests with the keys {', '.join(map(str, tests))[:200]} match no known layout")
 
 
 def _unpack(tests: Any) -> Any:
-    """JSON text, or base64 of zlib of JSON (of a pickled string of JSON in LiveCodeBench, whose pickle is not run)."""
+    """Parses JSON text, or base64 of zlib of JSON (in LiveCodeBench of a pickled JSON string, read without unpickling).
+    """
     if not isinstance(tests, str):
         return tests
     text = tests.strip()
@@ -154,16 +155,16 @@ def _unpack(tests: Any) -> Any:
         try:
             return json.loads(text, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            raise TestsError(f"the tests are no JSON: {error}") from None
+            raise TestsError(f"the tests are not JSON: {error}") from None
     try:
         raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), MAX_UNPACKED)
     except (ValueError, zlib.error):
-        raise TestsError(f"the tests are text that is no JSON: {text[:80]!r}") from None
+        raise TestsError(f"the tests are text but not JSON: {text[:80]!r}") from None
     begin, end = raw.find(b"["), raw.rfind(b"]")
     try:
         return json.loads(raw[begin : end + 1].decode(), parse_int=_integer)
     except (ValueError, RecursionError):
-        raise TestsError("the packed tests hold no JSON") from None
+        raise TestsError("the packed tests are not JSON") from None
 
 
 def _integer(text: str) -> int:
@@ -175,7 +176,7 @@ def _limits(tests: Mapping[str, Any]) -> dict[str, Any]:
     if (seconds := _number(tests.get("time_limit"))) is not None:
         limits["time_limit_s"] = seconds
     if (size := _number(tests.get("memory_limit"))) is not None:
-        limits["memory_limit_mb"] = size if size < 1 << 20 else size / (1 << 20)  # bytes in some copies
+        limits["memory_limit_mb"] = size if size < 1 << 20 else size / (1 << 20)  # some copies give bytes
     return limits
 
 
@@ -198,14 +199,14 @@ def _taco(tests: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(value: Any) -> Any:
-    """A list of arguments; a text has one per line."""
+    """A list of arguments; text has one per line."""
     if isinstance(value, str):
         return [_value(line) for line in value.strip().splitlines() if line.strip()]
     return value
 
 
 def _value(text: Any) -> Any:
-    """JSON, or a Python literal, or else the text itself."""
+    """The value of JSON or of a Python literal, otherwise the text."""
     if not isinstance(text, str):
         return text
     for parse in (json.loads, ast.literal_eval):

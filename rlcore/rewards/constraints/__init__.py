@@ -1,14 +1,15 @@
-"""Instructions whose following a program can check: the 25 kinds of IFEval, scored strictly or loosely, as a reward.
+"""The reward `constraints`: instructions that a program can check, with the 25 kinds of IFEval, scored strictly or
+loosely.
 
 A row lists its constraints in the column `constraints` (`[{"id": "keywords:existence", "kwargs": {"keywords":
-["sun"]}}]`), or in IFEval's own columns `instruction_id_list` and `kwargs`. Kinds of your own: `constraint`.
+["sun"]}}]`), or in IFEval's columns `instruction_id_list` and `kwargs`. `constraint` registers custom kinds.
 
 Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", arXiv 2311.07911: ids and
-arguments, the table of instructions, the loose criterion (section 2.2). Checks are our own, and stricter than usual
-where a policy would otherwise be paid for nothing: a sole JSON object or list rather than any value; one of the allowed
-options rather than several; bullets with something in them; repeating the prompt and then an answer. Words and
-sentences are split by `rlcore.rewards.text`, languages told by py3langid. One kind is added,
-`length_constraints:number_characters`, and the relations "at most", "exactly" and "more than".
+arguments, the table of instructions, the loose criterion (section 2.2). Checks are reimplemented, and stricter where a
+policy could otherwise exploit them: a single JSON object or list instead of any value; exactly one of the allowed
+options; non-empty bullets; an answer after the repeated prompt. `rlcore.rewards.text` splits words and sentences,
+py3langid detects languages. One kind is added, `length_constraints:number_characters`, and the relations "at most",
+"exactly" and "more than".
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlcore.rewards.constraints import content as _content  # registers its kinds
+from rlcore.rewards.constraints import content as _content  # imported to register the kinds
 from rlcore.rewards.constraints import layout as _layout
 from rlcore.rewards.constraints.kinds import (
     Constraint,
@@ -49,17 +50,16 @@ MODES = ("share", "all")
 def score(
     response: str, constraints: Sequence[Constraint | Mapping[str, Any]], loose: bool = False, mode: str = "share"
 ) -> RewardResult:
-    """How far a response follows its constraints.
+    """Scores how many constraints a response fulfils.
 
     Args:
-        constraints: as `read_row` gives them, or `{"id": ..., "kwargs": {...}}`.
-        loose: a constraint is fulfilled when one of `loose_variants` fulfils it; else the response itself must.
-        mode: `share` of the constraints fulfilled, or 1 for `all` of them and else 0.
+        constraints: from `read_row`, or `{"id": ..., "kwargs": {...}}`.
+        loose: a constraint is fulfilled if one of `loose_variants` fulfils it; False: the response itself must.
+        mode: `share`: the fraction fulfilled; `all`: 1 if all are fulfilled, else 0.
 
     Returns:
-        A score in [0, 1]; `parts` holds 0 or 1 for each constraint under its id (`id#2` for the second of one kind) and
-        for `all`; `info["unfulfilled"]` lists those that are not. A constraint that cannot be read is
-        `Status.UNPARSABLE`.
+        A score in [0, 1]; `parts` has 0 or 1 for each constraint under its id (`id#2` for the second of one kind) and
+        for `all`; `info["unfulfilled"]` lists the others. An invalid constraint gives `Status.UNPARSABLE`.
 
     Raises:
         ValueError: an unknown mode.
@@ -88,10 +88,10 @@ def score(
 
 @reward("constraints")
 def constraints(sample: RewardInput, loose: bool = False, mode: str = "share", thoughts: bool = False) -> RewardResult:
-    """The share of the row's instructions that the response follows (25 kinds, as in IFEval).
+    """The fraction of the row's instructions that the response fulfils (25 kinds, as in IFEval).
 
-    See `score` for the options; what stands in `<think>` is left out unless `thoughts`. A row without constraints, or
-    with one that cannot be read, is `Status.UNPARSABLE`.
+    See `score` for the options; text in `<think>` is ignored unless `thoughts`. A row without constraints, or with an
+    invalid one, gives `Status.UNPARSABLE`.
     """
     try:
         wanted = read_row(sample.metadata)
@@ -101,8 +101,8 @@ def constraints(sample: RewardInput, loose: bool = False, mode: str = "share", t
 
 
 def loose_variants(response: str) -> list[str]:
-    """The response and what is left of it without markdown's stars, without its first line ("Sure, here it is:"),
-    without its last ("Hope it helps."), and every combination: at most 8 texts, the response first.
+    """The response, and the response without Markdown asterisks, without its first line ("Sure, here it is:"), without
+    its last line ("Hope it helps."), in every combination: at most 8 texts, the response first.
 
     Source: arXiv 2311.07911, section 2.2.
     """

@@ -25,7 +25,7 @@ class ConstraintError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One of a row's constraints, checked.
+    """A checked constraint of a row.
 
     >>> Constraint("startend:end_checker", {"end_phrase": "the end"}).holds("This is the end")
     True
@@ -35,7 +35,7 @@ class Constraint:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def holds(self, text: str) -> bool:
-        """Whether the text fulfils it; an empty one never does."""
+        """True if the text fulfils the constraint; an empty text never does."""
         return bool(text.strip()) and bool(_KINDS[self.id].check(text, **self.kwargs))
 
 
@@ -50,10 +50,10 @@ _KINDS: dict[str, _Kind] = {}
 
 
 def constraint(id: str) -> Callable[[F], F]:
-    """Registers a kind of constraint: a function of the response and keyword arguments that says whether it holds.
+    """Registers a kind of constraint: a predicate of the response with keyword arguments.
 
-    The arguments' annotations (`int`, `str`, `list[str]`, `Relation`) are what a row's kwargs are checked against; an
-    argument with a default may be left out.
+    The kwargs of a row are checked against the annotations (`int`, `str`, `list[str]`, `Relation`); arguments with a
+    default are optional.
 
     >>> @constraint("mine:shouted")
     ... def shouted(text: str) -> bool:
@@ -87,10 +87,10 @@ def ids() -> list[str]:
 
 
 def read_constraint(id: Any, kwargs: Any) -> Constraint:
-    """A checked constraint. Arguments that are None count as left out: tables give every row all columns.
+    """Checks a constraint. Arguments that are None count as missing, because tables give every row all columns.
 
     Raises:
-        ConstraintError: what is wrong, with the id and the argument.
+        ConstraintError: an unknown id or an invalid argument.
     """
     if not isinstance(id, str) or id not in _KINDS:
         hint = suggest(id, _KINDS) if isinstance(id, str) else ""
@@ -112,7 +112,7 @@ def read_row(metadata: Mapping[str, Any]) -> list[Constraint]:
     `instruction_id_list` and `kwargs` of IFEval. Either may be JSON in a string.
 
     Raises:
-        ConstraintError: neither is there, both are, the list is empty, or one of them cannot be read.
+        ConstraintError: both layouts or none, an empty list, or an invalid constraint.
     """
     ours, theirs = _column(metadata, "constraints"), _column(metadata, "instruction_id_list")
     if (ours is None) == (theirs is None):
@@ -137,7 +137,7 @@ def read_row(metadata: Mapping[str, Any]) -> list[Constraint]:
 
 
 def compare(count: int, relation: Relation, wanted: int) -> bool:
-    """`count` against `wanted`, as in "at least 3"."""
+    """Compares `count` with `wanted`, for example "at least 3"."""
     if relation == "less than":
         return count < wanted
     if relation == "at most":
@@ -167,7 +167,7 @@ def _value(id: str, name: str, kind: Any, value: Any) -> Any:
     if kind is int:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and math.isfinite(value) and value == int(value) and value >= 0:
-            return int(value)  # tables turn whole numbers with gaps into floats
+            return int(value)  # tables turn integers with missing values into floats
     elif kind is str:
         if isinstance(value, str) and value.strip():
             return value

@@ -1,6 +1,6 @@
-"""How a response is laid out: lists, highlights, sections, JSON, titles. See the package for how close it is to IFEval.
+"""Constraints on layout: lists, highlights, sections, JSON, titles. The package docstring lists differences to IFEval.
 
-Regular expressions here are linear: hostile text costs its length.
+Regular expressions here run in linear time, also on hostile text.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _FENCE = re.compile(r"```(?:[a-zA-Z0-9]{0,20}\s)?(.*)```", re.DOTALL)
 
 @constraint("detectable_format:number_bullet_lists")
 def _bullets(text: str, num_bullets: int) -> bool:
-    """Exactly so many lines that begin with `* ` or `- `."""
+    """Exactly `num_bullets` lines begin with `* ` or `- `."""
     return len(_BULLET.findall(text)) == num_bullets
 
 
 @constraint("detectable_format:number_highlighted_sections")
 def _highlights(text: str, num_highlights: int) -> bool:
-    """At least so many parts of a line between `*`, `**` or `***`, with something in them."""
+    """At least `num_highlights` non-empty parts of a line between `*`, `**` or `***`."""
     count, opened, start = 0, "", 0
     for mark in _STARS.finditer(text):
         inside = text[start : mark.start()]
@@ -43,45 +43,45 @@ def _highlights(text: str, num_highlights: int) -> bool:
 
 @constraint("detectable_format:multiple_sections")
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    """At least so many lines that begin with the word and a number (`Section 2`), markdown marks before it or not."""
+    """At least `num_sections` lines begin with the word and a number (`Section 2`), optionally after Markdown marks."""
     word = re.escape(section_spliter.strip())
     return len(re.findall(rf"(?m)^[ \t#*_>]*{word}(?:[ \t]*\d+|[ \t]+[IVXL]+)\b", text)) >= num_sections
 
 
 @constraint("detectable_format:constrained_response")
 def _one_option(text: str, options: list[str] = list(OPTIONS)) -> bool:  # noqa: B006 - never changed
-    """Holds exactly one of the options: naming all of them is no answer."""
+    """Contains exactly one of the options."""
     return sum(option in text for option in options) == 1
 
 
 @constraint("detectable_format:json_format")
 def _json(text: str) -> bool:
-    """Nothing but a JSON object or list, in a code fence or not."""
+    """Only a JSON object or list, optionally in a code fence."""
     return isinstance(parse_json(text), dict | list)
 
 
 @constraint("detectable_format:title")
 def _title(text: str) -> bool:
-    """Somewhere a title `<<in double angle brackets>>`, on one line."""
+    """Contains a title `<<in double angle brackets>>` on one line."""
     return any(title.strip() for title in _TITLE.findall(text))
 
 
 @constraint("detectable_content:number_placeholders")
 def _placeholders(text: str, num_placeholders: int) -> bool:
-    """At least so many `[like this]`."""
+    """At least `num_placeholders` placeholders `[like this]`."""
     return sum(bool(inside.strip()) for inside in _PLACEHOLDER.findall(text)) >= num_placeholders
 
 
 @constraint("detectable_content:postscript")
 def _postscript(text: str, postscript_marker: str) -> bool:
-    """The marker (`P.S.`, `P.P.S`), in any case and spacing, at the start of a word, and something after it."""
+    """The marker (`P.S.`, `P.P.S`), in any case and spacing, at the start of a word and followed by text."""
     letters = [re.escape(c) for c in postscript_marker.strip().rstrip(".") if not c.isspace()]
     return re.search(rf"(?:^|[\s*_(\"“]){r'[ ]?'.join(letters)}[.:]?[\s*_:]*\w", text, re.I) is not None
 
 
 @constraint("combination:two_responses")
 def _two(text: str) -> bool:
-    """Two different ones, divided by `******`; a divider before the first or after the second does no harm."""
+    """Two different responses, divided by `******`; a divider before the first or after the second is ignored."""
     parts = [part.strip() for part in re.split(r"(?<!\*)\*{6}(?!\*)", text.strip())]
     if not all(parts[1:-1]):
         return False
@@ -90,9 +90,9 @@ def _two(text: str) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a text that is JSON and nothing else, a code fence around it left out; None when it is not.
+    """The value of a text that is only JSON, without a surrounding code fence; None otherwise.
 
-    `NaN` and `Infinity` are no JSON.
+    `NaN` and `Infinity` are not JSON.
     """
     bare = text.strip()
     if fenced := _FENCE.fullmatch(bare):

@@ -1,1 +1,1 @@
-"""Language models as judges: prompts, verdicts and scores as pure code over anything that completes prompts."""
+"""Language models as judges: prompts, verdicts and scores as pure code on top of a `Completer`."""

@@ -1,4 +1,4 @@
-"""Questions to a judge, once more with a reminder where the answer holds no verdict."""
+"""Asks a judge, and repeats with a reminder if an answer has no verdict."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def ask(
     choices: Sequence[str],
     values: Sequence[float],
 ) -> list[Read]:
-    """What is read from the answers, in the order of `asked`; never raises for the sake of an answer.
+    """The parsed answers, in the order of `asked`; an invalid answer gives a status and never raises.
 
     Args:
         mode: "pointwise" or "pairwise".
-        read: of a written answer.
-        choices, values: labels of one token, and what each is worth; of the reading `choice`.
+        read: parses a text answer.
+        choices, values: one-token labels and their values, for the reading `choice`.
     """
     if config.reading.how is JudgeReading.choice:
         return [read_choice(r, values) for r in completer.complete(asked, 1, 0.0, choices)] if asked else []
@@ -43,6 +43,6 @@ def ask(
 
 
 def limit_s(completer: Completer, config: JudgeConfig, num_questions: int) -> float:
-    """Seconds in which `ask` must have ended."""
+    """Time limit of `ask`, in seconds."""
     rounds = 1 if config.reading.how is JudgeReading.choice else config.reading.reminders + 1
     return rounds * completer.limit_s(num_questions)

@@ -1,4 +1,4 @@
-"""Settings of the judge."""
+"""Config of the judge."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rlcore.problems import bounded
 class JudgeKind(str, enum.Enum):
     none = "none"
     engine = "engine"  # a frozen vLLM engine of the role `judge`
-    endpoint = "endpoint"  # an OpenAI-compatible address
+    endpoint = "endpoint"  # an OpenAI-compatible endpoint
 
 
 class JudgeMode(str, enum.Enum):
-    pointwise = "pointwise"  # each sample by the rubrics
+    pointwise = "pointwise"  # rates each sample by the rubrics
     pairwise = "pairwise"  # win rate of each sample
 
 
 class JudgeReading(str, enum.Enum):
-    text = "text"  # the judge writes, its verdict is read from the last line that has one
-    choice = "choice"  # one token, the verdict is read from the log-probs of the labels
+    text = "text"  # the judge writes text; its verdict is in the last line with one
+    choice = "choice"  # one token; the verdict comes from the log-probs of the labels
 
 
 class JudgeAgainst(str, enum.Enum):
@@ -33,16 +33,16 @@ class JudgeAgainst(str, enum.Enum):
 
 @dataclass
 class RubricConfig:
-    """What one pointwise question asks. Several make named parts of the score."""
+    """A pointwise question. Several rubrics give named parts of the score."""
 
     name: str = "quality"
     text: str = "How helpful, correct and clear the response is."
-    weight: float = bounded(1.0, ge=0)  # in the mean over the rubrics
+    weight: float = bounded(1.0, ge=0)  # weight in the mean over the rubrics
 
 
 @dataclass
 class JudgeScaleConfig:
-    """The scores of a pointwise judge; they go to [0, 1]: (score - low) / (high - low)."""
+    """The scale of a pointwise judge, mapped to [0, 1]: (score - low) / (high - low)."""
 
     low: int = 1  # the worst score
     high: int = 10  # the best score
@@ -52,79 +52,79 @@ class JudgeScaleConfig:
 class JudgePromptConfig:
     """Templates; empty: the built-in one of the mode and reading.
 
-    `{prompt}`, `{response}`, `{reference}`, `{rubric}`, `{low}`, `{high}`, `{response_a}` and `{response_b}` are filled
-    in; all other braces stay as they are.
+    `{prompt}`, `{response}`, `{reference}`, `{rubric}`, `{low}`, `{high}`, `{response_a}` and `{response_b}` are
+    substituted; other braces are unchanged.
     """
 
     pointwise: str = ""  # question about one response
     pairwise: str = ""  # question about two responses
-    reference: str = ""  # goes before the question where the row has a reference and the template no place for it
-    reminder: str = ""  # what an answer without verdict is met with
+    reference: str = ""  # put before the question if the row has a reference but the template has no {reference}
+    reminder: str = ""  # reply to an answer without verdict
     system: str = ""  # system message of the judge
-    column: str = ""  # of the row that holds the bare question; empty: the prompt as the policy sees it
+    column: str = ""  # column of the row with the bare question; empty: the prompt that the policy sees
 
 
 @dataclass
 class JudgeReadingConfig:
-    how: JudgeReading = JudgeReading.text  # how the verdict is read
+    how: JudgeReading = JudgeReading.text  # answer format of the judge
     verdict: str = r"\[\[([ABC])\]\]"  # regular expression, one group: A, B, or C for a tie
     score: str = r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]"  # regular expression, one group: a number
-    reminders: int = bounded(1, ge=0)  # further questions where no verdict was found
+    reminders: int = bounded(1, ge=0)  # reminders after an answer without verdict
 
 
 @dataclass
 class JudgeEndpointConfig:
-    """Of kind `endpoint`."""
+    """Settings of kind `endpoint`."""
 
-    base_url: str | None = None  # as in http://host:8000/v1
+    base_url: str | None = None  # for example http://host:8000/v1
     model: str | None = None  # name of the model at the endpoint
     api_env: str = ""  # NAME of the environment variable that holds the key; empty: no key is sent
-    max_concurrency: int = bounded(16, ge=1)  # requests at the same time
-    retries: int = bounded(4, ge=0)  # of a request that failed
-    request_timeout_s: float = bounded(60.0, gt=0)  # of one request
-    deadline_s: float = bounded(180.0, gt=0)  # of one question with its retries
-    extra: dict[str, Any] = field(default_factory=dict)  # further fields of the request, as they are
+    max_concurrency: int = bounded(16, ge=1)  # concurrent requests
+    retries: int = bounded(4, ge=0)  # retries of a failed request
+    request_timeout_s: float = bounded(60.0, gt=0)  # time limit of one request
+    deadline_s: float = bounded(180.0, gt=0)  # time limit of one question with its retries
+    extra: dict[str, Any] = field(default_factory=dict)  # additional fields of the request, passed through
 
 
 @dataclass
 class JudgeEngineConfig:
-    """Of kind `engine`: vLLM on the weights of a folder, never synced."""
+    """Settings of kind `engine`: vLLM with the weights of a folder, without weight updates."""
 
     path: str | None = None  # Hugging Face folder or hub id
-    tensor_parallel_size: int = bounded(1, ge=1)  # GPUs of one engine
-    dtype: str = "auto"  # of the weights; auto: as in the folder
-    max_model_len: int = bounded(4096, ge=1)  # longest question with its answer
-    max_num_seqs: int = bounded(256, ge=1)  # questions that one engine answers at the same time
-    gpu_memory_utilization: float = bounded(0.9, gt=0, le=1)  # share of a GPU's memory that an engine takes
+    tensor_parallel_size: int = bounded(1, ge=1)  # GPUs per engine
+    dtype: str = "auto"  # dtype of the weights; auto: from the folder
+    max_model_len: int = bounded(4096, ge=1)  # maximum tokens of question and answer
+    max_num_seqs: int = bounded(256, ge=1)  # concurrent questions per engine
+    gpu_memory_utilization: float = bounded(0.9, gt=0, le=1)  # share of GPU memory for an engine
     cpu_kv_cache_gib: float = bounded(1.0, gt=0)  # KV cache of an engine on CPU
-    enforce_eager: bool = False  # no compiled graphs
-    trust_remote_code: bool = False  # run the Python code that comes with the model folder
-    chat_template: bool | None = None  # None: where the tokenizer has one
-    chat_options: dict[str, Any] = field(default_factory=dict)  # of the chat template, such as enable_thinking
-    deadline_s: float = bounded(600.0, gt=0)  # of one call; what is not answered then is a time-out
-    max_restarts: int = bounded(3, ge=0)  # of one engine within six hours
-    extra: dict[str, Any] = field(default_factory=dict)  # further vLLM engine arguments
+    enforce_eager: bool = False  # disable compiled graphs
+    trust_remote_code: bool = False  # run Python code from the model folder
+    chat_template: bool | None = None  # None: if the tokenizer has one
+    chat_options: dict[str, Any] = field(default_factory=dict)  # for the chat template, such as enable_thinking
+    deadline_s: float = bounded(600.0, gt=0)  # time limit of one call; unanswered questions get a timeout
+    max_restarts: int = bounded(3, ge=0)  # restarts of one engine within six hours
+    extra: dict[str, Any] = field(default_factory=dict)  # additional vLLM engine arguments
 
 
 @dataclass
 class JudgeConfig:
-    kind: JudgeKind = JudgeKind.none  # who judges
-    mode: JudgeMode = JudgeMode.pointwise  # grades of single responses, or comparisons
-    against: JudgeAgainst = JudgeAgainst.group  # pairwise
-    max_pairs: int = bounded(28, ge=1)  # of one group, each asked in both orders; 28 are all pairs of 8
-    max_new_tokens: int = bounded(512, ge=1)  # longest answer of the judge
-    temperature: float = bounded(0.0, ge=0)  # of the judge's answers
+    kind: JudgeKind = JudgeKind.none  # implementation of the judge
+    mode: JudgeMode = JudgeMode.pointwise  # rating of single responses, or comparisons
+    against: JudgeAgainst = JudgeAgainst.group  # opponent in pairwise mode
+    max_pairs: int = bounded(28, ge=1)  # pairs per group, each judged in both orders; 28 are all pairs of 8
+    max_new_tokens: int = bounded(512, ge=1)  # maximum tokens of an answer of the judge
+    temperature: float = bounded(0.0, ge=0)  # sampling temperature of the judge
     rubrics: list[RubricConfig] = field(default_factory=lambda: [RubricConfig()])  # questions of a pointwise judge
     scale: JudgeScaleConfig = field(default_factory=JudgeScaleConfig)
     prompts: JudgePromptConfig = field(default_factory=JudgePromptConfig)
-    # how a verdict is found in the judge's answer
+    # parsing of the judge's answer
     reading: JudgeReadingConfig = field(default_factory=JudgeReadingConfig)
     engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
     endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)
 
 
 def check(config: JudgeConfig) -> list[str]:
-    """What cannot work, each with its key; empty when all is well. Reads no file and asks nobody."""
+    """Invalid settings, each with its key. Reads no file and sends no request."""
     wrong = []
     scale, reading, rubrics = config.scale, config.reading, config.rubrics
     if scale.low >= scale.high:
@@ -132,14 +132,14 @@ def check(config: JudgeConfig) -> list[str]:
     elif reading.how is JudgeReading.choice and config.mode is JudgeMode.pointwise and scale.high - scale.low > 19:
         wrong.append(f"reward.judge.scale: {scale.low} to {scale.high} are over 20 labels; a choice has at most 20")
     if not rubrics or len({r.name for r in rubrics}) < len(rubrics):
-        wrong.append("reward.judge.rubrics: at least one, each with a name of its own")
+        wrong.append("reward.judge.rubrics: at least one, each with a unique name")
     if any(r.weight < 0 for r in rubrics) or (rubrics and not sum(r.weight for r in rubrics) > 0):
         wrong.append("reward.judge.rubrics: weights must not be negative, and not all 0")
     for key in ("verdict", "score"):
         try:
             groups = re.compile(getattr(reading, key)).groups
         except re.error as error:
-            wrong.append(f"reward.judge.reading.{key}: no regular expression: {error}")
+            wrong.append(f"reward.judge.reading.{key}: not a regular expression: {error}")
         else:
             if groups != 1:
                 wrong.append(f"reward.judge.reading.{key}: must have exactly one group, it has {groups}")
@@ -156,13 +156,13 @@ def check(config: JudgeConfig) -> list[str]:
 
 
 def check_endpoint(endpoint: JudgeEndpointConfig) -> list[str]:
-    """As `check`."""
+    """See `check`."""
     wrong = []
     if not (endpoint.base_url or "").startswith(("http://", "https://")):
-        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.base_url, as in http://host:8000/v1")
+        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.base_url, for example http://host:8000/v1")
     if not endpoint.model:
         wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.model")
-    # never shown: it may be a key
+    # not shown, because it may be a key
     if endpoint.api_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", endpoint.api_env):
         wrong.append("reward.judge.endpoint.api_env must be the NAME of an environment variable, not the key itself")
     if endpoint.max_concurrency < 1 or endpoint.retries < 0:

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible address: bounded concurrency, retries within a deadline, a status each."""
+"""A judge at an OpenAI-compatible endpoint: bounded concurrency, retries within a deadline, one status per prompt."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rlcore.rewards.judge.prompts import Messages, Reply
 from rlcore.types import Status
 
 PAUSE_S, MAX_PAUSE_S = 0.5, 20.0
-TOP_LOGPROBS = 20  # the most that the API allows
+TOP_LOGPROBS = 20  # maximum of the API
 SLACK_S = 30.0
 MAX_ERROR = 300
 AGAIN = {408, 409, 425, 429}  # and 5xx
 
 
 class EndpointError(UserError, ValueError):
-    """An endpoint that cannot be used as it is set up."""
+    """The settings of an endpoint are invalid."""
 
 
 class _Failed(Exception):
-    """One attempt. `again`: another one may succeed; `after_s`: not before the server says so."""
+    """Result of one attempt. `again`: a retry may succeed; `after_s`: the pause requested by the server."""
 
     def __init__(self, message: str, again: bool = True, after_s: float = 0.0, status: Status = Status.ERROR) -> None:
         super().__init__(message)
@@ -36,10 +36,10 @@ class _Failed(Exception):
 
 
 class EndpointCompleter:
-    """`Completer` over `<base_url>/chat/completions`. The key is read from the environment once and never shown.
+    """`Completer` over `<base_url>/chat/completions`. The key is read from the environment once and never printed.
 
     Raises:
-        EndpointError: a setting is missing, the variable `api_env` names is empty, or the package httpx is missing.
+        EndpointError: a setting, the environment variable in `api_env` or the package httpx is missing.
     """
 
     def __init__(self, config: JudgeEndpointConfig) -> None:
@@ -62,7 +62,7 @@ class EndpointCompleter:
         temperature: float = 0.0,
         choices: Sequence[str] = (),
     ) -> list[Reply]:
-        """See `Completer.complete`. A choice that is not among the 20 likeliest tokens has the log-prob -inf.
+        """See `Completer.complete`. A choice outside of the 20 most likely tokens gets the log-prob -inf.
 
         Must not be called from a thread that runs an event loop.
         """
@@ -92,14 +92,14 @@ class EndpointCompleter:
             return list(await asyncio.gather(*(one(body) for body in bodies)))
 
     async def _answer(self, client: Any, body: dict[str, Any], choices: Sequence[str]) -> Reply:
-        """One prompt with its retries."""
+        """Completes one prompt, with retries."""
         config, loop = self._config, asyncio.get_running_loop()
         ends_at = loop.time() + config.deadline_s
         failed = _Failed("no attempt was made", status=Status.TIMEOUT)
         for attempt in range(config.retries + 1):
             left = min(config.request_timeout_s, ends_at - loop.time())
             try:
-                async with asyncio.timeout(left):  # of the whole attempt: a server that drips must not outlast it
+                async with asyncio.timeout(left):  # for the whole attempt, also against servers that send slowly
                     return await self._attempt(client, body, choices)
             except TimeoutError:
                 failed = _Failed(f"no answer within {left:.1f} s", status=Status.TIMEOUT)
@@ -133,7 +133,7 @@ class EndpointCompleter:
 
 
 def _reply(answer: Any, choices: Sequence[str]) -> Reply:
-    """Raises LookupError, TypeError or ValueError when it is no chat completion."""
+    """Parses a chat completion. Raises LookupError, TypeError or ValueError if it is not one."""
     choice = answer["choices"][0]
     text = choice["message"].get("content") or ""
     if not isinstance(text, str):
@@ -149,7 +149,7 @@ def _reply(answer: Any, choices: Sequence[str]) -> Reply:
 
 
 def log_sum(logprobs: Sequence[float]) -> float:
-    """Log of the summed chances; -inf of nothing."""
+    """Log of the sum of probabilities; -inf for an empty list."""
     top = max(logprobs, default=-math.inf)
     return top + math.log(sum(math.exp(x - top) for x in logprobs)) if top > -math.inf else top
 

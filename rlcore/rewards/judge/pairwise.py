@@ -1,7 +1,7 @@
-"""Which of two responses is better, asked in both orders; and the win rates that make a reward of it.
+"""Pairwise comparisons in both orders, and win rates as rewards.
 
-Zheng et al. 2023, arXiv 2306.05685, section 3.4: judges favour a position, so each pair is asked twice with the
-responses swapped; a win counts when both answers agree, otherwise it is a tie.
+Zheng et al. 2023, arXiv 2306.05685, section 3.4: judges prefer a position, so each pair is judged twice with swapped
+responses; a win counts if both answers agree, otherwise the pair is a tie.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rlcore.types import Pair, Status
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one comparison.
+    """The verdict of one comparison.
 
-    With the reading `text`, `preference` is 1.0 or 0.0 where both orders agree and 0.5 otherwise; with `choice` it is
-    the mean over both orders of the chance of the first response.
+    With the reading `text`, `preference` is 1.0 or 0.0 if both orders agree and 0.5 otherwise; with `choice` it is the
+    mean probability of the first response over both orders.
     """
 
     preference: float | None  # for the first response, in [0, 1]; None: not judged
     flipped: bool = False  # the two orders name different winners
-    asked: tuple[float, ...] = ()  # what was read in each order, for the first response
+    asked: tuple[float, ...] = ()  # preference for the first response in each order
     status: Status = Status.OK
     error: str = ""
     info: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Verdict:
         return self.preference is not None
 
 
-SAME = Verdict(0.5)  # of two equal responses: nobody was asked
+SAME = Verdict(0.5)  # two equal responses, not judged
 
 
 class PairwiseJudge:
@@ -49,7 +49,7 @@ class PairwiseJudge:
         self.completer, self.config = completer, config
 
     def compare(self, pairs: Sequence[Comparison]) -> list[Verdict]:
-        """A verdict for each, in order. Two equal responses tie without being asked about."""
+        """A verdict per comparison, in order. Equal responses tie without a question."""
         todo = [i for i, pair in enumerate(pairs) if pair.response_a != pair.response_b]
         asked = [ask_pair(side, self.config) for i in todo for side in (pairs[i], pairs[i].swapped)]
         reads = ask(
@@ -63,12 +63,12 @@ class PairwiseJudge:
         return verdicts
 
     def preferences(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """For `pair.chosen`, in [0, 1]; None where the judge could not be read."""
+        """Preferences for `pair.chosen`, in [0, 1]; None if the judge gave no verdict."""
         return [v.preference for v in self.compare([comparison_of(pair, self.config) for pair in pairs])]
 
 
 def combine(first: Read, swapped: Read, soft: bool) -> Verdict:
-    """One verdict out of two; `swapped` was asked with the responses the other way round.
+    """Combines two verdicts; `swapped` is the one with swapped responses.
 
     >>> combine(Read(1.0), Read(0.0), False).preference, combine(Read(1.0), Read(1.0), False).preference
     (1.0, 0.5)
@@ -89,9 +89,9 @@ def comparison_of(pair: Pair, config: JudgeConfig) -> Comparison:
 
 
 def pairs_of(count: int, most: int) -> list[tuple[int, int]]:
-    """At most `most` of the pairs of `count` samples, such that each sample is in about as many as any other.
+    """At most `most` pairs of `count` samples, balanced over the samples.
 
-    Neighbours on a ring first, then those two apart, and so on.
+    Neighbours on a ring first, then samples two apart, and so on.
 
     >>> pairs_of(4, 6)
     [(0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)]
@@ -104,7 +104,7 @@ def pairs_of(count: int, most: int) -> list[tuple[int, int]]:
 
 
 def win_rates(count: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[Verdict]) -> list[list[float]]:
-    """Per sample, its shares of the comparisons that were judged; empty where none was."""
+    """Per sample, its preferences in the judged comparisons; empty without any."""
     shares: list[list[float]] = [[] for _ in range(count)]
     for (i, j), verdict in zip(pairs, verdicts, strict=True):
         if verdict.preference is not None:
@@ -114,8 +114,8 @@ def win_rates(count: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[V
 
 
 def position_bias(verdicts: Sequence[Verdict]) -> Metrics:
-    """`judge/flip_share` and `judge/tie_share` of the pairs that were asked and read; `judge/first_share`, the mean
-    preference for whatever stands first (0.5: no bias); `judge/failed_share` of all pairs.
+    """`judge/flip_share` and `judge/tie_share` over the judged pairs; `judge/first_share`, the mean preference for the
+    first position (0.5: no bias); `judge/failed_share` over all pairs.
     """
     asked = [v for v in verdicts if v.asked]
     first = [x for v in asked for x in (v.asked[0], 1.0 - v.asked[1])]

@@ -1,4 +1,4 @@
-"""Verdicts out of what a judge wrote, or out of the log-probs of its labels."""
+"""Parses verdicts from the text of a judge or from the log-probs of its labels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from rlcore.rewards.judge.prompts import Reply
 from rlcore.types import Status
 
-MAX_SHOWN = 300  # characters of a judge's answer in `info`
-PREFERENCE = {"A": 1.0, "B": 0.0, "C": 0.5}  # of the first response
+MAX_SHOWN = 300  # characters of an answer in `info`
+PREFERENCE = {"A": 1.0, "B": 0.0, "C": 0.5}  # preference for the first response
 LABELS = ("A", "B")
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A number read from a reply; 0.0 where the status is not OK."""
+    """A number parsed from a reply; 0.0 if the status is not OK."""
 
     value: float
     status: Status = Status.OK
     error: str = ""
-    said: str = ""  # the end of what the judge wrote
+    said: str = ""  # end of the judge's text
 
     @property
     def ok(self) -> bool:
@@ -30,10 +30,10 @@ class Read:
 
 
 def find(pattern: str, reply: Reply) -> str | None:
-    """The group of `pattern` in the last line that has one, after any `</think>`; None if that line has several
-    different ones, no line has one, or the answer was cut off.
+    """The group of `pattern` in the last line with a match, after `</think>`; None without a match, with several
+    different ones in that line, or if the answer was truncated.
     """
-    if reply.finish_reason == "length":  # what it weighed half-way is no verdict
+    if reply.finish_reason == "length":  # a truncated answer has no verdict
         return None
     for line in reversed(reply.text.rpartition("</think>")[2].splitlines()):
         found = {m[1] for m in re.finditer(pattern, line)}
@@ -48,7 +48,7 @@ def read_verdict(reply: Reply, pattern: str) -> Read:
 
 
 def read_score(reply: Reply, pattern: str, low: float, high: float) -> Read:
-    """A rating, scaled to [0, 1]; one outside of the scale is unparsable."""
+    """A rating scaled to [0, 1]; ratings outside of the scale are unparsable."""
 
     def scaled(text: str) -> float:
         value = float(text)
@@ -60,10 +60,10 @@ def read_score(reply: Reply, pattern: str, low: float, high: float) -> Read:
 
 
 def read_choice(reply: Reply, values: Sequence[float]) -> Read:
-    """Expectation of `values` under the chances of the choices, renormalised over them.
+    """Expectation of `values` under the renormalised probabilities of the choices.
 
-    Of two labels worth 1 and 0 that is p(A) / (p(A) + p(B)); of ratings, the weighted score of G-Eval (Liu et al. 2023,
-    arXiv 2303.16634, equation 1).
+    For two labels with values 1 and 0 this is p(A) / (p(A) + p(B)); for ratings, the weighted score of G-Eval (Liu et
+    al. 2023, arXiv 2303.16634, equation 1).
     """
     said = reply.text[-MAX_SHOWN:]
     if reply.status is not Status.OK:

@@ -1,7 +1,7 @@
-"""A response rated by itself, by one rubric or several.
+"""Rates single responses by one or several rubrics.
 
 Zheng et al. 2023, arXiv 2306.05685, section 3.1 (single answer grading); with the reading `choice` the rating is the
-expectation under the chances of the labels (G-Eval, arXiv 2303.16634).
+expectation under the probabilities of the labels (G-Eval, arXiv 2303.16634).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class PointwiseJudge:
         self.completer, self.config = completer, config
 
     def rate(self, questions: Sequence[Question]) -> list[RewardResult]:
-        """Scores in [0, 1], in order: the mean over the rubrics by their weights; `parts` holds each where there are
-        several. One rubric that was not rated makes the sample's status, and `info["said"]` what the judge said.
+        """Scores in [0, 1], in order: the mean over the rubrics by their weights; with several rubrics `parts` has
+        each. A rubric without rating sets the status of the sample, and `info["said"]` has the text of the judge.
         """
         config, rubrics = self.config, self.config.rubrics
         low, high = config.scale.low, config.scale.high

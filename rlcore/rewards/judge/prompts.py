@@ -1,4 +1,4 @@
-"""What a judge is asked: templates, filled without touching braces in the texts of users and models."""
+"""Prompts for judges: templates, filled without changing braces in texts of users and models."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ REMINDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said, or why it said nothing."""
+    """The reply of a judge, or the reason why there is none."""
 
     text: str = ""
     status: Status = Status.OK
-    error: str = ""  # where the status is not OK
+    error: str = ""  # if the status is not OK
     finish_reason: str = "stop"  # "stop" | "length"
-    logprobs: tuple[float, ...] = ()  # of the choices, in their order; -inf: unlikelier than all that was reported
+    logprobs: tuple[float, ...] = ()  # log-probs of the choices, in order; -inf: not among the reported tokens
 
 
 class Completer(Protocol):
-    """Anything that goes on from prompts: an engine, an endpoint. May be called from several threads."""
+    """Completes prompts: an engine or an endpoint. Must be thread-safe."""
 
     def complete(
         self,
@@ -79,21 +79,21 @@ class Completer(Protocol):
         temperature: float = 0.0,
         choices: Sequence[str] = (),
     ) -> list[Reply]:
-        """A reply to every prompt, in order; a prompt that could not be answered has a status, and raises nothing.
+        """A reply to every prompt, in order; failed prompts get a status and never raise.
 
         Args:
-            choices: answers of one token each. If given, one token is generated and `Reply.logprobs` are those of the
-                choices; `Reply.text` is the likeliest.
+            choices: answers of one token each. If given, one token is generated, `Reply.logprobs` has the log-probs of
+                the choices and `Reply.text` is the most likely one.
         """
         ...
 
     def limit_s(self, num_prompts: int) -> float:
-        """Seconds in which `complete` on so many prompts must have ended."""
+        """Time limit of `complete` on this number of prompts, in seconds."""
         ...
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """Puts values in place of `{name}`, in one pass: braces inside the values, and other braces, stay.
+    """Replaces `{name}` with values in one pass; braces in values and other braces are unchanged.
 
     >>> fill("{prompt} {x} {response}", {"prompt": "{response}", "response": "{}"})
     '{response} {x} {}'
@@ -103,7 +103,7 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One response to be rated."""
+    """A response to rate."""
 
     prompt: str
     response: str
@@ -112,7 +112,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two responses to be compared."""
+    """Two responses to compare."""
 
     prompt: str
     response_a: str
@@ -125,13 +125,13 @@ class Comparison:
 
 
 def question_of(prompt: Prompt, config: JudgeConfig) -> str:
-    """The prompt as the judge is shown it: the row's column `prompts.column`, else as the policy sees it."""
+    """The prompt for the judge: the row's column `prompts.column`, otherwise the prompt of the policy."""
     found = prompt.metadata.get(config.prompts.column) if config.prompts.column else None
     return prompt.text if found is None else str(found)
 
 
 def reference_of(prompt: Prompt) -> str | None:
-    """The reference as the judge is shown it: all acceptable answers, where there are several."""
+    """The reference for the judge, with all acceptable answers if there are several."""
     accepted = prompt.metadata.get(REFERENCES)
     several = isinstance(accepted, list) and prompt.reference in accepted
     return "\nor\n".join(map(str, accepted)) if several and accepted else prompt.reference
@@ -150,7 +150,7 @@ def ask_pair(pair: Comparison, config: JudgeConfig) -> Messages:
 
 
 def remind(asked: Messages, reply: str, mode: str, config: JudgeConfig) -> Messages:
-    """The conversation that goes on after an answer without verdict."""
+    """The conversation after an answer without verdict."""
     text = fill(config.prompts.reminder or REMINDERS[mode], _scale(config))
     return [*asked, {"role": "assistant", "content": reply}, {"role": "user", "content": text}]
 
@@ -168,5 +168,5 @@ def _scale(config: JudgeConfig) -> dict[str, int]:
 
 
 def plain(prompt: str | Messages) -> str:
-    """Messages for a model without chat template: their texts, a blank line apart and one at the end."""
+    """Messages for a model without chat template: their texts, each followed by a blank line."""
     return prompt if isinstance(prompt, str) else "".join(f"{m['content']}\n\n" for m in prompt)

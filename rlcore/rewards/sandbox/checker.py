@@ -1,15 +1,15 @@
-"""Runs the assert statements of a test in a process of their own, where the program is not.
+"""Runs the assert statements of a test in a process separate from the program.
 
-Names that neither the test, nor Python, nor a few modules define stand for the program's: they are proxies, which ask
-the program's process through the verifier outside. Plain values come back as themselves, so that every comparison with
-a literal happens here, out of the program's reach. An object of the program's own class stays over there. It equals no
-plain value, whatever it says; comparing two of them is left to their class, questioned with decoys, and the test is
-marked as weak. What the program made of a plain value of the test by an operator, as in `abs(f(x) - 0.5)`, gives no
-plain value back: it could be made up to fit.
+Names that neither the test, nor Python, nor a few modules define belong to the program: they are proxies, which query
+the program's process through the verifier. Plain values are copied, so that comparisons with a literal happen here, out
+of the program's reach. Objects of the program's classes stay in its process. They equal no plain value; the comparison
+of two of them is done by their class, checked with decoys, and marks the test as weak. If the program applies an
+operator to a plain value of the test, as in `abs(f(x) - 0.5)`, the result is not accepted as a plain value, because the
+program could fake it.
 
-A function of the test that is handed over can be called back, here. A call that returns None hands back what it made of
-the lists, dicts, sets and objects of the test's classes among its arguments. An exception of the program's own class is
-raised here as a class of that name and of the built-in bases it says it has.
+The program can call functions that the test passes; they run here. A call that returns None sends back the changes to
+lists, dicts, sets and objects of the test's classes in its arguments. An exception of a class of the program is raised
+here as a class with that name and the built-in bases that it reports.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KINDS = ("function", "type", "method", "builtin_function_or_method", "_lru_cache
 
 
 class Link:
-    """The way to the program, through the verifier."""
+    """Connection to the program, through the verifier."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -56,10 +56,10 @@ class Link:
         self.errors: dict[str, type[Exception]] = {}
         self.handed: list[Callable[..., Any]] = []  # functions of the test that the program may call
         self.asked = self.weak = False
-        self.told = False  # the program has seen a plain value of the test, which may be the expected one
+        self.told = False  # the program received a plain value of the test, which may be the expected one
 
     def ask(self, request: dict[str, Any], given: tuple[Any, ...] = ()) -> Any:
-        """The answer's value; `given` are the arguments of a call, which it may have changed."""
+        """The value of an answer; `given` are the arguments of the call, which the program may have changed."""
         self.asked = True
         self.channel.send({"ask": request})
         while "call" in (answer := self.channel.receive()):
@@ -76,7 +76,7 @@ class Link:
         return values.decode(data, lambda number, name: Remote(self, number, name), self.classes)
 
     def _called_back(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What a function of the test answers to the program."""
+        """Answers a call of a test function by the program."""
         self.told = True
         try:
             args = [self.decode(item) for item in asked["args"]]
@@ -97,7 +97,7 @@ class Link:
             vars(old).update(vars(new))
 
     def error(self, name: str, bases: Any) -> type[Exception]:
-        """The exception of that name: Python's, or one that stands for the program's own."""
+        """The exception class of that name: Python's, or a stand-in for a class of the program."""
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, Exception):
             return kind
@@ -129,7 +129,7 @@ class Link:
         return values.encode(value, None, self.classes)
 
     def named(self, path: str) -> Any:
-        """What the program has by that name: a constant is itself; a function, a class or an object can be called."""
+        """A name of the program: constants are values; functions, classes and objects are proxies."""
         found = self.ask({"name": path})
         if type(found) is not Remote or (kind := object.__getattribute__(found, "_type")) not in KINDS:
             return found
@@ -138,7 +138,7 @@ class Link:
         return Function(self, path)
 
     def do(self, name: str, *args: Any) -> Any:
-        """A function of the module operator, or of Python's own, applied in the program's process."""
+        """A function of the module operator or a builtin, applied in the program's process."""
         remote = [a for a in args if type(a) is Remote]
         mixed = name in (*ARITHMETIC, "contains") and len(remote) < len(args)
         self.told = self.told or mixed
@@ -165,13 +165,13 @@ def _is_fitted(remote: Any) -> bool:
 
 def _refuse_plain(result: Any) -> Any:
     if type(result) is not Remote:
-        raise TypeError("an object of the program's own class, combined with a plain value, gives no plain value")
+        raise TypeError("an object of the program's class, combined with a plain value, gives no plain value")
     object.__setattr__(result, "_fitted", True)
     return result
 
 
 class Remote:
-    """An object of the program, which stays there."""
+    """Proxy of an object in the program's process."""
 
     __slots__ = ("_fitted", "_link", "_number", "_type")
 
@@ -179,7 +179,7 @@ class Remote:
         object.__setattr__(self, "_link", link)
         object.__setattr__(self, "_number", number)
         object.__setattr__(self, "_type", type_name)
-        object.__setattr__(self, "_fitted", False)  # made of a plain value of the test by an operator
+        object.__setattr__(self, "_fitted", False)  # result of an operator on a plain value of the test
 
     def __getattr__(self, name: str) -> Any:
         return self._link.do("getattr", self, name)
@@ -225,7 +225,7 @@ class Remote:
     def __enter__(self) -> Any:
         return self._link.do("getattr", self, "__enter__")()
 
-    def __exit__(self, *_: object) -> None:  # what it returns would let it swallow the test's AssertionError
+    def __exit__(self, *_: object) -> None:  # a true return value would suppress the test's AssertionError
         self._link.do("getattr", self, "__exit__")(None, None, None)
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ for _name in ("neg", "abs"):
     setattr(Remote, f"__{_name}__", lambda self, name=_name: self._link.do(name, self))
 
 
-class Function:  # a name of the program; it has no docstring of its own, so that the program's is found
+class Function:  # a name of the program; without a docstring here, so that the program's is found
     def __init__(self, link: Link, name: str) -> None:
         self.link, self.name = link, name
 
@@ -303,7 +303,7 @@ class Function:  # a name of the program; it has no docstring of its own, so tha
 
 
 class Scope(dict[str, Any]):
-    """Globals of the test: its own names, Python's, well-known modules, and for the rest the program's."""
+    """Globals of the test: its names, Python's, well-known modules, and otherwise names of the program."""
 
     link: Link
 
@@ -318,14 +318,14 @@ class Scope(dict[str, Any]):
 
 
 def check(setup: str, asserts: list[str], fd: int) -> None:
-    """Runs each statement over the socket `fd`; says for each whether it held, and whether that is weak."""
+    """Runs each statement over the socket `fd`; reports for each if it held, and if the result is weak."""
     channel = Channel(fd)
     scope = Scope(__builtins__=builtins, __name__="tests")
     scope.link = link = Link(channel)
     try:
         exec(compile(setup, "setup.py", "exec"), scope)
     except BaseException as error:
-        # once the program was asked, the fault may be its own
+        # after a query to the program, the fault may be the program's
         channel.send({"e" if link.asked else "broken": describe(error)})
         os._exit(1)
     link.classes = {n: c for n, c in scope.items() if isinstance(c, type) and c.__module__ == "tests"}

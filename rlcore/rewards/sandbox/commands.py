@@ -1,4 +1,4 @@
-"""Programs in other languages: a table of commands, one to compile (if any) and one to run."""
+"""Programs in other languages: a table of commands to compile (optional) and run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from rlcore.rewards.sandbox.records import Ending, Job, Limits, Outcome, Sandbox
 from rlcore.rewards.sandbox.zygote import Zygote
 
 READABLE = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/proc/self", "/proc/cpuinfo")
-JAVA = tuple(sorted(map(str, Path("/etc").glob("java-*-openjdk"))))  # Debian's java has its settings there
+JAVA = tuple(sorted(map(str, Path("/etc").glob("java-*-openjdk"))))  # Debian's java keeps its settings there
 COMPILE_TIME_S, COMPILE_MEMORY_MB = 20.0, 4096
-RUNTIME_MB = 1024  # of a runtime that reserves memory, on top of the limit of the program
+RUNTIME_MB = 1024  # extra limit for runtimes that reserve memory
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`{source}`, `{program}` and `{folder}` are filled in; the first word is looked up on PATH, in /usr."""
+    """Commands of a language. `{source}`, `{program}` and `{folder}` are substituted; the first word is looked up on
+    PATH.
+    """
 
     file: str  # name of the source file
     run: Sequence[str]
     compile: Sequence[str] = ()
-    reserves: bool = False  # its runtime reserves address space: the memory limit counts what it writes to
+    reserves: bool = False  # the runtime reserves address space; the memory limit counts only written pages
 
 
 Table = Mapping[str, Command]
@@ -52,13 +54,13 @@ PYTHON = ("python", "python3", "py", "py3", "pypy", "pypy3")
 
 
 def language(name: str) -> str:
-    """The table's name of a language."""
+    """The name of a language in the table."""
     name = name.strip().lower()
     return "python" if name in PYTHON else ALIASES.get(name, name)
 
 
 def run(zygote: Zygote, job: Job, deadline: float, table: Table) -> list[Outcome]:
-    """Compiles once and runs every input.
+    """Compiles the program once and runs it on every input.
 
     Raises:
         SandboxError: the language is not in the table, its command is not installed, or the job has no inputs.

@@ -1,6 +1,6 @@
-"""Landlock through ctypes: what a process and its children may open, beyond the file permissions (Linux 5.13 on).
+"""Landlock through ctypes: restricts the files that a process and its children may open (Linux 5.13 or newer).
 
-Loaded inside the sandbox too: imports nothing but the standard library. See landlock(7) for the numbers.
+This module is also loaded inside the sandbox: it imports only the standard library. See landlock(7) for the numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-CREATE, ADD_RULE, RESTRICT = 444, 445, 446  # the same on x86_64 and aarch64
+CREATE, ADD_RULE, RESTRICT = 444, 445, 446  # equal on x86_64 and aarch64
 PR_SET_NO_NEW_PRIVS = 38
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -25,22 +25,23 @@ libc.syscall.restype = ctypes.c_long
 
 
 def abi() -> int:
-    """The kernel's Landlock version; 0 when there is none."""
+    """The Landlock version of the kernel; 0 without Landlock."""
     return int(max(0, libc.syscall(CREATE, None, ctypes.c_size_t(0), 1)))
 
 
 def handled(version: int) -> int:
-    """Every file access that version of Landlock can refuse."""
+    """All file accesses that this version of Landlock can deny."""
     return ALL_V1 | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0) | (IOCTL_DEV * (version >= 5))
 
 
 def ruleset(rules: Iterable[tuple[str, int]]) -> int:
-    """A descriptor of a ruleset that refuses all but `rules`: (path, rights beneath it). Missing paths are left out.
+    """Descriptor of a ruleset that denies everything except `rules`: (path, rights beneath it). Missing paths are
+    skipped.
 
-    TCP is refused from version 4 on, signals and abstract sockets to the outside from version 6 on.
+    Version 4 and newer also deny TCP, version 6 and newer signals and abstract sockets to the outside.
 
     Raises:
-        OSError: no Landlock in this kernel.
+        OSError: the kernel has no Landlock.
     """
     version = abi()
     fields = (handled(version), 3 if version >= 4 else 0, 3 if version >= 6 else 0)
@@ -63,7 +64,7 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
 
 
 def restrict(fd: int) -> None:
-    """Puts the calling thread, and all it starts, under a ruleset, for good.
+    """Applies a ruleset permanently to the calling thread and its children.
 
     Raises:
         OSError: refused.

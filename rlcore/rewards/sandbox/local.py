@@ -1,4 +1,4 @@
-"""Runs jobs in zygotes of this machine."""
+"""Runs jobs in zygotes on this machine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rlcore.rewards.sandbox.records import Call, Ending, Job, Limits, Outcome, S
 from rlcore.rewards.sandbox.zygote import Launch, Running, Zygote
 
 MAX_PROGRAMS = 2000  # of one zygote
-TRIES = 4  # of a job whose sandbox is killed each time
-IDLE = 4  # zygotes kept for the next job
+TRIES = 4  # tries of a job if its sandbox is killed
+IDLE = 4  # idle zygotes kept for the next job
 
 
 class LocalSandbox:
-    """A few zygotes, each running one program at a time; another is started when all are busy.
+    """A few zygotes that run one program each; a new one is started if all are busy.
 
     Args:
-        launch: how a zygote is started.
-        description: what the user is told.
-        table: other languages, see `commands`.
+        launch: starts a zygote.
+        description: of the tier, for messages.
+        table: languages other than Python, see `commands`.
     """
 
     def __init__(self, launch: Launch, description: str, table: commands.Table | None = None) -> None:
@@ -36,8 +36,9 @@ class LocalSandbox:
         self._lock, self._closed, self._owner = threading.Lock(), False, os.getpid()
 
     def run(self, job: Job) -> list[Outcome]:
-        """See `records.Sandbox.run`. A sandbox that breaks down is replaced and the job run once more, or more often if
-        it was killed, in the first half of the time to the deadline."""
+        """See `records.Sandbox.run`. A failed sandbox is replaced and the job repeated once, or several times if it was
+        killed, within the first half of the time to the deadline.
+        """
         deadline = time.monotonic() + job.limits.deadline_s
         failures: list[SandboxError] = []
         while True:
@@ -68,7 +69,7 @@ class LocalSandbox:
 
     @contextlib.contextmanager
     def zygote(self, deadline: float | None = None) -> Iterator[Zygote]:
-        """An idle zygote, or a fresh one that comes up by the deadline; one that failed is not used again."""
+        """An idle zygote, or a new one that starts before the deadline. A failed zygote is not reused."""
         zygote = self._take() or Zygote(self.launch, deadline)
         try:
             yield zygote
@@ -76,7 +77,7 @@ class LocalSandbox:
             zygote.close(hurry=True)
             raise
         with self._lock:
-            # one that has not reaped its program yet is hung, or frees memory on a starved machine
+            # its program is not reaped yet: it hangs, or frees memory on a busy machine
             keep = not (self._closed or zygote.pending) and len(self._idle) < IDLE and zygote.programs < MAX_PROGRAMS
             if keep:
                 self._idle.append(zygote)
@@ -86,13 +87,13 @@ class LocalSandbox:
     def _take(self) -> Zygote | None:
         dead, found = [], None
         with self._lock:
-            if self._owner != os.getpid():  # a fork must not talk over its parent's sockets
+            if self._owner != os.getpid():  # a fork must not use its parent's sockets
                 self._idle, self._owner = [], os.getpid()
             while self._idle and found is None:
                 zygote = self._idle.pop()
                 if zygote.alive():
                     found = zygote
-                else:  # killed from outside: not a job's try
+                else:  # killed from outside: does not count as a try
                     dead.append(zygote)
         for zygote in dead:
             zygote.close(hurry=True)
@@ -109,7 +110,7 @@ class LocalSandbox:
 
 
 class Session:
-    """A program in a zygote that answers requests over a socket of its own."""
+    """A program in a zygote that answers requests over a separate socket."""
 
     def __init__(self, zygote: Zygote, mode: str, spec: dict[str, Any], limits: Limits, deadline: float) -> None:
         self.channel, theirs = socket.socketpair()
@@ -129,7 +130,7 @@ class Session:
             os.close(fds[1])
 
     def send(self, message: dict[str, Any]) -> bool:
-        """False when the program has closed its end, or does not read."""
+        """Sends a frame; False if the program closed its end or does not read."""
         self.channel.settimeout(max(0.1, self.deadline - time.monotonic()))
         try:
             self.channel.sendall(values.dumps(message))
@@ -138,7 +139,7 @@ class Session:
         return True
 
     def arm(self, time_s: float) -> None:
-        """Restarts the clocks, for the next test."""
+        """Restarts the clocks for the next test."""
         self.short = cut_short(self.limits, self.deadline)
         self.running.arm(time_s)
 
@@ -151,14 +152,14 @@ class Session:
     def close(self) -> None:
         """Kills the program, unless it has ended."""
         try:
-            with contextlib.suppress(SandboxError):  # what it answered stands; a dead zygote is found out by the next
+            with contextlib.suppress(SandboxError):  # its answers are valid; the next job detects a dead zygote
                 self.running.kill()
         finally:
             self.channel.close()
             os.close(self.errors)
 
     def outcome(self) -> Outcome:
-        """What became of a program that stopped answering."""
+        """The outcome of a program that stopped answering."""
         found = ending(self.running.kill(), self.errors, "", self.short)
         if found.ending is Ending.done or self.running.ended is None or self.running.ended.cause == "told":
             return Outcome(Ending.error, error="it stopped answering", seconds=found.seconds)
@@ -166,7 +167,7 @@ class Session:
 
 
 class _Calls:
-    """Calls of one program; after a crash or a hang the rest go on in a fresh process."""
+    """Calls functions of a program; after a crash or a hang, remaining calls run in a new process."""
 
     def __init__(self, sandbox: LocalSandbox, job: Job, deadline: float) -> None:
         self.sandbox, self.job, self.deadline = sandbox, job, deadline
@@ -203,7 +204,9 @@ class _Calls:
 
 
 def unloaded(session: Session) -> Outcome | None:
-    """Why a program is not ready for calls; None when it is. The first frame is sent before the program runs."""
+    """The reason why a program is not ready for calls; None if it is ready. The first frame is sent before the program
+    runs.
+    """
     first = session.receive()
     if first is not None and "broken" in first:
         error = failed({"e": first["broken"]}).error
@@ -221,13 +224,13 @@ def request(call: Call) -> dict[str, Any]:
 
 
 def claimed(answer: dict[str, Any]) -> Outcome:
-    """What a program says it returned."""
+    """The outcome of a return value as reported by the program."""
     if "v" not in answer:
         return failed(answer)
     try:
         return Outcome(Ending.done, value=values.decode(answer["v"]))
     except (values.ValueRefused, RecursionError, MemoryError) as error:
-        return Outcome(Ending.error, error=f"it returned what is no value: {error}")
+        return Outcome(Ending.error, error=f"it returned an unsupported value: {error}")
 
 
 def failed(answer: dict[str, Any]) -> Outcome:
@@ -237,7 +240,7 @@ def failed(answer: dict[str, Any]) -> Outcome:
 
 
 class _Asserts:
-    """Assert statements in one process, the program in another, and the verifier carrying questions between them."""
+    """Runs assert statements in one process and the program in another; the verifier relays requests between them."""
 
     def __init__(self, sandbox: LocalSandbox, job: Job, deadline: float) -> None:
         self.sandbox, self.job, self.deadline = sandbox, job, deadline
@@ -291,10 +294,10 @@ class _Asserts:
                 return
             self.outcomes.append(_verdict(verdict))
             if verdict.get("told") is True:
-                return  # the other tests go on with a process that was told nothing
+                return  # other tests continue with a process that has received no values
 
     def _relay(self, program: Session, checker: Session) -> dict[str, Any] | Outcome:
-        """Answers the checker's questions from the program until the checker says something else."""
+        """Relays requests of the checker to the program until the checker sends another message."""
         while True:
             message = checker.receive()
             if message is None:
@@ -309,7 +312,7 @@ class _Asserts:
 
 
 def _passed_on(answer: dict[str, Any]) -> dict[str, Any]:
-    """Of what a program says, what a checker may hear."""
+    """The part of a program's message that is passed to the checker."""
     if "v" in answer:
         after = answer.get("after")
         return {"v": answer["v"], "after": after if isinstance(after, list) else []}

@@ -1,4 +1,4 @@
-"""One run of a program in a zygote, and what it came to."""
+"""Runs a program in a zygote and reports the outcome."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from rlcore.rewards.sandbox.records import Ending, Limits, Outcome
 from rlcore.rewards.sandbox.zygote import Exit, Zygote, memory_file
 
-MAX_ERROR = 600  # characters of a program's last output
+MAX_ERROR = 600  # characters of the last output of a program
 TOO_LATE = Outcome(Ending.skipped, error="the deadline came first")
 
 
 def feed(zygote: Zygote, mode: str, spec: dict[str, Any], text: str, limits: Limits, deadline: float) -> Outcome:
-    """Runs a program from `text` as standard input to its end; what it prints stays in memory."""
+    """Runs a program with `text` as standard input until it exits; its output is kept in memory."""
     short = cut_short(limits, deadline)
     fds = [memory_file(text.encode("utf-8", "surrogatepass")), os.memfd_create("output"), os.memfd_create("errors")]
     try:
@@ -30,13 +30,14 @@ def feed(zygote: Zygote, mode: str, spec: dict[str, Any], text: str, limits: Lim
 
 
 def cut_short(limits: Limits, deadline: float) -> bool:
-    """Whether a test that begins now begins too late for its time; but one that had half of the whole span to the
-    deadline, and used it up, is slow."""
+    """True if too little time is left for a test that starts now. A test that had half of the whole time to the
+    deadline and used it up counts as slow instead.
+    """
     return deadline - time.monotonic() < min(limits.time_s, limits.deadline_s / 2)
 
 
 def ending(ended: Exit, errors: int, output: str = "", short: bool = False) -> Outcome:
-    """The outcome of a program that has ended."""
+    """The outcome of an exited program."""
     size = os.fstat(errors).st_size
     words = os.pread(errors, 4 * MAX_ERROR, max(0, size - 4 * MAX_ERROR)).decode("utf-8", "replace")[-MAX_ERROR:]
     if ended.timed_out and short:

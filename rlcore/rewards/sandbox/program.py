@@ -1,7 +1,7 @@
-"""What runs in a forked child, after it has been locked up: the program, and answers to calls of it.
+"""Runs in a confined, forked child: executes the program and answers calls to it.
 
-Everything here shares a process with hostile code, so nothing it sends is believed: what arrives outside is a value
-that the program claims to have returned, which it may as well have returned.
+This code shares a process with hostile code, so nothing it sends is trusted: a received value is a claim of the program
+about its return value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlcore.rewards.sandbox import values
 
 NAME = "solution.py"
 MAX_ERROR = 2000
-# what LeetCode and its kin put before a `class Solution`
+# imports that LeetCode and similar sites put before a `class Solution`
 PREAMBLE = """
 from typing import *
 from collections import *
@@ -43,7 +43,7 @@ CLASS_RECURSION = 20_000
 
 
 def prepare() -> None:
-    """Makes the forked zygote look like a fresh interpreter: streams, `exit`, `sys.argv`, environment."""
+    """Resets the forked zygote to the state of a fresh interpreter: streams, `exit`, `sys.argv`, environment."""
     for name in [n for n in sys.modules if n.partition(".")[0] == "rlcore"]:
         del sys.modules[name]
     sys.stdin, sys.stdout = _stream(0, "r", "surrogateescape"), _stream(1, "w", "surrogateescape")
@@ -61,7 +61,7 @@ def _stream(fd: int, mode: str, errors: str) -> Any:
 
 
 def leave(code: int) -> None:
-    """Ends as the interpreter would, without tearing down what was inherited."""
+    """Exits like the interpreter, without cleanup of inherited state."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -75,7 +75,7 @@ def leave(code: int) -> None:
 
 
 def run(source: str) -> None:
-    """Runs a whole program as `__main__`, and ends the process with its exit code."""
+    """Runs a program as `__main__` and exits with its exit code."""
     module = _module("__main__")
     code = 1
     try:
@@ -90,7 +90,7 @@ def run(source: str) -> None:
 
 def report(error: BaseException) -> None:
     try:
-        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without this file's own
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without the frames of this file
         text = "".join(traceback.format_exception(type(error), error, frames, limit=-6))[-MAX_ERROR:]
     except BaseException:
         text = type(error).__name__
@@ -138,13 +138,13 @@ class Channel:
         while len(data) < size:
             piece = self.sock.recv(size - len(data))
             if not piece:
-                os._exit(0)  # nobody asks any more
+                os._exit(0)  # the other end is closed
             data += piece
         return bytes(data)
 
 
 class Host:
-    """A loaded program that answers calls until the other side hangs up."""
+    """A loaded program that answers calls until the other side closes."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -153,7 +153,9 @@ class Host:
         self.classes: dict[str, type] = {}
 
     def load(self, source: str, setup: str) -> None:
-        """Runs the author's shared definitions and says so, before the program can say anything; then the program."""
+        """Runs the shared definitions of the tests and reports that, before the program can send anything; then the
+        program.
+        """
         self.scope = _module("solution").__dict__
         if "class Solution" in source:
             exec(PREAMBLE, self.scope)
@@ -171,7 +173,7 @@ class Host:
             report(error)
             self.channel.send({"e": describe(error)})
             os._exit(1)
-        # a program may repeat the author's definitions: then instances are of its own class
+        # if the program repeats the definitions, instances have its class
         self.classes = {n: self.scope[n] for n in self.classes if isinstance(self.scope.get(n), type)}
         self.channel.send({"v": None})
 
@@ -190,7 +192,7 @@ class Host:
         self.channel.send(answer)
 
     def _call_back(self, number: int) -> Callable[..., Any]:
-        """A function of the test, which runs over there; it may in turn call the program."""
+        """Proxy of a test function, which runs in the checker and may call the program."""
 
         def function(*args: Any) -> Any:
             self.channel.send({"call": number, "args": [self.encode(a) for a in args]})
@@ -220,7 +222,7 @@ class Host:
         return getattr(builtins, name) if number == -1 else self._call_back(-2 - number)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The value asked for; and, where a call returned nothing, what it made of its arguments, if that is asked."""
+        """The requested value; if a call returned None, on request also its changed arguments."""
         args = [self.decode(a) for a in request.get("args", ())]
         if "do" in request:
             do: Callable[..., Any] = getattr(operator, request["do"], None) or getattr(builtins, request["do"])
@@ -238,7 +240,7 @@ class Host:
         return answer
 
     def find(self, path: str) -> Any:
-        """A function of the program by name, or else the method of its class Solution."""
+        """A function of the program by name, otherwise the method of its class Solution."""
         name, *rest = path.split(".")
         if not rest and "Solution" in self.scope and hasattr(self.scope["Solution"], name):
             return getattr(self.scope["Solution"](), name)
@@ -247,20 +249,20 @@ class Host:
         found = self.scope[name]
         for part in rest:
             if isinstance(found, type) and isinstance(vars(found).get(part), types.FunctionType):
-                with contextlib.suppress(TypeError):  # a method, of a class that needs no arguments
+                with contextlib.suppress(TypeError):  # a method of a class without constructor arguments
                     found = found()
             found = getattr(found, part)
         return found
 
 
 def _bases(kind: Any) -> list[str]:
-    """Names of the classes an exception class inherits from; empty for anything else."""
+    """Names of the base classes of an exception class; empty for other objects."""
     found = type.mro(kind) if isinstance(kind, type) and issubclass(kind, Exception) else []
     return [base.__name__[:80] for base in found[1:20]]
 
 
 def host(source: str, setup: str, fd: int) -> None:
-    """Loads a program and answers calls of it over the socket `fd`."""
+    """Loads a program and answers calls over the socket `fd`."""
     server = Host(Channel(fd))
     server.load(source, setup)
     server.serve()

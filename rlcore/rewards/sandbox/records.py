@@ -1,4 +1,4 @@
-"""What a sandbox is asked and what it answers. Expected values are in neither."""
+"""Requests and answers of a sandbox. Neither contains expected values."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from rlcore.problems import UserError
 
 
 class SandboxError(UserError, RuntimeError):
-    """The sandbox itself failed, or there is none; never the program's fault."""
+    """The sandbox failed or is missing; never the fault of the program."""
 
 
 class SandboxLost(SandboxError):
-    """A sandbox that had started, or could have, ended under its work: it was killed from outside."""
+    """A working sandbox was killed from outside."""
 
 
 class Ending(str, enum.Enum):
-    """How one test of a program ended, before any answer is looked at."""
+    """How a test ended, before its answer is checked."""
 
     done = "done"  # there is an answer
     error = "error"  # an exception, a signal, an exit code
-    timeout = "timeout"  # the time of one test is used up
-    skipped = "skipped"  # the deadline of the whole job came first
+    timeout = "timeout"  # the time limit of the test was reached
+    skipped = "skipped"  # the deadline of the whole job was reached
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one test, except `deadline_s`."""
+    """Limits of one test, except `deadline_s`."""
 
-    time_s: float = 4.0  # of CPU, and of running or sleeping; waiting for a core does not count
+    time_s: float = 4.0  # seconds of CPU time plus sleep; waiting for a core is not counted
     memory_mb: int = 1024  # address space
     output_mb: int = 16
-    deadline_s: float = 30.0  # wall seconds of all tests together
+    deadline_s: float = 30.0  # wall-clock seconds for all tests
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`name(*args, **kwargs)`; a name may be a method of the program's class Solution, or dotted."""
+    """The call `name(*args, **kwargs)`; the name may be dotted, or a method of the class Solution."""
 
     name: str
     args: Sequence[Any] = ()
@@ -48,17 +48,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A program and what to do with it: feed `inputs` to it, make `calls`, or run `asserts` against it."""
+    """A program and its tests: `inputs` for standard input, `calls`, or `asserts`."""
 
     source: str
     language: str = "python"
     inputs: Sequence[str] = ()
     calls: Sequence[Call] = ()
     asserts: Sequence[str] = ()
-    setup: str = ""  # the author's definitions, for asserts
-    shared_setup: str = ""  # the part of it that the program sees: imports and classes
+    setup: str = ""  # definitions of the tests, for asserts
+    shared_setup: str = ""  # the part of `setup` that the program sees: imports and classes
     limits: Limits = field(default_factory=Limits)
-    answer_bytes: int = 1 << 20  # of one encoded value; what is longer is no answer, and not read
+    answer_bytes: int = 1 << 20  # limit of one encoded value; longer ones are not read
 
     @property
     def num_tests(self) -> int:
@@ -67,27 +67,28 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one test. Everything but `ending`, `seconds` and a check's verdict comes from the program and is its claim."""
+    """Outcome of one test. Everything except `ending`, `seconds` and the verdict of a check is a claim of the program.
+    """
 
     ending: Ending
-    output: str = ""  # what it printed, for inputs
-    value: Any = None  # what the call returned; for asserts, True when the statement held
+    output: str = ""  # printed output, for inputs
+    value: Any = None  # return value of the call; for asserts True if the statement held
     error: str = ""
-    seconds: float = 0.0  # of CPU
-    weak: bool = False  # of an assert: the program's own methods had a say in it
-    broken: bool = False  # of an assert: the statement or its setup is at fault
+    seconds: float = 0.0  # CPU seconds
+    weak: bool = False  # for asserts: methods of the program affected the result
+    broken: bool = False  # for asserts: the statement or its setup is broken
 
 
 class Sandbox(Protocol):
-    """Runs jobs; safe to use from several threads."""
+    """Runs jobs; thread-safe."""
 
     description: str
 
     def run(self, job: Job) -> list[Outcome]:
-        """One outcome for each test, in order, no later than the job's deadline plus a second.
+        """One outcome per test, in order, at most one second after the job's deadline.
 
         Raises:
-            SandboxError: the sandbox failed, also on further tries.
+            SandboxError: the sandbox failed repeatedly.
         """
         ...
 

@@ -1,11 +1,11 @@
-"""Another machine's sandbox over HTTP: the client of `rlcore.rewards.sandbox.server`.
+"""Client of `rlcore.rewards.sandbox.server`: the sandbox of another machine over HTTP.
 
     POST URL/run   {"source", "language", "inputs" | "calls" | "asserts", "setup", "shared_setup", "limits"}
                    -> {"outcomes": [{"ending", "output", "value", "error", "seconds", "weak", "broken"}]}
     GET URL/health -> {"sandbox": description}
 
-Values travel as in `values`. Expected outputs are not sent; of asserts, the statements are. 429, 5xx and connection
-errors are tried again with growing pauses, within the job's deadline.
+Values are encoded as in `values`. Expected outputs are not sent, but assert statements are. Status 429, 5xx and
+connection errors are retried with growing pauses, within the job's deadline.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _sent(value: Any) -> Any:
 
 
 def from_message(message: Mapping[str, Any]) -> Job:
-    """Raises KeyError, TypeError or ValueError when it is no job."""
+    """Parses a job. Raises KeyError, TypeError or ValueError if it is invalid."""
     calls = [Call(c["name"], values.decode(c["args"]), values.decode(c["kwargs"])) for c in message["calls"]]
     texts = {name: str(message[name]) for name in ("source", "language", "setup", "shared_setup")}
     lists = {name: [str(text) for text in message[name]] for name in ("inputs", "asserts")}
@@ -52,7 +52,7 @@ def from_message(message: Mapping[str, Any]) -> Job:
 def outcome_message(outcome: Outcome) -> dict[str, Any]:
     try:
         value = values.encode(outcome.value)
-    except (values.ValueRefused, RecursionError):  # an object that stayed inside
+    except (values.ValueRefused, RecursionError):  # an object that stayed in the sandbox
         value = {"h": 0, "type": getattr(outcome.value, "type_name", "?")}
     return {**{name: getattr(outcome, name) for name in FIELDS}, "ending": outcome.ending.value, "value": value}
 
@@ -61,7 +61,7 @@ FIELDS = ("output", "error", "seconds", "weak", "broken")
 
 
 def to_outcome(message: Mapping[str, Any]) -> Outcome:
-    """Raises KeyError, TypeError or ValueError when it is no outcome."""
+    """Parses an outcome. Raises KeyError, TypeError or ValueError if it is invalid."""
     return Outcome(
         ending=Ending(message["ending"]),
         output=str(message["output"]),
@@ -77,7 +77,7 @@ class RemoteSandbox:
     """Runs jobs at `url`.
 
     Raises:
-        SandboxError: no URL, or nobody answers there.
+        SandboxError: no URL, or no server answers there.
     """
 
     def __init__(self, url: str, retries: int = 2) -> None:
@@ -100,7 +100,7 @@ class RemoteSandbox:
         return outcomes
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no connection is kept open."""
 
     def _ask(self, path: str, body: bytes | None, deadline: float) -> dict[str, Any]:
         failure = "the deadline came first"
@@ -128,7 +128,7 @@ class RemoteSandbox:
         deadline = time.monotonic() + left_s
         with urllib.request.urlopen(request, timeout=max(0.05, left_s)) as response:
             data = bytearray()
-            while piece := response.read1(1 << 16):  # a server that drips must not outlast the deadline
+            while piece := response.read1(1 << 16):  # also for servers that send slowly
                 data += piece
                 if time.monotonic() > deadline:
                     raise TimeoutError("the answer came too slowly")
@@ -136,5 +136,5 @@ class RemoteSandbox:
                     raise ValueError("the answer is too long")
         answer = json.loads(data)
         if not isinstance(answer, dict):
-            raise ValueError("the answer is no JSON object")
+            raise ValueError("the answer is not a JSON object")
         return answer

@@ -1,18 +1,18 @@
-"""The zygote: a clean interpreter that imports what programs import, then forks one locked-up child per program.
+"""The zygote: a clean interpreter with common imports that forks one confined child per program.
 
 `python -s -S -P runner.py FD`. FD is a SOCK_SEQPACKET socket; messages are JSON, the verifier speaks first:
 
     settings                                        ->  {"ready": {...}}
-    {"op": "start", "number", "mode", limits} + fds ->  {"number", "overdue": True, "cause", "cpu": s} if it is; then
+    {"op": "start", "number", "mode", limits} + fds ->  {"number", "overdue": True, "cause", "cpu": s} if so; then
                                                         {"number", "exit": code or -signal, "cause", "cpu", "rss": KiB,
                                                          "unset": why the child could not be locked up, or ""}
         meanwhile {"op": "arm", "limit_s", "until"}     restarts the clocks (no answer)
         meanwhile {"op": "kill"}                        ends the child; its exit is the answer
     end of file                                     ->  the child is killed, the zygote ends
 
-The descriptors of a start: its JSON (program and all), then what becomes 0, 1, 2 and, for calls, 3. One child at a
-time. The zygote itself runs no foreign code and is out of reach of the child: seccomp and Landlock or a pid namespace
-refuse signals and looking into it, and nothing the child writes is read here.
+The descriptors of a start: its JSON (with the program), then the descriptors 0, 1, 2 and, for calls, 3 of the child.
+One child at a time. The zygote runs no foreign code. The child cannot reach it: seccomp and Landlock or a pid namespace
+deny signals and inspection, and the zygote reads nothing that the child writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 for _name, _folder in (("rlcore", "../.."), ("rlcore.rewards", ".."), ("rlcore.rewards.sandbox", ".")):
-    if _name not in sys.modules:  # the packages without what their __init__ imports
+    if _name not in sys.modules:  # packages without the imports of their __init__
         sys.modules[_name] = types.ModuleType(_name)
         sys.modules[_name].__path__ = [os.path.normpath(os.path.join(HERE, _folder))]
 
@@ -53,7 +53,7 @@ PRELOAD = (
     "linecache", "locale", "calendar", "_strptime", "encodings.idna",
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-OWN_UID = 61_000  # and up: the uid of programs where the zygote is root
+OWN_UID = 61_000  # first uid for programs if the zygote is root
 
 
 class Zygote:
@@ -63,7 +63,7 @@ class Zygote:
         sys.path += settings["python_path"]
         for module in (*PRELOAD, *settings["preload"]):
             importlib.import_module(module)
-        landlock.libc.prctl(36, 1, 0, 0, 0)  # subreaper: what a program leaves behind becomes our child
+        landlock.libc.prctl(36, 1, 0, 0, 0)  # subreaper: orphans of a program become our children
         self.note = self._drop_root()
         self.ruleset = -1
         if settings["landlock"]:
@@ -77,7 +77,9 @@ class Zygote:
         return [(path, rights if path == "/dev/null" else landlock.READ_FILE) for path in DEVICES]
 
     def _drop_root(self) -> str:
-        """Root ignores RLIMIT_NPROC and owns too much: become somebody else, or at least drop the capabilities."""
+        """Changes from root to another uid, or at least drops capabilities: root ignores RLIMIT_NPROC and owns system
+        files.
+        """
         if os.getuid() != 0 or not self.settings["drop_root"]:
             return ""
         uid = OWN_UID + os.getpid() % 4000
@@ -91,7 +93,7 @@ class Zygote:
                 return f"as uid {uid}"
         except OSError:
             pass
-        landlock.libc.prctl(28, 0x2F, 0, 0, 0)  # securebits: uid 0 means nothing any more, locked
+        landlock.libc.prctl(28, 0x2F, 0, 0, 0)  # securebits: uid 0 has no privileges, locked
         for capability in range(64):
             landlock.libc.prctl(24, capability, 0, 0, 0)
         header, none = b"\x22\x05\x08\x20" + bytes(4), bytes(24)  # _LINUX_CAPABILITY_VERSION_3, this process
@@ -110,7 +112,7 @@ class Zygote:
                 return
             message = json.loads(data)
             if message["op"] == "start":
-                words, says = os.pipe()  # closed before the program runs: it cannot pretend that the sandbox failed
+                words, says = os.pipe()  # closed before the program runs: it cannot fake a sandbox failure
                 pid = self._fork(message, fds, says)
                 for fd in (*fds, says):
                     os.close(fd)
@@ -122,14 +124,14 @@ class Zygote:
                 answer["unset"] = os.read(words, 1000).decode(errors="replace")
                 os.close(words)
                 self.control.send(json.dumps(answer).encode())
-            # a kill or an arm that came too late finds its child gone and answered for
+            # a late kill or arm refers to a child that is already reaped
 
     def _fork(self, message: dict[str, Any], fds: list[int], says: int) -> int:
         zygote = os.getpid()
         pid = os.fork()
         if pid:
             with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)  # here and in the child: whoever comes first
+                os.setpgid(pid, pid)  # here and in the child, because either may run first
             return pid
         try:
             child = Child(self, message, fds, zygote, says)
@@ -144,7 +146,7 @@ class Zygote:
         raise AssertionError
 
     def _sweep(self) -> None:
-        """Kills what the last program left behind; with seccomp there is nothing."""
+        """Kills orphans of the last program; seccomp prevents any."""
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
             try:
@@ -176,7 +178,7 @@ def _readable_by_others(path: str) -> bool:
 
 
 class Child:
-    """A fork of the zygote on its way to becoming a program."""
+    """A fork of the zygote before it becomes a program."""
 
     def __init__(self, zygote: Zygote, message: dict[str, Any], fds: list[int], parent: int, says: int) -> None:
         self.zygote, self.message, self.parent, self.says = zygote, message, parent, says
@@ -184,12 +186,12 @@ class Child:
         self.spec: dict[str, Any] = {}
 
     def become(self) -> Callable[[], None]:
-        """Locks this process up, for good, and returns what it is to run."""
+        """Confines this process permanently and returns the job to run."""
         with open(self.sent, "rb", closefd=False) as file:
             file.seek(0)
             self.spec = json.loads(file.read())
         os.setpgid(0, 0)
-        landlock.libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # at the zygote's end
+        landlock.libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # ends with the zygote
         if os.getppid() != self.parent:
             os._exit(1)
         landlock.libc.prctl(4, 1, 0, 0, 0)  # dumpable again after the change of uid, for /dev/stdin
@@ -225,7 +227,7 @@ class Child:
         return landlock.ruleset([*rules, *self.zygote._devices(), (self.zygote.scratch, scratch)])
 
     def _take_descriptors(self) -> None:
-        """Descriptors from 0 on as sent, and no other but `says`, which ends with an exec."""
+        """Sets the sent descriptors from 0 on and closes all others except `says`, which closes on exec."""
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in self.fds]
         self.says = fcntl.fcntl(self.says, fcntl.F_DUPFD_CLOEXEC, 64)
         for target, fd in enumerate(high):
@@ -237,7 +239,7 @@ class Child:
         message = self.message
         limits = {
             resource.RLIMIT_CORE: 0,
-            resource.RLIMIT_CPU: int(message["cpu_cap_s"]) + 2,  # behind the zygote's own clock
+            resource.RLIMIT_CPU: int(message["cpu_cap_s"]) + 2,  # later than the zygote's clock
             resource.RLIMIT_FSIZE: message["output_mb"] * MB,
             resource.RLIMIT_DATA if self.spec.get("reserves") else resource.RLIMIT_AS: message["memory_mb"] * MB,
             resource.RLIMIT_STACK: min(256, message["memory_mb"] // 2) * MB,
@@ -253,7 +255,7 @@ class Child:
 
 
 class Watch:
-    """Waits for a child; ends it when its time is up, when told to, or when nobody listens any more."""
+    """Waits for a child; kills it at its time limit, on request, or if the verifier is gone."""
 
     def __init__(self, control: socket.socket, pid: int, message: dict[str, Any]) -> None:
         self.control, self.pid, self.number = control, pid, message["number"]
@@ -274,8 +276,9 @@ class Watch:
             return 0.0
 
     def _starved(self) -> tuple[float, bool]:
-        """Seconds that the thread which waited longest was ready to run and had no core, which is not its fault; and
-        whether a thread is ready or running now: its present wait is not counted yet."""
+        """(seconds, running): the longest time that a thread was ready without a core, and if a thread is ready or
+        running now, with a wait that is not counted yet.
+        """
         longest, ready = 0.0, False
         with contextlib.suppress(OSError):
             for task in itertools.islice(os.scandir(f"/proc/{self.pid}/task"), 64):
@@ -287,7 +290,7 @@ class Watch:
         return longest, ready
 
     def _overdue(self) -> tuple[str | None, float]:
-        """What the child has used up, if anything; else the seconds after which to look again."""
+        """The limit that the child reached, or the seconds until the next check."""
         cpu, now = self._cpu(), time.monotonic()
         wall = now - self.start
         left = self.limit_s - (cpu - self.cpu_start)
@@ -325,7 +328,7 @@ class Watch:
                     cause = "told"
                     break
                 cause, _ = self._overdue()
-                if cause:  # said before it is killed, which may take long
+                if cause:  # reported before the kill, which may take long
                     self._say({"overdue": True, "cause": cause, "cpu": self._cpu()})
                     break
         finally:
@@ -334,7 +337,7 @@ class Watch:
         return None if deaf else answer
 
     def _say(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # nobody listens: the next read says so
+        with contextlib.suppress(OSError):  # the verifier is gone; the next read notices it
             self.control.send(json.dumps(message | {"number": self.number}).encode())
 
     def _pause(self) -> float:
@@ -342,7 +345,7 @@ class Watch:
         return 0.0 if cause else pause
 
     def _end(self, cause: str | None) -> dict[str, Any]:
-        """Kills the child's whole process group, the child being its unreaped leader, so that the number is its own."""
+        """Kills the process group of the child. The child is its unreaped leader, so the number is still valid."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except OSError:
@@ -360,13 +363,13 @@ class Watch:
 def main(fd: int) -> None:
     control = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
-    if os.getpid() == 1:  # of a namespace, to which bwrap's process outside would not pass a SIGKILL on
+    if os.getpid() == 1:  # of a namespace; bwrap's outer process does not forward SIGKILL
         landlock.libc.prctl(1, signal.SIGKILL, 0, 0, 0)
     settings = json.loads(control.recv(MESSAGE))
     try:
         Zygote(control, settings).run()
     finally:
-        shutil.rmtree(settings["scratch"], ignore_errors=True)  # where the verifier was killed and cannot
+        shutil.rmtree(settings["scratch"], ignore_errors=True)  # if the verifier was killed and cannot do it
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Seccomp filters: the system calls a program may make. Built as classic BPF, installed through ctypes.
 
-Two filters. `strict` names what is allowed: a Python program that computes, reads and prints, with threads. `broad`
-names what is refused: compiled programs and other languages, whose runtimes use what we do not foresee. Both refuse new
-processes (threads are fine), sockets, signals to others, looking into others, mounts and namespaces.
-Loaded inside the sandbox too: imports nothing but the standard library. See seccomp(2) and the kernel's unistd.h.
+Two filters. `strict` lists allowed calls, for Python programs that compute, read and print, with threads. `broad` lists
+denied calls, for other languages with unknown runtimes. Both deny new processes (threads are allowed), sockets, signals
+to and inspection of other processes, mounts and namespaces. This module is also loaded inside the sandbox: it imports
+only the standard library. See seccomp(2) and the kernel's unistd.h.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _numbers() -> dict[str, int]:
 
 
 class Filter:
-    """A program of classic BPF in the making, over `struct seccomp_data`."""
+    """Builder of a classic BPF program over `struct seccomp_data`."""
 
     def __init__(self) -> None:
         self.code: list[tuple[int, int, int, int]] = []
@@ -113,7 +113,7 @@ class Filter:
                 self.op(RETURN, action)
 
     def masked(self, names: str, argument: int, mask: int, values: tuple[int, ...], then: int, other: int) -> None:
-        """`then` where the argument's low word, masked, is one of `values`; else `other`."""
+        """Returns `then` if the masked low word of the argument is one of `values`, otherwise `other`."""
         for name in names.split():
             if name not in self.numbers:
                 continue
@@ -135,10 +135,10 @@ WORD = 0xFFFFFFFF
 
 
 def _decided(made: Filter, pid: int, creates: bool) -> None:
-    """Calls that depend on their arguments, alike in both filters."""
+    """Rules that depend on arguments, equal in both filters."""
     thread = CLONE_THREAD | CLONE_NAMESPACES
     made.masked("clone", 0, thread, (CLONE_THREAD,), ALLOW, NO)
-    made.always("clone3", ERRNO | errno.ENOSYS)  # its flags lie in memory; libc falls back to clone
+    made.always("clone3", ERRNO | errno.ENOSYS)  # its flags are in memory, unreadable here; libc falls back to clone
     made.masked("kill tgkill", 0, WORD, (pid,), ALLOW, NO)
     made.always("tkill", NO)
     made.masked("prlimit64", 0, WORD, (0, pid), ALLOW, NO)
@@ -153,10 +153,10 @@ def _decided(made: Filter, pid: int, creates: bool) -> None:
 
 
 def strict(pid: int, creates: bool) -> bytes:
-    """For a Python program that runs in process `pid`. Everything that is not named is refused with EPERM.
+    """The filter for a Python program in process `pid`. Unlisted calls fail with EPERM.
 
     Args:
-        creates: opening with O_CREAT is let through, because Landlock decides about it.
+        creates: allows opening with O_CREAT, because Landlock controls it.
     """
     made = Filter()
     named = set(f"{FORKS} {EXECS} {CHMODS} {REFUSED} {DECIDED}".split())
@@ -168,7 +168,7 @@ def strict(pid: int, creates: bool) -> bytes:
 
 
 def _unix_streams(made: Filter) -> None:
-    """Pairs of AF_UNIX streams (asyncio needs one); a datagram socket could be sent from to anybody."""
+    """Allows pairs of AF_UNIX streams (asyncio needs one); a datagram socket could send to any address."""
     made.op(EQUAL, made.numbers["socketpair"], 0, 7)
     made.op(LOAD, 16)
     made.op(EQUAL, 1, 0, 4)
@@ -180,10 +180,10 @@ def _unix_streams(made: Filter) -> None:
 
 
 def broad(pid: int, forks: bool) -> bytes:
-    """For a command in process `pid`: everything but what could reach out of the sandbox.
+    """The filter for a command in process `pid`: denies only calls that could reach out of the sandbox.
 
     Args:
-        forks: for compilers, which start others and set modes; what they start stays in their process group.
+        forks: for compilers, which start processes and set modes; these stay in their process group.
     """
     made = Filter()
     made.always(REFUSED, NO)
@@ -198,7 +198,7 @@ def broad(pid: int, forks: bool) -> bytes:
 
 
 def install(code: bytes) -> None:
-    """Puts the calling thread under a filter, for good.
+    """Applies a filter permanently to the calling thread.
 
     Raises:
         OSError: refused.
@@ -210,4 +210,4 @@ def install(code: bytes) -> None:
         raise OSError(ctypes.get_errno(), "seccomp: " + os.strerror(ctypes.get_errno()))
 
 
-assert sys.byteorder == "little"  # so that a register's low word lies first, on both machines
+assert sys.byteorder == "little"  # little-endian: the low word comes first, on both architectures

@@ -1,7 +1,7 @@
-"""A sandbox for others: `python -m rlcore.rewards.sandbox.server --host 127.0.0.1 --port 8070 [--tier landlock]`.
+"""HTTP server of a sandbox: `python -m rlcore.rewards.sandbox.server --host 127.0.0.1 --port 8070 [--tier landlock]`.
 
-For machines whose own containers allow no isolation (see `remote` for the protocol). It has no authentication: put it
-where only the trainers reach it.
+For trainers in containers that allow no isolation (see `remote` for the protocol). The server has no authentication:
+make it reachable only for the trainers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rlcore.rewards.sandbox.records import Sandbox, SandboxError
 from rlcore.rewards.sandbox.remote import from_message, outcome_message
 
 MAX_REQUEST = 256 << 20
-IDLE_TIMEOUT_S = 60.0  # of a connection that sends nothing
+IDLE_TIMEOUT_S = 60.0  # timeout of an idle connection
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `sandbox`; at most `concurrent` jobs run at once, others are told to come again (HTTP 429)."""
+    """Serves `sandbox`; at most `concurrent` jobs run at once, others get HTTP 429."""
 
     daemon_threads = True
 
@@ -70,11 +70,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-        except OSError:  # nobody waits any more
+        except OSError:  # the client is gone
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """One line per request is too many."""
+        """Disables the log line per request."""
 
 
 def main() -> None:

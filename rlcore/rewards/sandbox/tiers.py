@@ -1,9 +1,9 @@
-"""Which isolation this machine allows, found out by trying to read, connect, fork and kill from inside.
+"""Selects the isolation tier of this machine by probing: read, connect, fork and kill from inside the sandbox.
 
-    bwrap       a zygote inside bubblewrap's namespaces; its programs under seccomp, rlimits and, where it is, Landlock
-    landlock    a zygote of this system; its programs under Landlock, seccomp, rlimits: what works in plain containers
+    bwrap       a zygote in bubblewrap namespaces; its programs under seccomp, rlimits and, if available, Landlock
+    landlock    a zygote on this system; its programs under Landlock, seccomp, rlimits; works in plain containers
     remote      another machine's sandbox over HTTP
-    unsafe      rlimits alone, for programs one would run oneself; only when the config says so
+    unsafe      only rlimits, for trusted programs; only on explicit request
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CURES = (
     "for programs you would run yourself, reward.sandbox.tier=unsafe"
 )
 
-# What a hostile program would try first. It prints what it could do.
+# Attempts of a hostile program. It prints the ones that succeeded.
 PROBE = """
 import json, os, socket
 found = {}
@@ -72,12 +72,12 @@ attempt("", lambda: os.execv("/bin/echo", ["echo", "executed"]))
 
 
 def python() -> str:
-    """The interpreter itself, not a virtual environment's link to it."""
+    """The real interpreter, not the link in a virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def launch(tier: Tier, config: SandboxConfig, proc: bool = False) -> Launch:
-    """How the zygote of a local tier is started."""
+    """Start command of the zygote of a local tier."""
     library = str(Path(os.__file__).resolve().parent)
     runtime = [python(), "-s", "-S", "-P", "-B", str(HERE / "runner.py"), "{fd}"]
     own = [os.path.abspath(os.path.expanduser(p)) for p in (*config.readable, *config.python_path)]
@@ -113,10 +113,10 @@ def _bwrap(readable: list[str], proc: bool) -> list[str]:
 
 
 def probe(sandbox: LocalSandbox) -> None:
-    """Tries to break out of a sandbox that has just been made.
+    """Tries to break out of a new sandbox.
 
     Raises:
-        SandboxError: it does not start, or something succeeded that must not.
+        SandboxError: it does not start, or a forbidden action succeeded.
     """
     with tempfile.TemporaryDirectory(prefix="rlcore-probe-") as folder, socket.socket() as listener:
         os.chmod(folder, 0o755)
@@ -150,7 +150,7 @@ def _bwrap_tier(config: SandboxConfig) -> LocalSandbox:
     if shutil.which("bwrap") is None:
         raise SandboxError("bubblewrap is not installed")
     first: SandboxError | None = None
-    for proc in (True, False):  # a masked /proc cannot be mounted anew
+    for proc in (True, False):  # a masked /proc cannot be mounted again
         try:
             return _tried(launch(Tier.bwrap, config, proc), "bwrap: namespaces, seccomp, rlimits", config)
         except SandboxLost:
@@ -165,7 +165,7 @@ def _landlock_tier(config: SandboxConfig) -> LocalSandbox:
 
 
 def _tried(how: Launch, description: str, config: SandboxConfig) -> LocalSandbox:
-    """Tries again when it was killed from outside, which says nothing of what this machine allows."""
+    """Repeats a probe that was killed from outside, since that gives no information about the machine."""
     for _ in range(TRIES - 1):
         with contextlib.suppress(SandboxLost):
             return _once(how, description, config)
@@ -189,7 +189,7 @@ def _once(how: Launch, description: str, config: SandboxConfig) -> LocalSandbox:
 
 
 def table(config: SandboxConfig) -> commands.Table:
-    """The built-in languages and the config's.
+    """The built-in languages and those of the config.
 
     Raises:
         SandboxError: a command without `file` or `run`, or with an unknown key.
@@ -204,15 +204,15 @@ def table(config: SandboxConfig) -> commands.Table:
 
 
 def make(config: SandboxConfig) -> Sandbox:
-    """The best sandbox the config and this machine allow, tried out.
+    """The strongest sandbox that the config and this machine allow, after a probe.
 
     Raises:
-        SandboxError: none; with each failed probe, the kernel, and the cures.
-        SandboxLost: the best was killed each time it was tried.
+        SandboxError: none works; lists each failed probe, the kernel, and the cures.
+        SandboxLost: the strongest was killed in each probe.
     """
     if config.tier is Tier.unsafe:
         how = launch(Tier.unsafe, config)
-        description = "unsafe: rlimits alone; programs can read, write and connect as you can"
+        description = "unsafe: only rlimits; programs can read, write and connect like you"
         sandbox = LocalSandbox(how, description, table(config))
         with sandbox.zygote():
             return sandbox
@@ -227,7 +227,7 @@ def make(config: SandboxConfig) -> Sandbox:
     for name, attempt in tiers.items():
         try:
             made = attempt(config)
-        except SandboxLost:  # it was there, and is so again: no reason for a lesser one
+        except SandboxLost:  # it worked before and will again, so no weaker tier is used
             raise
         except SandboxError as error:
             failures.append(f"{name}: {error}")
@@ -244,7 +244,8 @@ _owner = 0
 
 
 def get(config: SandboxConfig, say: Callable[[str], Any] | None = None) -> Sandbox:
-    """This process's sandbox of that config: probed at the first call, when `say` is told in one line which tier runs.
+    """The sandbox of this process for a config. The first call probes it and reports the tier in one line through
+    `say`.
 
     Raises:
         SandboxError: see `make`.
@@ -252,7 +253,7 @@ def get(config: SandboxConfig, say: Callable[[str], Any] | None = None) -> Sandb
     global _owner
     key = repr(config)
     with _lock:
-        if _owner != os.getpid():  # a fork makes its own: sockets cannot be shared
+        if _owner != os.getpid():  # a fork needs a new one: sockets cannot be shared
             _made.clear()
             _owner = os.getpid()
             atexit.register(close_all)
@@ -264,12 +265,12 @@ def get(config: SandboxConfig, say: Callable[[str], Any] | None = None) -> Sandb
 
 
 def held(config: SandboxConfig) -> Sandbox | None:
-    """What `get` would return at once."""
+    """The existing sandbox of `get`, without a probe."""
     return _made.get(repr(config)) if _owner == os.getpid() else None
 
 
 def close_all() -> None:
-    """Ends every sandbox that `get` made in this process."""
+    """Closes every sandbox that `get` created in this process."""
     with _lock:
         if _owner == os.getpid():
             for sandbox in _made.values():

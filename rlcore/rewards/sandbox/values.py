@@ -1,12 +1,12 @@
-"""Values that cross the sandbox's border: exact built-in types as JSON, and nothing that could run code when read.
+"""Encoding of values across the sandbox border: exact built-in types as JSON, safe to decode.
 
     None, bool, str, int, float                 themselves, but for very long integers and non-finite floats
     list                                        a JSON array
     tuple, set, frozenset, dict, bytes, ...     {"tag": content}, see `_TAGS`
     an instance of a class both sides know      {"o": [class name, {attribute: value}]}
-    anything else                               {"h": number, "type": name}: it stays, the number stands for it
+    anything else                               {"h": number, "type": name}: it stays; the number identifies it
 
-Loaded inside the sandbox too: imports nothing but the standard library.
+This module is also loaded inside the sandbox: it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 HEADER = struct.Struct("!I")
-MAX_FRAME = 8 << 20  # of what a program sends; see Job.answer_bytes
-MAX_KEYS = 1000  # of a set or dict whose keys are not looked at
-MAX_LONG = 1 << 16  # hexadecimal digits of a fraction
+MAX_FRAME = 8 << 20  # limit of a program's message; see Job.answer_bytes
+MAX_KEYS = 1000  # larger sets and dicts have their keys checked
+MAX_LONG = 1 << 16  # maximum hexadecimal digits of a fraction
 MAX_DEPTH = 200
-MAX_INT_BITS = 8192  # longer ones travel as hexadecimal, whose conversion is linear
+MAX_INT_BITS = 8192  # longer integers are sent in hexadecimal, which converts in linear time
 
 Keep = Callable[[Any], int]
 
 
 class ValueRefused(ValueError):
-    """Not the encoding of a value."""
+    """The data is not an encoded value."""
 
 
 def encode(value: Any, keep: Keep | None = None, classes: Mapping[str, type] | None = None, depth: int = 0) -> Any:
-    """`value` as what `json.dumps` takes; subclasses of built-in containers become their base.
+    """Encodes a value for `json.dumps`; subclasses of built-in containers become their base.
 
     Args:
-        keep: gives a number to an object that cannot travel; without it such an object is an error.
-        classes: those both sides know, by name.
+        keep: assigns a number to an object that cannot be encoded; None: such an object is an error.
+        classes: classes known to both sides, by name.
 
     Raises:
-        ValueRefused: too deep, or an object that cannot travel.
+        ValueRefused: too deep, or an object that cannot be encoded.
     """
     if depth > MAX_DEPTH:
         raise ValueRefused("a value nested too deeply")
@@ -111,13 +111,13 @@ def _integer(text: Any) -> int:
 
 
 def _fraction(parts: Any) -> fractions.Fraction:
-    if max(map(len, parts)) > MAX_LONG:  # their divisor takes quadratic time
+    if max(map(len, parts)) > MAX_LONG:  # reducing them takes quadratic time
         raise ValueRefused("a fraction too long")
     return fractions.Fraction(_integer(parts[0]), _integer(parts[1]))
 
 
 def _spread(keys: list[Any]) -> list[Any]:
-    """Refuses keys that may have been chosen to share their hashes, which makes a set or dict quadratic."""
+    """Rejects keys that may be chosen to have equal hashes, which would make a set or dict quadratic."""
     if len(keys) > MAX_KEYS and not all(map(_spreads, keys)):
         raise ValueRefused("keys whose hashes can be chosen")
     return keys
@@ -146,7 +146,7 @@ _SETS: dict[str, Callable[[Any], Any]] = {"t": tuple, "s": set, "z": frozenset}
 
 
 class Opaque:
-    """What stands for an object that stayed on the other side. Equal to nothing, not even to itself in a list."""
+    """Placeholder of an object on the other side. It equals nothing, not even itself in a list."""
 
     __slots__ = ("number", "type_name")
 
@@ -165,14 +165,14 @@ class Opaque:
 def decode(
     data: Any, held: Callable[[int, str], Any] = Opaque, classes: Mapping[str, type] | None = None, depth: int = 0
 ) -> Any:
-    """The value of an encoding, which may be hostile.
+    """Decodes a value; the encoding may be hostile.
 
     Args:
-        held: makes what stands for an object of the other side, from its number and the name of its class.
-        classes: those both sides know, by name; an instance is made without calling `__init__`.
+        held: creates the placeholder of an object on the other side, from its number and class name.
+        classes: classes known to both sides, by name; instances are created without calling `__init__`.
 
     Raises:
-        ValueRefused: not an encoding.
+        ValueRefused: invalid encoding.
     """
     if depth > MAX_DEPTH + 5:
         raise ValueRefused("nested too deeply")
@@ -212,7 +212,7 @@ def dumps(message: Any) -> bytes:
 
 
 def loads(payload: bytes) -> dict[str, Any]:
-    """The message of a frame, which may be hostile.
+    """Decodes the message of a frame, which may be hostile.
 
     Raises:
         ValueRefused: not a JSON object.

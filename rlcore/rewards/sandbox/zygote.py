@@ -1,4 +1,4 @@
-"""The verifier's side of one zygote: starts it, has it run one program at a time, and never waits without an end."""
+"""The verifier side of one zygote: starts it and runs one program at a time; every wait has a deadline."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from rlcore.rewards.sandbox import values
 from rlcore.rewards.sandbox.records import Limits, SandboxError, SandboxLost
 
 START_TIMEOUT_S = 30.0
-GRACE_S = 0.7  # what a zygote may take to say that a child is overdue, before it is killed itself
+GRACE_S = 0.7  # time for a zygote to report an overdue child, before the zygote is killed
 RESERVE_S = 0.4
 PREFIX, SETTLED_S = "rlcore-sandbox-", 60.0
-KILL_S = 2.0  # waited for the memory of a killed program to be freed, if the deadline allows
+KILL_S = 2.0  # wait for a killed program to free its memory, if the deadline allows
 HURRY_S = 0.2
 MESSAGE = 1 << 16
-# equal sets in every run; no threads where preloaded libraries would start them
+# deterministic set order; no threads of preloaded libraries
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a zygote is started: `{scratch}` and `{fd}` in the command are filled in."""
+    """Start command of a zygote; `{scratch}` and `{fd}` are substituted."""
 
     command: Sequence[str]
     landlock: bool
     seccomp: bool
-    own_uid: bool  # the user's processes are counted apart from the caller's (a user namespace)
+    own_uid: bool  # processes are counted separately from the caller's (user namespace)
     drop_root: bool
     readable: Sequence[str]
     python_path: Sequence[str] = ()
@@ -48,8 +48,8 @@ class Launch:
 
 @dataclass(slots=True)
 class Exit:
-    code: int  # minus the signal's number
-    cause: str | None  # "cpu", "idle", "wall", "told", or None: it ended by itself
+    code: int  # negative signal number
+    cause: str | None  # "cpu", "idle", "wall", "told", or None: the program exited
     seconds: float = 0.0
 
     @property
@@ -57,17 +57,17 @@ class Exit:
         return self.cause in ("cpu", "idle", "wall") or (self.cause is None and self.code == -signal.SIGXCPU)
 
 
-_dying: list[subprocess.Popen[bytes]] = []  # killed, and not waited for as a verdict was due
+_dying: list[subprocess.Popen[bytes]] = []  # killed but not waited for, because a verdict was due
 
 
 class Zygote:
-    """A running zygote. Not thread-safe: one program at a time.
+    """A running zygote. Not thread-safe; runs one program at a time.
 
     Args:
-        deadline: (time.monotonic) it must have come up; None: `START_TIMEOUT_S` from now.
+        deadline: (time.monotonic) for the start; None: `START_TIMEOUT_S` from now.
 
     Raises:
-        SandboxError: it does not come up; the message has its last log lines.
+        SandboxError: it does not start; the message has its last log lines.
     """
 
     def __init__(self, launch: Launch, deadline: float | None = None) -> None:
@@ -76,8 +76,8 @@ class Zygote:
         left_s = START_TIMEOUT_S if deadline is None else deadline + GRACE_S - time.monotonic()
         self.scratch = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
         self._hold = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._hold, fcntl.LOCK_EX)  # says that somebody lives who will remove it
-        self.programs = self.answered = 0  # started; the last one whose exit has been read
+        fcntl.flock(self._hold, fcntl.LOCK_EX)  # a lock that shows that the owner of the folder is alive
+        self.programs = self.answered = 0  # number of started programs; number of the last exit that was read
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = os.memfd_create("log")
         try:
@@ -114,7 +114,7 @@ class Zygote:
             self.control.send(json.dumps(settings).encode())
             data = self.control.recv(MESSAGE)
         if not data:
-            self._end_process(HURRY_S)  # one that failed ends by itself, with an exit code of its own
+            self._end_process(HURRY_S)  # a failed zygote exits with its own code
             size = os.fstat(log).st_size
             words = os.pread(log, 600, max(0, size - 600)).decode(errors="replace").strip()
             code = self.process.returncode
@@ -124,14 +124,14 @@ class Zygote:
 
     @property
     def pending(self) -> bool:
-        """Whether a program that was started has not been reaped yet, as far as is known."""
+        """True if a started program is not known to be reaped."""
         return self.answered != self.programs
 
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def start(self, mode: str, spec: dict[str, Any], limits: Limits, deadline: float, fds: Sequence[int]) -> Running:
-        """Forks a program; `fds` become 0, 1, 2 and, if a fourth is there, 3. The caller closes them.
+        """Forks a program; `fds` become its descriptors 0, 1, 2 and, if given, 3. The caller closes them.
 
         Args:
             deadline: (time.monotonic) of the verdict.
@@ -156,7 +156,7 @@ class Zygote:
         return Running(self, deadline)
 
     def hear(self, wait_s: float) -> dict[str, Any] | None:
-        """What it says of the program started last: that it is overdue, or its exit; None: nothing yet.
+        """The next report on the last program: overdue, or its exit; None: no report yet.
 
         Raises:
             SandboxError: the zygote is gone.
@@ -175,14 +175,14 @@ class Zygote:
             answer = dict(json.loads(data))
             if "exit" in answer:
                 self.answered = answer["number"]
-            if answer["number"] == self.programs:  # else of one that was given up before
+            if answer["number"] == self.programs:  # otherwise of a program that was abandoned before
                 return answer
 
     def close(self, hurry: bool = False) -> None:
-        """Ends the zygote and its child, and removes its folder. May be called twice.
+        """Stops the zygote and its child, and removes its folder. Safe to call twice.
 
         Args:
-            hurry: it failed, and a verdict waits: it is killed at once, and not waited for if that takes long.
+            hurry: the zygote failed and a verdict is due: kills it at once, without a long wait.
         """
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
@@ -208,15 +208,15 @@ class Zygote:
 
 
 def sweep(owner: int | None = None) -> None:
-    """Removes the folders of verifiers that were killed: nobody holds their lock any more.
+    """Removes the folders of killed verifiers, which no process locks.
 
     Args:
-        owner: process id of one that has just ended; None: of any, if the folder is not quite new.
+        owner: process id of a verifier that has just ended; None: any, except new folders.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*" if owner is None else f"{PREFIX}{owner}-*"):
         with contextlib.suppress(OSError):
             if owner is None and time.time() - folder.stat().st_mtime < SETTLED_S:
-                continue  # perhaps just made, and not locked yet
+                continue  # may be new and not locked yet
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,11 +226,11 @@ def sweep(owner: int | None = None) -> None:
 
 
 def clocks(time_s: float, deadline: float) -> dict[str, float]:
-    """`limit_s` of the program's own time, and `until` when (time.monotonic) at the latest it is ended: on a starved
-    machine it gets ten times as long.
+    """(`limit_s`, `until`): the limit of the program's time, and the time (time.monotonic) of its kill: ten times the
+    limit, for a busy machine.
 
-    That is somewhat before the deadline, as the zygote, too, may have to wait for a core. It is a time of the clock,
-    not a span, as the zygote may read it late.
+    `until` is slightly before the deadline, because the zygote may also wait for a core. It is an absolute time,
+    because the zygote may read it late.
     """
     now = time.monotonic()
     left_s = max(0.01, deadline - now - RESERVE_S, 0.8 * (deadline - now))
@@ -239,21 +239,21 @@ def clocks(time_s: float, deadline: float) -> dict[str, float]:
 
 @dataclass
 class Running:
-    """A program in a zygote, until it has ended or is known to be overdue.
+    """A program in a zygote, until it has exited or is reported overdue.
 
-    Killing a program and freeing its memory can take seconds on a busy machine; its verdict does not wait for that.
+    Killing a program and freeing its memory can take seconds on a busy machine; the verdict does not wait for that.
     """
 
     zygote: Zygote
-    deadline: float  # (time.monotonic) of the verdict
+    deadline: float  # deadline of the verdict (time.monotonic)
     ended: Exit | None = None
     buffer: bytearray = field(default_factory=bytearray)
 
     def wait(self) -> Exit:
-        """Its exit, which comes by the deadline and a grace.
+        """Waits for its exit until the deadline plus a grace time.
 
         Raises:
-            SandboxError: it did not; the zygote must be closed.
+            SandboxError: no exit in time; the zygote must be closed.
         """
         if self.ended is None:
             answer = self.zygote.hear(self._left())
@@ -273,14 +273,14 @@ class Running:
             self.ended = Exit(answer.get("exit", -signal.SIGKILL), answer["cause"], answer["cpu"])
 
     def arm(self, time_s: float) -> None:
-        """Restarts the clocks, for the next call."""
+        """Restarts the clocks for the next call."""
         self._tell({"op": "arm", **clocks(time_s, self.deadline)})
 
     def kill(self) -> Exit:
-        """Ends it, unless it has ended, and waits until it is reaped if the deadline allows (else see `pending`).
+        """Kills the program if it runs, and waits until it is reaped if the deadline allows (otherwise see `pending`).
 
         Raises:
-            SandboxError: the zygote is gone, and how the program ended is not known.
+            SandboxError: the zygote is gone, so the end of the program is unknown.
         """
         if self.ended is None:
             self._tell({"op": "kill"})
@@ -302,10 +302,10 @@ class Running:
             raise SandboxLost(f"the sandbox is gone: {error}") from error
 
     def receive(self, channel: socket.socket, max_bytes: int) -> dict[str, Any] | None:
-        """The next frame of the program; None when it ended (see `ended`), or sent what is too long or no frame.
+        """The next frame of the program; None if it exited (see `ended`) or sent an invalid or too long frame.
 
         Raises:
-            SandboxError: no frame, and the zygote did not say in time that the program is overdue either.
+            SandboxError: no frame, and no report of the zygote in time.
         """
         poller = select.poll()
         poller.register(channel, select.POLLIN)
@@ -317,7 +317,7 @@ class Running:
                     return values.loads(payload)
                 except values.ValueRefused:
                     return None
-            overdue = self.ended is not None and self.ended.timed_out  # what it sent in time is still read
+            overdue = self.ended is not None and self.ended.timed_out  # a frame sent in time is still read
             left = 0.0 if overdue else self._left()
             ready = {fd for fd, _ in poller.poll(left * 1000)}
             if not ready and overdue:
@@ -330,7 +330,7 @@ class Running:
                 except ConnectionError:
                     piece = b""
                 if not piece:
-                    self.wait()  # closed by the program's end, or by itself
+                    self.wait()  # closed by the exit of the program, or by the program
                     return None
                 self.buffer += piece
                 if len(self.buffer) > max_bytes + values.HEADER.size:
@@ -352,7 +352,7 @@ class Running:
 
 
 def memory_file(content: bytes) -> int:
-    """A descriptor of an unnamed file that nobody can change, at its beginning."""
+    """Descriptor of an unnamed, sealed file, at position 0."""
     fd = os.memfd_create("input", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(content)

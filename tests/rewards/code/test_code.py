@@ -135,7 +135,7 @@ def test_indented_fences_and_no_program():
         ({"type": "assert", "asserts": []}, "needs asserts"),
         ({"type": "assert", "asserts": ["assert f("]}, "no Python"),
         ({**STDIN, "time_limit_s": -1}, "time_limit_s"),
-        ({"anything": 1}, "no layout"),
+        ({"anything": 1}, "no known layout"),
         ("not json", "no JSON"),
         ([1, 2], "input and output"),
     ],
