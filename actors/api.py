@@ -27,16 +27,16 @@ def compose(config: Given = None, overrides: Sequence[str] = ()) -> Config:
     Args:
         config: a `Config`; nested keys and values, with presets under `defaults`; the path of a YAML file of the same;
             a list of overrides such as `["algorithm=rloo", "trainer.steps=20"]`; or None for the quickstart.
-        overrides: further overrides, which win. Not together with a `Config`: set its attributes.
+        overrides: additional overrides, which take precedence. Not allowed with a `Config`: set its attributes instead.
 
     Raises:
-        ConfigError, ConfigFileError: everything that is wrong, each with its cure.
+        ConfigError, ConfigFileError: all errors, each with its cure.
     """
     if isinstance(config, Config):
         if overrides:
             raise TypeError("overrides change a composed config: set the attributes of the Config instead")
         return config
-    quiet = ["tracking.console=false"]  # unless the caller asks for it
+    quiet = ["tracking.console=false"]  # unless the caller enables it
     if config is None:
         return validate.compose([*quiet, *overrides])
     if isinstance(config, Mapping):
@@ -47,19 +47,19 @@ def compose(config: Given = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def train(config: Given = None, overrides: Sequence[str] = ()) -> RunResult:
-    """Trains and exports a model; resumes where the run folder holds a checkpoint. For the arguments see `compose`.
+    """Trains and exports a model; resumes if the run folder has a checkpoint. For the arguments see `compose`.
 
     Raises:
-        UserError: what the user can fix; the message says how.
+        UserError: an error that the user can fix; the message says how.
     """
     return run.train(compose(config, overrides))
 
 
 def evaluate(config: Given = None, overrides: Sequence[str] = ()) -> EvalResult:
-    """Measures a model on held-out prompts, see `actors.commands.train.evaluate`. For the arguments see `compose`.
+    """Evaluates a model on held-out prompts, see `actors.commands.train.evaluate`. For the arguments see `compose`.
 
     Raises:
-        UserError: what the user can fix; the message says how.
+        UserError: an error that the user can fix; the message says how.
     """
     return run.evaluate(compose(config, overrides))
 

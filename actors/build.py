@@ -1,4 +1,4 @@
-"""From a config to a running world: model folder, data, Ray, placement, actors, handles; and back to nothing."""
+"""Builds the running world of a config: model folder, data, Ray, placement, actors, handles; and tears it down."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifi
 from rlcore.storage.checkpoint import Checkpoints
 from rlcore.types import Group, Status, TrainBatch
 
-VERIFIER_RESTARTS = 3  # of one host, see `RestartPolicy`
-REWARD_SLACK_S = 60.0  # beside the verdicts' own time-outs: start of a verifier process, a queue
+VERIFIER_RESTARTS = 3  # restarts per host, see `RestartPolicy`
+REWARD_SLACK_S = 60.0  # in addition to the timeouts of samples: start of a verifier process, queueing
 
 
 @dataclass
 class Inputs:
-    """What is needed before any actor starts; made and checked first, since it is cheap and goes wrong often."""
+    """Inputs that are prepared and checked before any actor starts, because that is cheap and fails often."""
 
     model_path: Path
     tokenizer: Any
@@ -73,7 +73,7 @@ class Inputs:
 
 
 def prepare(config: Config, run_dir: Path) -> Inputs:
-    """Raises: ClusterError, ModelError, DataError."""
+    """Prepares model and data. Raises: ClusterError, ModelError, DataError."""
     check_address(config.cluster)
     model_path = prepare_model(config.model, run_dir, config.seed)
     tokenizer = load_tokenizer(model_path, config.model.trust_remote_code)
@@ -98,13 +98,13 @@ class Built:
 
 @contextmanager
 def open_world(config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker) -> Iterator[Built]:
-    """Starts everything a run needs and ends it again, whatever happens inside.
+    """Starts everything that a run needs, and stops it on exit, also after errors.
 
     Raises:
         ClusterError: Ray cannot be joined or started.
-        PlacementError: the cluster is too small or too busy; nothing was started.
+        PlacementError: the cluster is too small or too busy; no actor was started.
         ActorError: a worker did not start.
-        RewardError: the reward failed on the first row; no GPU was touched.
+        RewardError: the reward failed on the first row; no GPU was used.
     """
     with ExitStack() as stack:
         stack.enter_context(connected(config.cluster, tracker.message))
@@ -125,10 +125,10 @@ def resolve_device(config: Config) -> str:
 
 
 def weight_backend(config: Config, device: str) -> str:
-    """See `choose_backend`. A reference that sends its weights too goes the policy's way.
+    """See `choose_backend`. A reference that sends weights uses the backend of the policy.
 
     Raises:
-        ValueError: no backend serves all senders in this layout.
+        ValueError: no backend works for all senders in this layout.
     """
     roles = config.cluster.roles
     backend = choose_backend(config.rollout, device, together(roles, "policy", "rollout"))
@@ -136,8 +136,8 @@ def weight_backend(config: Config, device: str) -> str:
         other = choose_backend(config.rollout, device, together(roles, "reference", "rollout"))
         if other != backend:
             raise ValueError(
-                f"weights of the policy would go by {backend}, those of the reference by {other}: set "
-                "rollout.weight_sync=host, or colocate both with the rollout, or neither"
+                f"the policy would send weights by {backend}, the reference by {other}: set "
+                "rollout.weight_sync=host, or colocate both with the rollout, or none of them"
             )
     return backend
 
@@ -158,7 +158,7 @@ def rows_of(groups: Sequence[Group]) -> TrainBatch:
 
 
 class Builder:
-    """Starts the groups side by side and wires them."""
+    """Starts the groups in parallel and connects them."""
 
     def __init__(self, config: Config, inputs: Inputs, placement: Placement, device: str, stack: ExitStack) -> None:
         self.config, self.inputs, self.placement, self.device, self.stack = config, inputs, placement, device, stack
@@ -175,7 +175,7 @@ class Builder:
 
     def build(self, run_dir: Path, tracker: Tracker) -> tuple[World, ActorGroup[RolloutWorker]]:
         config = self.config
-        verifiers = self.start_rewards(tracker.message)  # a bad reward must show before a model is loaded
+        verifiers = self.start_rewards(tracker.message)  # detect a broken reward before a model is loaded
         judge = self.start_judge(tracker.message)
         groups, sharing = self.start_models(tracker.message)
         weights, restarts = self.wire_weights(groups, sharing, tracker.message)
@@ -218,7 +218,7 @@ class Builder:
         return Scoring(group, max_tokens, self.deadlines.train_s, sharing if shares else None)
 
     def start_rewards(self, message: Callable[[str], None]) -> RewardHandle:
-        """The verifiers, once the reward has answered for the first row."""
+        """The verifiers, after a check of the reward on the first row."""
         verifier = self.group(VerifierWorker, "verifier")
         config = verifier_config(self.config.reward)
         self.start(verifier, VerifierWorker.start, lambda rank: (config, os.getcwd())).result()
@@ -236,7 +236,7 @@ class Builder:
             try:
                 result = verifier.one(0, VerifierWorker.smoke, seen, timeout_s=limit, phase="reward check")
             except WorkerError as error:
-                if isinstance(error.__cause__, RewardError):  # says it all, without the worker's traceback
+                if isinstance(error.__cause__, RewardError):  # the message is complete without the worker's traceback
                     raise error.__cause__ from None
                 raise
             if result.status is Status.ERROR:
@@ -245,10 +245,10 @@ class Builder:
         return rewards
 
     def load_reward_model(self, model: RewardModelHandle) -> None:
-        """The one that the config names; in rounds every stage names its own.
+        """The reward model of the config; in rounds each stage names its own.
 
         Raises:
-            ModelError: its tokenizer is not the policy's, whose tokens it is to read.
+            ModelError: its tokenizer differs from the policy's.
         """
         path = self.config.reward.model
         if path is None:
@@ -256,11 +256,11 @@ class Builder:
         folder = Path(path).expanduser()
         other = load_tokenizer(folder if folder.is_dir() else path, self.config.model.trust_remote_code)
         if text := other_tokenizer(self.inputs.tokenizer, other):
-            raise ModelError(f"reward.model={path}: {text}; it reads the policy's tokens, so it must share them")
+            raise ModelError(f"reward.model={path}: {text}; it gets token ids of the policy, so both must be equal")
         model.initialize(folder.absolute() if folder.is_dir() else Path(path))
 
     def start_judge(self, message: Callable[[str], None]) -> JudgeScorer | None:
-        """The judge of the config: a frozen engine of its own role, or an endpoint."""
+        """The judge of the config: a frozen engine of the role `judge`, or an endpoint."""
         judge = self.config.reward.judge
         if judge.kind is JudgeKind.none:
             return None
@@ -278,7 +278,7 @@ class Builder:
     def compose(
         self, verifiers: RewardHandle, reward_model: RewardModelHandle | None, judge: JudgeScorer | None
     ) -> RewardScorer:
-        """The verifiers alone, or with what the config or the rows ask of a reward model and a judge."""
+        """The verifiers, with a reward model and a judge if the config or the rows use them."""
         if reward_model is None and judge is None:
             return verifiers
         model_scorer = None
@@ -290,8 +290,9 @@ class Builder:
         return ComposedScorer(verifiers, model_scorer, judge, self.config.reward)
 
     def start_models(self, message: Callable[[str], None]) -> tuple[Groups, GpuSharing]:
-        """Engines and models, all at the same time. On shared GPUs first the engines, since vLLM takes its share of
-        what is free when it starts, then the models, in the memory that sleeping engines give back."""
+        """Starts engines and models in parallel. On shared GPUs engines start first, because vLLM reserves a share of
+        the free memory, then models, in the memory that sleeping engines release.
+        """
         roles = self.config.cluster.roles
         rollout, policy = self.group(RolloutWorker, "rollout", max_concurrency=4), self.group(PolicyWorker, "policy")
         groups = Groups(rollout, policy)
@@ -309,7 +310,7 @@ class Builder:
         sharing = GpuSharing(groups.rollout, self.config.rollout.sleep_level, self.deadlines.sync_s, shared)
         starting = [self.start(groups.rollout, RolloutWorker.start, self.rollout_arguments)]
         if self.device == "cuda":
-            message("rollout engines start; on a new machine vLLM first compiles and captures graphs for minutes")
+            message("rollout engines are starting; on a new machine vLLM first compiles for several minutes")
             if shared:
                 starting.pop().result()
                 sharing.for_training()
@@ -322,7 +323,7 @@ class Builder:
     def wire_weights(
         self, groups: Groups, sharing: GpuSharing, message: Callable[[str], None]
     ) -> tuple[WeightHandle, RestartPolicy]:
-        """Weight transfer to the engines, and restarts of engines that failed."""
+        """Sets up weight transfer to the engines, and restarts of failed engines."""
         rollout, limit = groups.rollout, self.config.rollout.max_restarts
 
         def restart(ranks: Sequence[int]) -> None:
@@ -358,7 +359,9 @@ class Builder:
         return group.submit_scatter(method, calls, timeout_s=self.deadlines.start_s, phase=f"start {group.name}")
 
     def start_ranks(self, group: ActorGroup[Any], worker: Any, *extra: Any) -> Pending[Any]:
-        """Ranks of one process group: the first one's address first. `extra` goes to `start` behind the spec."""
+        """Starts the ranks of one process group, after the address of rank 0 is known. `extra`: more arguments of
+        `start`.
+        """
         address, port = group.one(0, worker.address, timeout_s=self.deadlines.start_s, phase=f"start {group.name}")
         config, size = self.config, len(group)
 
@@ -389,5 +392,5 @@ class Builder:
 
     def reward_deadline(self, num_samples: int) -> float:
         reward = self.config.reward
-        rounds = -(-num_samples // reward.processes_per_worker) + MIN_CHUNK  # a pool never splits fewer than that
+        rounds = -(-num_samples // reward.processes_per_worker) + MIN_CHUNK  # a pool never splits smaller lists
         return REWARD_SLACK_S + LOAD_TIMEOUT_S + reward.timeout_s * rounds

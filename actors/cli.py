@@ -27,11 +27,11 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"rlcore: no command {name!r}{suggest(name, COMMANDS)}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
-    own_help = name == "rewards" and rest[:1] and rest[0] in ("list", "score")  # argparse lists the options of these
+    own_help = name == "rewards" and rest[:1] and rest[0] in ("list", "score")  # argparse prints their help
     if any(argument in ("-h", "--help") for argument in rest) and not own_help:
         print(COMMANDS_HELP[name])
         sys.exit(0)
-    if name == "doctor":  # must work where packages are missing, which `guarded` imports
+    if name == "doctor":  # must work without packages that `guarded` imports
         sys.exit(doctor(rest))
     sys.exit(guarded(lambda: COMMANDS[name](rest)))
 
@@ -74,7 +74,7 @@ def _train(config: Any) -> int:
     result = train(config, handle_signals=True)
     print(render(write_report(result.run_dir)))
     if result.already_finished:
-        print(f"\n{result.run_dir} is complete. To train longer: trainer.steps=...; for another run: run_dir=...")
+        print(f"\n{result.run_dir} is complete. To train longer set trainer.steps=..., for another run run_dir=...")
     else:
         files = {"model": result.model, "curve": result.run_dir / "curve.png", "metrics": result.metrics_file}
         print("\n" + "\n".join(f"{name:8} {path}" for name, path in files.items()))
@@ -181,7 +181,9 @@ HYDRA_FLAGS = (
 
 
 def _hydra(name: str, arguments: list[str], action: Callable[[Any], int]) -> int:
-    """Hydra's application around `action(config)` for Hydra's flags; plain runs are composed here: clearer errors."""
+    """Wraps `action(config)` as a Hydra application if Hydra's flags are given; other runs are composed directly, with
+    clearer errors.
+    """
     from actors.config import compose as validate
     from actors.config import config_file
 
@@ -197,7 +199,7 @@ def _hydra(name: str, arguments: list[str], action: Callable[[Any], int]) -> int
         code = guarded(lambda: action(validate.to_config(raw)))
         outcome.append(code)
         if code in (130, 143):
-            raise SystemExit(code)  # passes through Hydra, which would start the next job of a sweep
+            raise SystemExit(code)  # not caught by Hydra, which would start the next job of a sweep
 
     sys.argv = [name, *arguments]
     hydra.main(version_base=None, config_path=validate.CONF, config_name="config")(job)()

@@ -13,10 +13,10 @@ from rlcore.types import Prompt
 
 
 def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]:
-    """What is wrong with the model folder, the data and the reward. A hub id is not looked up.
+    """Problems of the model folder, the data and the reward. A hub id is not resolved.
 
     Args:
-        wrong: keys of problems found already; what depends on them is left out.
+        wrong: keys with known problems; checks that depend on them are skipped.
     """
     from actors.training.models import embedding_problem, load_tokenizer, prepare_model
     from rlcore.data.sources.load import load_data
@@ -35,7 +35,7 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
             path = prepare_model(model, Path(scratch), config.seed)
             tokenizer = load_tokenizer(path, model.trust_remote_code)
         except UserError as error:
-            return [Problem("model.path", config.model.path, str(error), "give a model folder that loads")]
+            return [Problem("model.path", config.model.path, str(error), "set it to a model folder that loads")]
         if touched("data"):
             return found
         try:
@@ -52,7 +52,7 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
 
 
 def _reward(config: Config, prompt: Prompt) -> Iterator[Problem]:
-    """Scores one row in a verifier process, as the run does before a model is loaded."""
+    """Scores one row in a verifier process, like a run before it loads a model."""
     from actors.verifying.verifier import VerifierWorker
     from rlcore.rewards.scorers import Terms, verifier_config
 
@@ -65,6 +65,6 @@ def _reward(config: Config, prompt: Prompt) -> Iterator[Problem]:
         worker.smoke(verified)
     except UserError as error:
         key, value = ("reward.fn", config.reward.fn) if config.reward.fn else ("reward.terms", prompt.rewards or "...")
-        yield Problem(key, value, str(error), "fix the reward, or the row that it cannot score")
+        yield Problem(key, value, str(error), "fix the reward or this row")
     finally:
         worker.shutdown()

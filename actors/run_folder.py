@@ -1,4 +1,4 @@
-"""The run folder: its config, whether it can be resumed, and what must not change between two starts of one run."""
+"""The run folder: its config, lock and resume rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlcore.problems import UserError
 from rlcore.redact import strip_secrets
 from rlcore.storage.durable import write_text
 
-# A resumed run may be longer, logged, placed or saved otherwise; anything else would be another experiment.
+# Keys that may change on resume: length, logging, placement and saving. Other keys define the experiment.
 FREE_KEYS = (
     "resume", "run_dir", "name", "eval", "tracking", "cluster", "trainer.steps", "trainer.eval", "trainer.checkpoint",
     "trainer.parity", "trainer.max_tokens_per_micro_batch", "engine.zero_stage",
@@ -28,7 +28,7 @@ FREE_KEYS = (
 
 
 class RunFolderError(UserError, RuntimeError):
-    """The folder cannot be used for this run; the message says why and what to change."""
+    """The folder cannot be used for this run; the message has the reason and the cure."""
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Keeps every other process out of the folder; the lock ends with the process, however it ends.
+    """Locks the folder against other processes; the lock is released when the process ends.
 
     Raises:
         RunFolderError: another process has it, or the folder cannot be written.
@@ -76,17 +76,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(f"{run_dir} is in use by another process: wait for it, or give run_dir=...") from None
+            raise RunFolderError(f"{run_dir} is in use by another process: wait for it, or set run_dir=...") from None
         yield
 
 
 def same_experiment(config: Config, run_dir: Path) -> bool:
-    """Whether a run folder was made under this config, as far as it defines the experiment."""
+    """True if the run folder has this config in all keys that define the experiment."""
     return not changed_keys(config, run_dir)
 
 
 def changed_keys(config: Config, run_dir: Path) -> dict[str, tuple[Any, Any]]:
-    """Key -> its value in the run folder and now, of those that define the experiment."""
+    """Key -> (value in the run folder, current value), for differing keys that define the experiment."""
     if not (run_dir / "config.yaml").is_file():
         return {"config.yaml": ("missing", "")}
     before = binding(strip_secrets(yaml.safe_load((run_dir / "config.yaml").read_text())))
@@ -95,29 +95,29 @@ def changed_keys(config: Config, run_dir: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def claim(config: Config) -> Path:
-    """Creates the run folder or accepts one that this config may go on with.
+    """Creates the run folder, or accepts one that this config can resume.
 
     Raises:
-        RunFolderError: it holds checkpoints and `resume: never`; holds none and `resume: must`; or they were made
-            under another config (the differing keys are named); or it cannot be written.
+        RunFolderError: it has checkpoints with `resume: never`; none with `resume: must`; checkpoints of another config
+            (the message lists the keys); or it is not writable.
     """
     run_dir = Path(config.run_dir).absolute()
     saved = has_checkpoint(run_dir)
     if saved and config.resume is Resume.never:
-        raise RunFolderError(f"{run_dir} holds checkpoints and resume=never: give run_dir=... or delete the folder")
+        raise RunFolderError(f"{run_dir} has checkpoints and resume=never: set run_dir=... or delete the folder")
     if not saved and config.resume is Resume.must:
-        raise RunFolderError(f"{run_dir} holds no checkpoint and resume=must: check run_dir, or set resume=auto")
+        raise RunFolderError(f"{run_dir} has no checkpoint and resume=must: check run_dir, or set resume=auto")
     recorded = run_dir / "config.yaml"
     if saved and recorded.exists() and (changed := changed_keys(config, run_dir)):
         lines = "\n".join(f"  {k}: {before!r} -> {now!r}" for k, (before, now) in changed.items())
         raise RunFolderError(
-            f"give run_dir=... for a new run: {run_dir} holds checkpoints of another config. To resume that run, "
-            f"put these keys back:\n{lines}"
+            f"give run_dir=... for a new run: {run_dir} has checkpoints of another config. To resume that run, "
+            f"restore these keys:\n{lines}"
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(recorded, yaml.safe_dump(strip_secrets(plain(config)), sort_keys=False))
-        if not saved:  # of a run whose checkpoints were deleted
+        if not saved:  # left by a run without checkpoints
             (run_dir / "finished").unlink(missing_ok=True)
     except OSError as error:
         raise RunFolderError(f"run_dir={run_dir} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""Names of settings in other trainers (TRL, verl, OpenRLHF) and what they are called here, for error messages."""
+"""Names of settings in other trainers (TRL, verl, OpenRLHF) and their equivalents here, for error messages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ALIASES = {
     "log_completions": "tracking.samples_every",
 }  # fmt: skip
 
-# For a value that is no preset of its group: how one's own is given.
+# Hints for a value that is not a preset of its group.
 OWN = {
     "model": "for a model folder or hub id: model=hf model.path=...",
     "data": "for a file: data=jsonl data.train=... (or data=parquet)",
@@ -64,5 +64,5 @@ OWN = {
 
 
 def alias(key: str) -> str:
-    """What a key of another trainer is called here; "" where it is not known."""
+    """The equivalent of another trainer's key; "" if unknown."""
     return ALIASES.get(key.replace("-", "_").rpartition(".")[2].lower(), "")

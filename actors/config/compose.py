@@ -1,4 +1,4 @@
-"""From Hydra overrides to a checked `Config`. Everything that is wrong is reported at once, each with its cure."""
+"""Composes a checked `Config` from Hydra overrides. All errors are reported together, each with its cure."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from actors.config.schema import Config
 from rlcore.problems import Problem, UserError, nearest
 
 LOG = logging.getLogger("rlcore")
-CONF = str(Path(__file__).resolve().parents[2] / "conf")  # by place: a project may have a package `conf` of its own
+CONF = str(Path(__file__).resolve().parents[2] / "conf")  # by path: a project may have its own `conf`
 MISSING = "must be given"
-REQUIRED = "<required>"  # in YAML, for what has no default; OmegaConf's ??? is lost when it meets a dataclass default
-FILE_GROUP = "config_file"  # Hydra's group of a `--config` file; its values come below those of the command line
+REQUIRED = "<required>"  # in YAML, for values without default; a dataclass default would overwrite OmegaConf's ???
+FILE_GROUP = "config_file"  # Hydra group of a `--config` file; the command line overrides its values
 SCHEMA = "schema"  # first entry of the defaults list in conf/config.yaml
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
 
 
 class ConfigError(UserError, ValueError):
-    """Everything that is wrong with a configuration: `problems`, and all of them in the text."""
+    """An invalid configuration; the message has all `problems`."""
 
     def __init__(self, found: Sequence[Problem]):
         self.problems = list(found)
@@ -44,13 +44,13 @@ class ConfigError(UserError, ValueError):
 
 
 def register() -> None:
-    """Stores the schema where `conf/config.yaml` finds it. Call it before `hydra.main`; twice does no harm."""
+    """Registers the schema for `conf/config.yaml`. Call it before `hydra.main`; repeated calls are harmless."""
     ConfigStore.instance().store(name=SCHEMA, node=Config, provider="rlcore")
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    """The default of `name`: what a run folder is called after, so that runs of other models or data do not collide."""
+    """The default of `name`, part of the run folder's name, so that runs of different models or data do not collide."""
     path, train, source = (OmegaConf.select(_root_, k) for k in ("model.path", "data.train", "data.source"))
     algorithm = OmegaConf.select(_root_, "algorithm.name")
     train = train[0] if isinstance(train, ListConfig) and train else train
@@ -65,8 +65,8 @@ def compose(overrides: Sequence[str]) -> Config:
     """The config of a command line such as `["algorithm=rloo", "trainer.steps=10", "+experiment=smollm2"]`.
 
     Raises:
-        ConfigError: overrides that do not parse, unknown keys and group options, wrong types, missing values. When it
-            is raised it holds the impossible combinations of what is left, too; otherwise `check` looks for those.
+        ConfigError: overrides that do not parse, unknown keys and group options, wrong types, missing values. The error
+            then also includes invalid combinations of the valid rest; otherwise `check` reports these.
     """
     found: list[Problem] = []
     overrides = [_quoted(override) for override in overrides]
@@ -76,11 +76,11 @@ def compose(overrides: Sequence[str]) -> Config:
         base = [override for override in overrides if override.startswith(("hydra.searchpath=", f"+{FILE_GROUP}="))]
         alone = {override: None if override in base else _alone(override, base) for override in overrides}
         found = [problem for problem in alone.values() if problem]
-        if not found:  # each is fine, together they are not
+        if not found:  # each override is valid, but not their combination
             raise ConfigError([_explain(" ".join(overrides), error)]) from None
         try:
             raw = _raw([override for override, problem in alone.items() if not problem])
-        except REFUSALS:  # what is left leans on what was wrong
+        except REFUSALS:  # the rest depends on the invalid overrides
             raise ConfigError(found) from None
     config, more = _convert(raw)
     found += more
@@ -91,10 +91,10 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot work, and logs what will likely disappoint.
+    """Raises for errors, and logs warnings.
 
     Raises:
-        ConfigError: with every impossible value and combination.
+        ConfigError: with all invalid values and combinations.
     """
     found = problems(config)
     for problem in found:
@@ -105,11 +105,11 @@ def check(config: Config) -> None:
 
 
 def to_config(raw: DictConfig) -> Config:
-    """The dataclasses of what Hydra composed. Each job of a `--multirun` gets a run folder of its own: in a shared one
-    the second job would go on from the first one's checkpoint.
+    """Converts the config that Hydra composed to dataclasses. Each job of a `--multirun` gets a separate run folder; in
+    a shared one the second job would resume from the checkpoint of the first.
 
     Raises:
-        ConfigError: unknown keys (added with `+`), values still missing, interpolations that lead nowhere.
+        ConfigError: unknown keys (added with `+`), missing values, broken interpolations.
     """
     config, found = _convert(raw)
     if found:
@@ -128,7 +128,7 @@ def _raw(overrides: Sequence[str]) -> DictConfig:
 
 
 def _quoted(override: str) -> str:
-    """`model.path=~/x` as Hydra wants it; its grammar reads a bare tilde as an operator."""
+    """Quotes `model.path=~/x` for Hydra, which parses a bare tilde as an operator."""
     key, separator, value = override.partition("=")
     bare = value.startswith("~") and not any(c in value for c in "'\\,")
     return f"{key}='{value}'" if separator and bare else override
@@ -143,7 +143,7 @@ def _alone(override: str, base: Sequence[str]) -> Problem | None:
 
 
 def _explain(override: str, error: Exception) -> Problem:
-    """One of Hydra's refusals, in our words."""
+    """Converts an error of Hydra to a problem."""
     key, _, value = override.partition("=")
     key = re.sub(r"@.*$", "", key.lstrip("+~"))
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -162,10 +162,10 @@ def _explain(override: str, error: Exception) -> Problem:
         cure = f"{inner}set one of its keys: {', '.join(f'{key}.{name}' for name in names)}"
         return Problem(key, value, "a group of keys, not a value", cure)
     if key in OPTIONAL_GROUPS:
-        return Problem(key, value, "in no defaults list", f"append it: +{key}={value}")
+        return Problem(key, value, "not in the defaults list", f"append it: +{key}={value}")
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
         if str(cause.object_type) == "<class 'dict'>":
-            return Problem(key, value, "not there to be overridden", f"append it: +{key}=...")
+            return Problem(key, value, "cannot be overridden", f"append it: +{key}=...")
         if cause.object_type is not None and is_dataclass(cause.object_type) and str(cause.key) not in key:
             known = [f.name for f in fields(cause.object_type)]
             cure = f"{_hint(str(cause.key), known)}its keys: {', '.join(known)}"
@@ -177,7 +177,7 @@ def _explain(override: str, error: Exception) -> Problem:
     if first.startswith("Ambiguous value"):
         return Problem(key, value, "several values for one key", "a list is written [a,b]; a sweep needs --multirun")
     if first.startswith(("Error parsing", "mismatched", "no viable", "missing EQUAL", "extraneous", "token recog")):
-        home = f"quote it: '{key}=\"{value}\"'"  # what Hydra's grammar has another use for
+        home = f"quote it: '{key}=\"{value}\"'"  # characters with a special meaning in Hydra's grammar
         return Problem(key, value, f"does not parse ({first})", home if value.startswith("~") else QUOTING)
     if not key:
         return Problem(override, "", f"does not parse ({first})", QUOTING)
@@ -208,7 +208,8 @@ def _unknown(key: str, value: Any) -> Problem:
 
 
 def _nearest_key(key: str) -> str:
-    """A key spelled alike under the same parent, else the same last word elsewhere, else one spelled alike anywhere."""
+    """A similar key under the same parent, otherwise a key with the same last word, otherwise a similar key anywhere.
+    """
     parent, _, last = key.rpartition(".")
     siblings = [k for k in KEYS if k.rpartition(".")[0] == parent]
     moved = next((k for k in KEYS if k.rpartition(".")[2] == last), "")
@@ -221,7 +222,7 @@ def _hint(word: str, known: Sequence[str]) -> str:
 
 
 def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
-    """The config with what is wrong left at its default, and what that was."""
+    """The config with invalid values at their defaults, and the problems."""
     found: list[Problem] = []
     container = OmegaConf.to_container(raw, resolve=False)
     default = Config()
@@ -244,11 +245,11 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
             cure = f"set {key}=..." if leads_nowhere else f"`rlcore keys {parent}` lists types and defaults"
             found.append(Problem(key, value, str(error).splitlines()[0], cure))
             if not key or not _put(container, key, OmegaConf.select(OmegaConf.structured(default), key)):
-                return default, found  # nothing left to correct: the problems found are what matters
+                return default, found  # no more corrections possible: report the problems
 
 
 def convert_values(values: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
-    """The defaults with these values, of a YAML file, and everything in the file that is wrong."""
+    """The defaults with the values of a YAML file, and the problems of the file."""
     config, found = _convert(OmegaConf.create(dict(values)))
     return config, [problem for problem in found if problem.text != MISSING]
 
@@ -263,7 +264,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _put(container: Any, key: str, value: Any) -> bool:
-    """Sets a dotted key; False when the way there does not exist or nothing would change."""
+    """Sets a dotted key; False if its parent does not exist or the value is unchanged."""
     *way, last = key.replace("[", ".").replace("]", "").split(".")
     for step in way:
         container = container[int(step)] if isinstance(container, list) else container.get(step, {})
@@ -274,7 +275,7 @@ def _put(container: Any, key: str, value: Any) -> bool:
 
 
 def _strangers(node: Any, default: Any, path: str) -> Iterator[tuple[str, Any, Callable[[], None]]]:
-    """Keys that no dataclass has, with a way to remove each: Hydra lets them in behind a `+`."""
+    """Unknown keys that Hydra accepted after a `+`, each with a function that removes it."""
     if is_dataclass(default) and isinstance(node, dict):
         known = {f.name for f in fields(default)}
         for name in list(node):

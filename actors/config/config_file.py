@@ -1,4 +1,4 @@
-"""`--config FILE.yaml` and `--config-dir DIR`: a plain YAML file of our keys, below the overrides of the command line.
+"""`--config FILE.yaml` and `--config-dir DIR`: a plain YAML file of keys; the command line overrides its values.
 
     defaults: {algorithm: grpo, model: hf, data: jsonl, reward: custom}   # presets, optional; a list works too
     model: {path: my/model}
@@ -24,11 +24,11 @@ NUMBER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+")
 
 
 class ConfigFileError(UserError, ValueError):
-    """A config file that cannot be read; the message names it and the cure."""
+    """An invalid config file; the message has its name and the cure."""
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--config` and `--config-dir` replaced by overrides that Hydra understands.
+    """Replaces `--config` and `--config-dir` in the arguments with overrides for Hydra.
 
     Raises:
         ConfigFileError: no such file or folder, not YAML, not a mapping, `defaults` of another form.
@@ -68,10 +68,10 @@ def _unless_given(presets: Mapping[str, str], overrides: Sequence[str]) -> list[
 
 
 def from_values(values: Mapping[str, Any], overrides: Sequence[str] = (), quiet: bool = False) -> list[str]:
-    """Overrides that stand for nested keys and values, with presets under `defaults`, followed by `overrides`.
+    """Converts nested keys and values, with presets under `defaults`, to overrides, followed by `overrides`.
 
     Args:
-        quiet: no console output, unless the values ask for it.
+        quiet: disables console output, unless the values enable it.
     """
     presets, rest = _split(values, "")
     folder = _as_preset(rest, quiet=quiet)
@@ -80,7 +80,7 @@ def from_values(values: Mapping[str, Any], overrides: Sequence[str] = (), quiet:
 
 
 def _as_preset(values: dict[str, Any], name: str = "", quiet: bool = False) -> Path:
-    """A temporary Hydra config folder that holds them as the one preset of a group."""
+    """A temporary Hydra config folder with these values as the only preset of a group."""
     _, found = convert_values(values)
     if found:
         prefix = f"{name}: " if name else ""
@@ -113,9 +113,9 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 def _split(raw: Mapping[str, Any], file: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Group -> the override that chooses its preset, recipes first; and the values.
+    """(group -> override that selects its preset, recipes first; the values).
 
-    Presets are what stands under `defaults`, and groups that are given by name (`algorithm: grpo`).
+    Presets are the entries of `defaults`, and groups with a name as value (`algorithm: grpo`).
     """
     values = {str(key): _numbers(value) for key, value in raw.items()}
     given = values.pop("defaults", None) or []
@@ -138,7 +138,7 @@ def _split(raw: Mapping[str, Any], file: str) -> tuple[dict[str, str], dict[str,
 
 
 def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads `1e-6` as text; a number is meant."""
+    """Converts text like `1e-6`, which YAML 1.1 does not parse as a number."""
     if isinstance(value, Mapping):
         return {str(key): _numbers(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -151,9 +151,9 @@ STARTER = """\
 # Train:  rlcore train --config {name} [key=value ...]      All keys: rlcore keys
 defaults:                # presets; each is a file of conf/
   algorithm: grpo        # or rloo, dr_grpo, dapo, reinforce_pp, ppo (needs a critic), online_dpo (needs a reference)
-  model: hf              # a Hugging Face folder or hub id; tiny: a small model built on the spot
+  model: hf              # a Hugging Face folder or hub id; tiny: a small, randomly initialised model
   data: jsonl            # or parquet, or addition (built in)
-  reward: custom         # a function of yours; or math, code, constraints
+  reward: custom         # your function; or math, code, constraints
   rollout: gpu           # on a machine without a GPU: cpu
   cluster: gpu8          # on a machine without a GPU: laptop
   trainer: default
@@ -190,11 +190,11 @@ trainer:
 
 
 def write_starter(file: Path) -> None:
-    """Raises ConfigFileError: the file exists, or cannot be written."""
+    """Writes the template. Raises ConfigFileError: the file exists, or cannot be written."""
     try:
         with file.open("x") as out:
             out.write(STARTER.format(name=file))
     except FileExistsError:
-        raise ConfigFileError(f"{file} exists and is not overwritten: give another name") from None
+        raise ConfigFileError(f"{file} exists and is not overwritten: choose another name") from None
     except OSError as error:
         raise ConfigFileError(f"{file} cannot be written: {error}") from error

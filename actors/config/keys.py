@@ -28,7 +28,7 @@ class Key:
 
 
 def keys(node: Any, path: str = "") -> Iterator[Key]:
-    """Every key of a config, groups before their members, described."""
+    """Descriptions of all keys of a config, groups before their members."""
     texts = descriptions(type(node))  # type: ignore[arg-type]  # a type is hashable
     hints = typing.get_type_hints(type(node))
     for f in dataclasses.fields(node):
@@ -46,7 +46,7 @@ def keys(node: Any, path: str = "") -> Iterator[Key]:
 
 @functools.cache
 def descriptions(kind: Any) -> dict[str, str]:
-    """Field -> its comment: behind it, or on the lines above."""
+    """Field -> its comment, on the same line or on the lines above."""
     source = textwrap.dedent(inspect.getsource(kind))
     comments = {
         token.start[0]: token.string.lstrip("# ").strip()

@@ -1,4 +1,4 @@
-"""From `rounds` of a config to the plan of its stages; everything that is wrong is reported at once."""
+"""Converts `rounds` of a config to the plan of its stages; all errors are reported together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MADE_OF = {
 
 
 def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
-    """The runs of all stages in their order, and what is wrong; the runs are of use only where nothing is."""
+    """The ordered runs of all stages, and the problems; the runs are valid only without problems."""
     rounds = config.rounds
     found = settings.check(rounds, STAGES)
     if rounds.count < 1 or not rounds.stages:
@@ -53,7 +53,7 @@ def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
 
 
 def roots_of(config: Config) -> dict[str, Made]:
-    """What is there from the start, by name; sources that cannot be read are left out."""
+    """Built-in inputs by name; sources with errors are skipped."""
     sources: dict[str, Made] = {}
     for name, raw in config.rounds.sources.items():
         with suppress(OptionError):
@@ -83,7 +83,7 @@ def _source_problems(config: Config) -> Iterator[Problem]:
 
 
 def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]]:
-    """Stages whose options can be read, each with its config of every round, and what is wrong with the others."""
+    """Stages with valid options, each with its config of every round, and the problems of the others."""
     found: dict[tuple[str, str], Problem] = {}
     stages: dict[str, list[StageConfig]] = {}
     broken: set[str] = set()
@@ -102,7 +102,7 @@ def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]
 
 
 class OptionError(UserError, ValueError):
-    """An option of a stage that does not exist or has another type."""
+    """An unknown option of a stage, or one of a wrong type."""
 
     def __init__(self, key: str, value: Any, text: str, cure: str) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ def to_stage(raw: Mapping[str, Any]) -> StageConfig:
 
 
 def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
-    """An instance of a dataclass out of plain values, checked by OmegaConf; raises OptionError."""
+    """Creates a dataclass instance from plain values, checked by OmegaConf; raises OptionError."""
     for key, value, known in _strangers(raw, kind(), ""):
         near = nearest(key.rpartition(".")[2], known)
         cure = f"did you mean {near}? " if near else ""
@@ -132,7 +132,7 @@ def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
 
 
 def _misfit(default: Any, raw: Mapping[str, Any], error: OmegaConfBaseException) -> OptionError:
-    """OmegaConf names the option in some of its errors; in the others it is the first that does not fit alone."""
+    """The option of an OmegaConf error: its own if it names one, otherwise the first option that fails alone."""
     key = str(error.full_key or error.key or "")
     if key not in raw and "." not in key:
         key = next((name for name, value in raw.items() if not _fits(default, name, value)), key)
@@ -146,7 +146,7 @@ def _misfit(default: Any, raw: Mapping[str, Any], error: OmegaConfBaseException)
     elif known is not None and not isinstance(known, list):
         cure = f"its default is {known.value if isinstance(known, Enum) else known}"
     text = str(error).splitlines()[0]
-    if "Merge error" in text or "AnyNode" in text:  # OmegaConf's own words for its own classes
+    if "Merge error" in text or "AnyNode" in text:  # OmegaConf's message about its internal classes
         text = "it has another type"
     return OptionError(key, value, text, cure)
 
@@ -169,19 +169,19 @@ def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tupl
 
 
 def _of_node(config: Config, node: Node) -> Iterator[Problem]:
-    """What the options of one run cannot be, beyond their types."""
+    """Errors in the options of one run, beyond types."""
     stage, key = node.config, f"{settings.STAGES_KEY}.{node.stage}"
     yield from out_of_bounds(stage, key)
     weights = getattr(stage, "weights", None)
     if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
         cure = "give numbers from 0, one of them above 0"
-        yield Problem(f"{key}.weights", list(weights), "they cannot be shares of anything", cure)
+        yield Problem(f"{key}.weights", list(weights), "they are not valid shares", cure)
     yield from stage.problems(key, node.made)
     yield from _of_run(config, node, key)
 
 
 def _of_run(config: Config, node: Node, key: str) -> Iterator[Problem]:
-    """What a stage needs of the run's config."""
+    """Requirements of a stage on the run's config."""
     stage, by = node.config, getattr(node.config, "by", None)
     unnamed = getattr(stage, "reward_model", "") is None
     if by is ScoreBy.judge and config.reward.judge.kind is JudgeKind.none:
@@ -191,17 +191,17 @@ def _of_run(config: Config, node: Node, key: str) -> Iterator[Problem]:
         text = f"stage {node.stage} needs a reward model"
         yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
     if by is ScoreBy.reward_model and unnamed:
-        text, cure = "by: reward_model needs to know which", "name the stage that made it"
+        text, cure = "by: reward_model needs a model", "name the stage that makes it"
         yield Problem(f"{key}.reward_model", None, text, cure)
     if stage.asks_reward() and unnamed and REWARD_MODEL in Terms.of(config.reward).needed:
-        text = "the run's reward asks a reward model, and this stage does not say which"
-        yield Problem(f"{key}.reward_model", None, text, "name the stage that made it, such as reward@latest")
+        text = "the run's reward uses a reward model, and this stage does not name one"
+        yield Problem(f"{key}.reward_model", None, text, "name the stage that makes it, such as reward@latest")
 
 
 def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem]:
-    """Of `rounds.models`: every one is a folder of the start model's architecture, with its tokenizer.
+    """Checks `rounds.models`: each is a folder with the architecture and tokenizer of the start model.
 
-    One set of engines holds them all in turn.
+    The same engines load all of them in turn.
     """
     from actors.training.models import ModelError, check_model, load_tokenizer, other_tokenizer
 
@@ -215,18 +215,18 @@ def folder_problems(config: Config, start: Path, tokenizer: Any) -> list[Problem
             check_model(folder)
             other = load_tokenizer(folder, config.model.trust_remote_code)
         except ModelError as error:
-            found.append(Problem(key, path, str(error), "give a model folder that loads"))
+            found.append(Problem(key, path, str(error), "set it to a model folder that loads"))
             continue
         if text := other_tokenizer(tokenizer, other):
-            cure = "members of a committee share the run's tokenizer: its tokens are what the others are trained on"
+            cure = "members of a committee must share the run's tokenizer, because other models train on their tokens"
             found.append(Problem(key, path, text, cure))
         if text := other_shape(start, folder):
-            found.append(Problem(key, path, text, "the engines hold one architecture: give a model of the run's"))
+            found.append(Problem(key, path, text, "the engines support one architecture, that of the run"))
     return found
 
 
 def token_problems(nodes: Sequence[Node], tokenizer: Any) -> list[Problem]:
-    """Of `train.ignore_tokens`, one for each stage and text."""
+    """Problems of `train.ignore_tokens`, one for each stage and text."""
     from rlcore.rounds.training import token_ids
 
     found = {}
@@ -236,12 +236,12 @@ def token_problems(nodes: Sequence[Node], tokenizer: Any) -> list[Problem]:
                 token_ids(tokenizer, [text])
             except ValueError as error:
                 key = f"rounds.stages.{node.stage}.train.ignore_tokens"
-                found[key, text] = Problem(key, text, str(error), "name what is a token of its own, <|im_end|> perhaps")
+                found[key, text] = Problem(key, text, str(error), "use a single token, for example <|im_end|>")
     return list(found.values())
 
 
 def other_shape(start: Path, folder: Path) -> str:
-    """How the architecture of a model folder differs from the start's; "" where it does not."""
+    """Differences of a model folder's architecture from the start model's; "" if equal."""
     import transformers
 
     from rlcore.storage.average import BOOKKEEPING

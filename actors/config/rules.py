@@ -1,4 +1,4 @@
-"""Which values and combinations of a config can work. Pure: looks at the config and, for paths, at the file system."""
+"""Checks values and combinations of a config. Pure, except that it checks if paths exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HERE = "relative paths start at the working directory"
 
 
 def problems(config: Config) -> list[Problem]:
-    """Everything wrong, errors first; warnings are marked."""
+    """All problems, errors first; warnings are marked."""
     rules = (
         _values, _batch, algorithm_problems, _sampling, _model, _folder, _data, _rewards, _roles, _gpus, _sync, _engine,
         launch_problems,
@@ -61,12 +61,12 @@ def _batch(c: Config) -> Iterator[Problem]:
         yield Problem("trainer.updates_per_step", updates, text, cure)
     ranks = c.cluster.roles.policy.num_workers
     if 0 < samples // updates < ranks:
-        text = f"{samples // updates} samples per update for {ranks} policy workers: some train nothing"
+        text = f"{samples // updates} samples per update for {ranks} policy workers: some have nothing to train"
         yield Problem("trainer.updates_per_step", updates, text, "larger steps, fewer updates or fewer workers", True)
     longest = c.data.max_prompt_tokens + c.rollout.max_new_tokens
     if t.max_tokens_per_micro_batch < longest:
         text = f"smaller than one sequence ({c.data.max_prompt_tokens} prompt + {c.rollout.max_new_tokens} new tokens)"
-        cure = f"at least {longest} to keep to it; longer sequences get a micro-batch of their own"
+        cure = f"at least {longest} to respect the limit; longer sequences get a separate micro-batch"
         yield Problem("trainer.max_tokens_per_micro_batch", t.max_tokens_per_micro_batch, text, cure, True)
     if t.max_staleness > 0:
         text, cure = "generation during training is not built yet", "set it to 0"
@@ -78,7 +78,7 @@ def _batch(c: Config) -> Iterator[Problem]:
 
 def _sampling(c: Config) -> Iterator[Problem]:
     r, needed = c.rollout, c.data.max_prompt_tokens + c.rollout.max_new_tokens
-    biased = "leaves out tokens: the sampler's log-probs are renormalised and every importance ratio is biased"
+    biased = "excludes tokens: the sampler's log-probs are renormalised and every importance ratio is biased"
     if r.top_p != 1:
         yield Problem("rollout.top_p", r.top_p, biased, "set it to 1")
     if r.top_k != 0:
@@ -91,13 +91,13 @@ def _sampling(c: Config) -> Iterator[Problem]:
         yield Problem("model.tiny.max_positions", c.model.tiny.max_positions, text, f"{needed} or more")
     yield from _tiny_heads(c)
     if "" in r.stop:
-        yield Problem("rollout.stop", r.stop, "an empty stop string stops at once", "remove it")
+        yield Problem("rollout.stop", r.stop, "an empty stop string stops immediately", "remove it")
 
 
 def _tiny_heads(c: Config) -> Iterator[Problem]:
-    tiny, sizes = c.model.tiny, (32, 64, 96, 128)  # what vLLM's CPU attention has kernels for, among small ones
+    tiny, sizes = c.model.tiny, (32, 64, 96, 128)  # small head sizes with a kernel in vLLM's CPU attention
     if c.model.path is None and tiny.num_heads > 0 and tiny.hidden_size / tiny.num_heads not in sizes:
-        text = f"hidden_size {tiny.hidden_size} over {tiny.num_heads} heads: vLLM has no kernel for heads of that width"
+        text = f"hidden_size {tiny.hidden_size} over {tiny.num_heads} heads: vLLM has no kernel for this head width"
         yield Problem("model.tiny.num_heads", tiny.num_heads, text, f"choose it so that a head has one of {sizes}")
 
 
@@ -108,7 +108,7 @@ def _model(c: Config) -> Iterator[Problem]:
             yield Problem("model.gguf_file", m.gguf_file, "a file without its folder", "set model.path to the folder")
         if m.tiny.num_heads > 0 and m.tiny.hidden_size % m.tiny.num_heads:
             cure = f"a multiple of model.tiny.num_heads={m.tiny.num_heads}"
-            yield Problem("model.tiny.hidden_size", m.tiny.hidden_size, "heads would not be equally wide", cure)
+            yield Problem("model.tiny.hidden_size", m.tiny.hidden_size, "heads would have unequal widths", cure)
         return
     folder = Path(m.path).expanduser()
     local = m.path.startswith((".", "/", "~")) or m.path.count("/") != 1
@@ -117,8 +117,8 @@ def _model(c: Config) -> Iterator[Problem]:
     elif m.gguf_file and folder.is_dir() and not (folder / m.gguf_file).is_file():
         yield Problem("model.gguf_file", m.gguf_file, f"not in {m.path}", "name a file of that folder")
     if m.lora.rank and m.dtype is DType.bfloat16:
-        text = "the engines get the merged weights, and bfloat16 rounds most of the first tens of small steps away"
-        cure = "model.dtype=float32, or a learning rate as large as adapters take (1e-4)"
+        text = "the engines get merged weights, and bfloat16 rounding removes most of the first small steps"
+        cure = "set model.dtype=float32, or a learning rate for adapters (1e-4)"
         yield Problem("model.lora.rank", m.lora.rank, text, cure, True)
 
 
@@ -133,7 +133,7 @@ def _data(c: Config) -> Iterator[Problem]:
             text, cure = "the tiny model has no chat template", "set it to false, or model=hf model.path=..."
             yield Problem("data.chat_template", d.chat_template, text, cure)
         if d.train is not None:
-            text, cure = f"data.source={d.source.value} makes its own rows", "set data=jsonl or data=parquet"
+            text, cure = f"data.source={d.source.value} generates its rows", "set data=jsonl or data=parquet"
             yield Problem("data.train", d.train, text, cure)
     elif d.train is None:
         yield Problem("data.train", None, f"data.source={d.source.value} needs a path", "set data.train=path/to/data")
@@ -156,7 +156,7 @@ def _rewards(c: Config) -> Iterator[Problem]:
         return
     if not c.reward.terms:
         cure = "set reward=math, or reward.fn=path/to/file.py:function"
-        yield Problem("reward.terms", [], "nothing to score with", cure)
+        yield Problem("reward.terms", [], "no reward is set", cure)
     yield from _scorers(c)
     for i, term in enumerate(c.reward.terms):
         if term.fn is None and term.name in RESERVED:
@@ -174,28 +174,28 @@ def _rewards(c: Config) -> Iterator[Problem]:
 
 
 def _scorers(c: Config) -> Iterator[Problem]:
-    """A judge and a reward model that the rewards ask for."""
+    """Checks of the judge and the reward model against the rewards."""
     judge, roles = c.reward.judge, c.cluster.roles
     for text in check_judge(judge):
         key, _, why = text.partition(": ")
         yield Problem(key, "", why or "cannot be", "see examples/judge")
     asked = {t.name for t in c.reward.terms if t.fn is None} | {c.reward.fallback.value}
     if JUDGE in asked and judge.kind is JudgeKind.none:
-        yield Problem("reward.judge.kind", judge.kind, "the rewards ask a judge", "set it to engine or endpoint")
+        yield Problem("reward.judge.kind", judge.kind, "the rewards use a judge", "set it to engine or endpoint")
     key = "cluster.roles.judge.num_workers"
     if judge.kind is JudgeKind.engine and roles.judge.num_workers < 1:
         yield Problem(key, 0, "reward.judge.kind=engine needs the role judge", "set it to 1")
     elif judge.kind is not JudgeKind.engine and roles.judge.num_workers > 0:
-        yield Problem(key, roles.judge.num_workers, "no engine is asked to judge", "set reward.judge.kind=engine, or 0")
+        yield Problem(key, roles.judge.num_workers, "no engine is used as judge", "set reward.judge.kind=engine, or 0")
     if judge.kind is JudgeKind.engine and together(roles, "judge", "rollout") and device_of(c) == "cuda":
         key, value, own = "reward.judge.engine.gpu_memory_utilization", judge.engine.gpu_memory_utilization, "set both"
         engine, text = c.rollout.gpu_memory_utilization, "the judge never sleeps, and with"
         if engine is None:
             text = f"{text} rollout.gpu_memory_utilization=null nothing says how the two divide one GPU"
-            yield Problem(key, value, text, f"{own} so that the sum is below 1, or give the judge GPUs of its own")
+            yield Problem(key, value, text, f"{own} so that the sum is below 1, or give the judge separate GPUs")
         elif value + engine > 1:
             text = f"{text} rollout.gpu_memory_utilization that is {value + engine:g} of one GPU"
-            yield Problem(key, value, text, "make the sum at most 1, or give the judge GPUs of its own")
+            yield Problem(key, value, text, "make the sum at most 1, or give the judge separate GPUs")
     yield from _reward_model(c, REWARD_MODEL in asked)
 
 
@@ -205,17 +205,17 @@ def _reward_model(c: Config, asked: bool) -> Iterator[Problem]:
         text = "the rewards ask a reward model"
         yield Problem("cluster.roles.reward.num_workers", 0, text, "set it to 1")
     if asked and path is None and not stages:
-        text, cure = "the rewards ask a reward model, and nothing says which", "a folder that holds one, or a hub id"
+        text, cure = "the rewards use a reward model, but none is set", "a model folder or hub id"
         yield Problem("reward.model", None, text, cure)
     if path is not None and path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         yield Problem("reward.model", path, "no such folder", HERE)
     if count > 0 and not asked and not stages:
-        text, cure = "a reward model is started, and no reward asks it", "add {name: reward_model} to reward.terms"
+        text, cure = "a reward model is started, but no reward uses it", "add {name: reward_model} to reward.terms"
         yield Problem("cluster.roles.reward.num_workers", count, text, cure, True)
 
 
 def _function(key: str, path: str) -> Iterator[Problem]:
-    """Without running the user's file: a reward that fails on import shows when the verifiers start."""
+    """Checks a function path without running the file; import errors appear when the verifiers start."""
     target, _, name = path.rpartition(":")
     form = "write path/to/file.py:function or package.module:function"
     if not target or not name:
@@ -290,18 +290,18 @@ def _gpus(c: Config) -> Iterator[Problem]:
             text = "a training or scoring worker uses one GPU; the others would idle"
             yield Problem(key, gpus, text, f"set it to 1 and num_workers={int(role.num_workers * gpus)}")
         if gpus > 1 and gpus != int(gpus):
-            yield Problem(key, gpus, "several GPUs come whole", f"{int(gpus)} or {int(gpus) + 1}")
+            yield Problem(key, gpus, "shares of several GPUs must be whole numbers", f"{int(gpus)} or {int(gpus) + 1}")
     rollout, parallel = roles.rollout.gpus_per_worker, c.rollout.tensor_parallel_size
     if rollout > 0 and parallel != max(1, int(rollout)):
         text = f"an engine over {parallel} GPUs with cluster.roles.rollout.gpus_per_worker={rollout:g}"
         yield Problem("rollout.tensor_parallel_size", parallel, text, "make the two equal")
     if on_gpu and c.rollout.enforce_eager:
-        text, cure = "compiled graphs are off on a GPU: generation is slow", "set rollout=gpu"
+        text, cure = "compiled graphs are disabled on a GPU: generation is slow", "set rollout=gpu"
         yield Problem("rollout.enforce_eager", True, text, cure, True)
 
 
 def shares_gpu(c: Config) -> bool:
-    """Whether policy and rollout live in the same bundles."""
+    """True if policy and rollout share bundles."""
     return together(c.cluster.roles, "policy", "rollout")
 
 
@@ -322,12 +322,12 @@ def _sync(c: Config) -> Iterator[Problem]:
     level = c.rollout.sleep_level
     if level > 0 and not shared:
         cure = "set it to 0, or cluster.roles.rollout.colocate_with=policy"
-        text = "the engine's GPUs are its own: nothing would use the memory it frees"
+        text = "the engine shares no GPU: no role would use the memory it frees"
         yield Problem("rollout.sleep_level", level, text, cure)
     elif level > 0 and device == "cpu":
-        yield Problem("rollout.sleep_level", level, "does nothing on CPU", "set it to 0", True)
+        yield Problem("rollout.sleep_level", level, "has no effect on CPU", "set it to 0", True)
     elif level == 0 and shared and device == "cuda":
-        text, cure = "policy and engine hold their memory on one GPU at the same time", "set it to 1 if memory runs out"
+        text, cure = "policy and engine keep memory on one GPU at the same time", "set it to 1 if memory runs out"
         yield Problem("rollout.sleep_level", level, text, cure, True)
 
 

@@ -1,4 +1,4 @@
-"""Which algorithms can work with which roles and batch sizes. Pure: looks at the config alone."""
+"""Checks algorithms against roles and batch sizes. Pure: reads only the config."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def algorithm_problems(c: Config) -> Iterator[Problem]:
         cure = f"lower it below algorithm.correction.high={a.correction.high:g}"
         yield Problem("algorithm.correction.low", a.correction.low, "above the upper limit", cure)
     if a.refill_rounds > 0 and not (a.filters.zero_variance or a.filters.truncated or a.family is Family.preference):
-        text, cure = "nothing is filtered, so nothing is ever refilled", "set algorithm.filters.zero_variance=true"
+        text, cure = "no filter drops samples, so none are refilled", "set algorithm.filters.zero_variance=true"
         yield Problem("algorithm.refill_rounds", a.refill_rounds, text, cure, True)
 
 
 def _names(a: AlgorithmConfig) -> Iterator[Problem]:
-    """Imports the user's files: a name is theirs to register."""
+    """Imports the files of the user, which may register names."""
     from rlcore.algorithms.advantages import find_advantage  # they import torch
     from rlcore.algorithms.policy_gradient import find_loss
     from rlcore.registry import RegistryError
@@ -42,26 +42,26 @@ def _policy_gradient(c: Config) -> Iterator[Problem]:
     a, one = c.algorithm, c.trainer.samples_per_prompt == 1
     if a.advantage == "group" and one and a.baseline is not Baseline.none:
         cure = "sample at least 2, or set algorithm.baseline=none"
-        text = f"algorithm.baseline={a.baseline.value} compares the samples of a prompt: all advantages 0"
+        text = f"algorithm.baseline={a.baseline.value} compares the samples of a prompt: all advantages would be 0"
         yield Problem(SAMPLES, 1, text, cure)
     if a.advantage == "group" and one and a.scale is Scale.std:
         cure = "sample at least 2, or set algorithm.scale=none or batch_std"
-        yield Problem(SAMPLES, 1, "algorithm.scale=std needs a deviation within the group: all advantages 0", cure)
+        yield Problem(SAMPLES, 1, "algorithm.scale=std needs several samples: all advantages would be 0", cure)
     if a.advantage == "nash_md" and one:
         text = "algorithm.advantage=nash_md compares the samples of a prompt"
         yield Problem(SAMPLES, 1, text, "sample at least 2")
     if a.aggregation_constant is not None and a.aggregation is not Aggregation.seq_sum_constant:
-        cure = "set algorithm.aggregation=seq_sum_constant, or leave the constant null"
+        cure = "set algorithm.aggregation=seq_sum_constant, or set the constant to null"
         text = f"not used by algorithm.aggregation={a.aggregation.value}"
         yield Problem("algorithm.aggregation_constant", a.aggregation_constant, text, cure, True)
     if a.loss == "reinforce" and c.trainer.updates_per_step * c.trainer.epochs_per_step > 1:
         text = "has no ratio: every update after the first of a step is off-policy"
         yield Problem("algorithm.loss", a.loss, text, "trainer.updates_per_step=1, or a loss with a ratio", True)
     if a.loss == "mdloo" and a.aggregation is not Aggregation.seq_mean_token_sum:
-        text = "not what loss=mdloo is: it gives every token its share of the response's loss"
+        text = "does not fit loss=mdloo, which gives every token its share of the response's loss"
         yield Problem("algorithm.aggregation", a.aggregation, text, "algorithm.aggregation=seq_mean_token_sum", True)
     if a.kl_target is not None and (a.kl_coef == 0 or a.kl_in is KLPlace.loss):
-        text = "an adaptive coefficient works on a KL in the reward, and starts from kl_coef"
+        text = "an adaptive coefficient needs a KL in the reward and starts from kl_coef"
         cure = "set algorithm.kl_in=reward and kl_coef above 0, or kl_target=null"
         yield Problem("algorithm.kl_target", a.kl_target, text, cure)
     yield from _kl(a)
@@ -79,7 +79,7 @@ def _kl(a: AlgorithmConfig) -> Iterator[Problem]:
         cure = f"algorithm.kl_kind=auto ({'k3' if a.kl_in is KLPlace.loss else 'k1'} for kl_in={a.kl_in.value})"
         yield Problem("algorithm.kl_kind", a.kl_kind.value, text, cure)
     if a.kl_weighted and (a.kl_coef == 0 or a.kl_in is KLPlace.reward):
-        text, cure = "weighs a KL in the loss, and there is none", "set it to false, or algorithm.kl_in=loss"
+        text, cure = "weights a KL in the loss, but there is none", "set it to false, or algorithm.kl_in=loss"
         yield Problem("algorithm.kl_weighted", True, text, cure, True)
     terms = [f"algorithm.{name}={getattr(a, name):g}" for name in ("kl_coef", "entropy_coef") if getattr(a, name)]
     if a.filters.zero_variance and terms:
@@ -88,7 +88,7 @@ def _kl(a: AlgorithmConfig) -> Iterator[Problem]:
         yield Problem("algorithm.filters.zero_variance", True, text, cure, True)
 
 
-# Which losses or advantages read a key. A registered function may read everything.
+# Key -> losses or advantages that read it. A registered function may read every key.
 READERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dual_clip": ("loss", ("ppo_clip",)),
     "clip_low": ("loss", ("ppo_clip", "gspo")),
@@ -104,14 +104,14 @@ OWN_LOSSES = ("ppo_clip", "gspo", "cispo", "reinforce", "mdloo")
 
 
 def _unused(a: AlgorithmConfig) -> Iterator[Problem]:
-    """Keys away from their default that the chosen loss or advantage does not read."""
+    """Changed keys that the chosen loss or advantage does not read."""
     default = AlgorithmConfig()
     for key, (by, readers) in READERS.items():
         chosen, value = getattr(a, by), getattr(a, key)
         if chosen in readers or chosen not in (*OWN_LOSSES, *BUILT_IN) or value == getattr(default, key):
             continue
         text = f"not used by algorithm.{by}={chosen}"
-        cure = f"leave it at its default, or set algorithm.{by}={' or '.join(readers)}"
+        cure = f"keep its default, or set algorithm.{by}={' or '.join(readers)}"
         yield Problem(f"algorithm.{key}", value, text, cure, True)
 
 
@@ -123,17 +123,17 @@ def _preference(c: Config) -> Iterator[Problem]:
         text = f"{a.name} takes half of the samples from the policy, half from the reference"
         yield Problem(SAMPLES, samples, text, f"an even number, such as {samples + 1}")
     elif p.pairs_per_prompt > samples // 2:
-        text, cure = f"{samples} samples make at most {samples // 2} pairs", f"at most {samples // 2}, or more samples"
+        text, cure = f"{samples} samples give at most {samples // 2} pairs", f"at most {samples // 2}, or more samples"
         yield Problem("algorithm.preference.pairs_per_prompt", p.pairs_per_prompt, text, cure, True)
     if p.opponent is Opponent.reference and a.refill_rounds > 0:
-        text = "a refill would have to send the weights to and fro once more each round"
+        text = "each refill round would have to switch the weights back and forth"
         yield Problem("algorithm.refill_rounds", a.refill_rounds, text, "set it to 0, or preference.opponent=policy")
     for name in ("zero_variance", "truncated"):
         if getattr(a.filters, name):
-            text, cure = "pairs are chosen from whole groups; ties never make one", "set it to false"
+            text, cure = "pairs are chosen from whole groups; ties never give a pair", "set it to false"
             yield Problem(f"algorithm.filters.{name}", True, text, cure)
     if a.kl_coef > 0:
-        text = "preference losses hold the policy to the reference by preference.beta; no KL term is added"
+        text = "in preference losses preference.beta controls the distance to the reference; no KL term is added"
         yield Problem("algorithm.kl_coef", a.kl_coef, text, "set it to 0")
     if a.entropy_coef > 0:
         yield Problem("algorithm.entropy_coef", a.entropy_coef, "not part of a preference loss", "set it to 0")
@@ -150,11 +150,11 @@ def _roles(c: Config) -> Iterator[Problem]:
         else:
             yield Problem(reference, 0, f"algorithm {a.name} needs the role reference", "set it to 1")
     elif not a.needs_reference and roles.reference.num_workers > 0 and built_in:
-        text = f"the reference is started but algorithm {a.name} (kl_coef={a.kl_coef:g}) never asks it"
+        text = f"the reference is started but algorithm {a.name} (kl_coef={a.kl_coef:g}) never uses it"
         yield Problem(reference, roles.reference.num_workers, text, "set it to 0, or kl_coef above 0", True)
     if a.needs_critic and roles.critic.num_workers < 1:
         text = f"algorithm.advantage={a.advantage} (algorithm {a.name}) needs the role critic"
-        cure = "set it to 1 (on one machine: cluster=laptop_critic), or take an algorithm without one, such as grpo"
+        cure = "set it to 1 (on one machine: cluster=laptop_critic), or use an algorithm without one, such as grpo"
         yield Problem(critic, 0, text, cure)
     elif not a.needs_critic and roles.critic.num_workers > 0 and built_in:
         text = f"the critic is started but algorithm {a.name} never asks it"

@@ -1,4 +1,4 @@
-"""What can be known of a model folder from its config.json: context, heads, attention; and of its training schedule."""
+"""Checks of the model's config.json (context, heads, attention) and of the training schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from actors.config.schema import Config
 from rlcore.problems import Problem, nearest
 
-HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM's attention kernels on CPU
+HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # head sizes with a kernel in vLLM's CPU attention
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
@@ -43,7 +43,7 @@ def model_problems(c: Config, device: str) -> Iterator[Problem]:
 
 
 def _read(folder: Path) -> Mapping[str, Any] | str:
-    """config.json, of the language model where the folder holds more; or why it cannot be read."""
+    """The config.json, or its part for the language model; or the reason why it cannot be read."""
     file = folder / "config.json"
     if not file.is_file():
         ggufs = sorted(path.name for path in folder.glob("*.gguf"))
@@ -95,7 +95,7 @@ def _attention(c: Config, device: str) -> Iterator[Problem]:
     if value not in ATTENTION and "/" not in value:  # a kernel of the hub has a slash
         near = nearest(value, ATTENTION)
         cure = (f"did you mean {near}? " if near else "") + f"one of: {', '.join(ATTENTION)}"
-        yield Problem(key, value, "transformers has no such attention", cure)
+        yield Problem(key, value, "unknown to transformers", cure)
     elif value.startswith("flash_attention") and device == "cpu":
         yield Problem(key, value, "flash attention needs a GPU", "set it to sdpa")
     elif value == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:

@@ -1,4 +1,4 @@
-"""Rollout engines and models on the same GPUs: engines sleep while models work, and wake before they are needed."""
+"""Rollout engines and models on shared GPUs: engines sleep while models work, and wake up before they are used."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from actors.generation.rollout import RolloutWorker
 from actors.placement.group import ActorDied, ActorGroup
 from actors.training.worker import ModelWorker
 
-DROPS_WEIGHTS = 2  # the sleep level from which an engine has to be sent its weights again
+DROPS_WEIGHTS = 2  # from this sleep level on, weights must be sent again after waking up
 
-PARTS = ("weights", "kv_cache")  # of a sleeping engine; vLLM's names
+PARTS = ("weights", "kv_cache")  # memory tags of a sleeping engine in vLLM
 
 
 class GpuSharing:
-    """The turns of engines and models. May be used from several threads, as models that score side by side do.
+    """Coordinates engines and models on shared GPUs. Thread-safe, because models score in parallel.
 
-    A generation is under way from `generating` until its last group arrived or the caller gave up. Models work between
-    generations only: a scorer that is fed during one first calls `wait_for_generation`.
+    A generation runs from `generating` until its last group arrived or the caller gave up. Models work only between
+    generations: a scorer that gets work during one must call `wait_for_generation` first.
 
-    Before an engine wakes, the models give back the memory that torch only caches. For a weight sync the engines wake
-    without their KV cache: the buckets of the sync find room in its place.
+    Before engines wake up, the models release memory cached by torch. For a weight sync the engines wake up without KV
+    cache, to leave room for the buckets.
 
-    An engine that died holds no memory: it is skipped here, and restarted by whoever calls it next.
+    A dead engine uses no memory and is skipped; its next caller restarts it.
 
     Args:
         level: `rollout.sleep_level`; 0: the engines stay awake and models may work at any time.
-        timeout_s: of one call.
-        models: the groups on the engines' GPUs.
+        timeout_s: deadline of one call.
+        models: groups on the GPUs of the engines.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class GpuSharing:
         self._rollout, self._level, self._timeout_s, self._models = rollout, level, timeout_s, models
         self._asleep: tuple[str, ...] = ()
         self._generations, self._changed = 0, threading.Condition()
-        self.resend: Callable[[], None] = lambda: None  # sends the engines the weights that they held last
+        self.resend: Callable[[], None] = lambda: None  # sends the last weights to the engines again
 
     def for_training(self) -> None:
-        """Frees the engines' memory.
+        """Puts the engines to sleep, which frees their memory.
 
         Raises:
-            RuntimeError: a generation is under way.
+            RuntimeError: a generation is running.
         """
         if not self._level:
             return
@@ -60,18 +60,18 @@ class GpuSharing:
                     "first (rollout.sleep_level)"
                 )
             if self._asleep != PARTS:
-                self._wake(*PARTS)  # vLLM takes an engine that is half awake for asleep
+                self._wake(*PARTS)  # vLLM treats a partly awake engine as asleep
                 self._each(RolloutWorker.sleep, self._level, phase="sleep")
                 self._asleep = PARTS
 
     def for_weights(self) -> None:
-        """Makes room for the engines' weights; they may be without any until the caller has sent some."""
+        """Allocates the engines' weight memory; its content is undefined until the caller sends weights."""
         with self._changed:
             self._wake("weights")
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Wakes the engines, with the weights they held last, and keeps them awake until the end of the block."""
+        """Wakes the engines with their last weights, and keeps them awake until the end of the block."""
         with self._changed:
             self._generations += 1
             had_none = self._wake(*PARTS)
@@ -85,14 +85,14 @@ class GpuSharing:
                 self._changed.notify_all()
 
     def wait_for_generation(self) -> None:
-        """Blocks until no generation is under way. A generation has deadlines of its own, hence none here."""
+        """Blocks until no generation is running. It needs no deadline, because generation has its own."""
         if not self._level:
             return
         with self._changed:
             self._changed.wait_for(lambda: not self._generations)
 
     def _wake(self, *parts: str) -> bool:
-        """True if the weights were asleep."""
+        """Wakes the engines; True if their weights were asleep."""
         if not (wanted := [part for part in parts if part in self._asleep]):
             return False
         for group in self._models:

@@ -1,8 +1,8 @@
-"""Groups of Ray actors. The only file that applies `ray.remote`, and `wait` is the only function that awaits Ray.
+"""Groups of Ray actors. Only this file applies `ray.remote`, and only the function `wait` waits for Ray.
 
 Workers are plain classes without constructor arguments. A call names a method object of the class, never a string.
-Every call carries a deadline and the name of its phase; an error names phase, role, rank, node and pid, and
-shows the end of the actor's log.
+Every call has a deadline and a phase name; errors contain phase, role, rank, node, pid and the last log lines of the
+actor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ActorError(UserError, RuntimeError):
-    """Something went wrong in or with an actor.
+    """An error in an actor, or a failure of one.
 
     Attributes: `phase`, `role`, `rank`, `node`, `pid` (None: no process yet), `waited_s` and `log_lines`.
     """
@@ -43,7 +43,7 @@ class ActorError(UserError, RuntimeError):
 
 
 class DeadlineExceeded(ActorError):
-    """An actor did not answer in time. The attributes speak of the first one that is late."""
+    """An actor did not answer in time. The attributes describe the first late actor."""
 
 
 class ActorDied(ActorError):
@@ -51,12 +51,12 @@ class ActorDied(ActorError):
 
 
 class WorkerError(ActorError):
-    """The worker's own code raised: `__cause__` is its exception, the message holds its traceback."""
+    """The worker's code raised: `__cause__` is its exception, the message contains its traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActorInfo:
-    """Who an actor is and where it runs, as far as known."""
+    """Identity and location of an actor, as far as known."""
 
     role: str
     rank: int
@@ -79,14 +79,14 @@ class Member:
     handle: Any
 
     def info(self) -> ActorInfo:
-        """Asks Ray's control store; works for dead actors too."""
-        # Ray's public state API needs the dashboard, which small clusters leave out.
+        """Queries Ray's control store; also works for dead actors."""
+        # Ray's public state API needs the dashboard, which small clusters do not run.
         from ray._private.state import actors
 
         actor_id = self.handle._actor_id.hex()
         try:
             known = actors(actor_id) or {}
-        except Exception:  # the control store is gone: the error at hand matters more than this detail
+        except Exception:  # the control store is gone: do not hide the original error
             known = {}
         node = self.node or known.get("Address", {}).get("IPAddress", "?")
         pid, state = known.get("Pid") or None, str(known.get("State", "unknown"))
@@ -95,7 +95,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One method call under way on one actor."""
+    """A running method call on one actor."""
 
     ref: Any
     member: Member
@@ -103,7 +103,7 @@ class Call:
 
 @dataclass(slots=True)
 class Pending(Generic[R]):
-    """Calls under way. The deadline counts from their submission."""
+    """Running calls. The deadline counts from their submission."""
 
     calls: list[Call]
     phase: str
@@ -119,8 +119,8 @@ class Pending(Generic[R]):
         """Results in rank order, or the one result of `submit_one`.
 
         Raises:
-            WorkerError, ActorDied: as soon as one call fails, while others still run.
-            DeadlineExceeded: `timeout_s` have passed since the calls were submitted.
+            WorkerError, ActorDied: as soon as one call fails, even if others still run.
+            DeadlineExceeded: more than `timeout_s` seconds since submission.
         """
         results: dict[Any, Any] = {}
         while left := [call for call in self.calls if call.ref not in results]:
@@ -139,20 +139,20 @@ class Pending(Generic[R]):
 
 
 def wait(calls: Sequence[Call], started: float, timeout_s: float, phase: str) -> list[Call]:
-    """Blocks until at least one call has ended, well or badly, and returns those that have.
+    """Blocks until at least one call has finished or failed, and returns all of those.
 
     Args:
         started: `time.monotonic()` from which the deadline counts.
 
     Raises:
-        DeadlineExceeded: none has; names every late actor.
+        DeadlineExceeded: no call has ended; the message lists all late actors.
     """
     by_ref = {call.ref: call for call in calls}
     while True:
         left_s = started + timeout_s - time.monotonic()
         done, _ = ray.wait(list(by_ref), num_returns=1, timeout=min(SLICE_S, max(left_s, 0.0)))
         if done:
-            # The rest of what is ready comes along, so that a failed call is seen however many succeed.
+            # Fetch all ready calls, so that a failed one is seen among many successful ones.
             done, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
             return [by_ref[ref] for ref in done]
         if left_s <= 0:
@@ -173,12 +173,12 @@ class ActorGroup(Generic[W]):
     def create(
         cls, worker_class: type[W], slots: RoleSlots, name: str, env: Mapping[str, str], max_concurrency: int = 1
     ) -> ActorGroup[W]:
-        """Starts the processes and returns at once; the first call waits for them, so groups start side by side.
+        """Starts the processes without waiting; the first call waits for them, so that groups start in parallel.
 
         Args:
-            name: of the group in messages, usually the role.
+            name: of the group in messages; usually the role.
             env: environment of the processes, set before Python starts (OMP_NUM_THREADS and the like).
-            max_concurrency: method calls that run at the same time, in threads, in one worker.
+            max_concurrency: concurrent method calls in one worker, in threads.
         """
         return cls(worker_class, slots, name, env, max_concurrency)
 
@@ -187,7 +187,7 @@ class ActorGroup(Generic[W]):
 
     @property
     def handles(self) -> list[Any]:
-        """Ray actor handles by rank: for workers that must call each other, never for the driver's own calls."""
+        """Ray actor handles by rank, for calls between workers; the driver must not use them."""
         return [member.handle for member in self._members]
 
     @property
@@ -195,21 +195,23 @@ class ActorGroup(Generic[W]):
         return [member.info() for member in self._members]
 
     def broadcast(self, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> list[R]:
-        """The same call on every actor; results in rank order. Raises as `Pending.result`."""
+        """Makes the same call on every actor; results in rank order. Raises like `Pending.result`."""
         return self.submit_broadcast(method, *args, timeout_s=timeout_s, phase=phase).result()
 
     def scatter(
         self, method: Callable[..., R], per_rank_args: Sequence[tuple[Any, ...]], timeout_s: float, phase: str
     ) -> list[R]:
-        """Each actor its own arguments; results in rank order. Raises as `Pending.result`; ValueError: wrong count."""
+        """Calls each actor with separate arguments; results in rank order. Raises like `Pending.result`; ValueError:
+        wrong count.
+        """
         return self.submit_scatter(method, per_rank_args, timeout_s=timeout_s, phase=phase).result()
 
     def one(self, rank: int, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> R:
-        """One call on one actor. Raises as `Pending.result`."""
+        """Makes one call on one actor. Raises like `Pending.result`."""
         return self.submit_one(rank, method, *args, timeout_s=timeout_s, phase=phase).result()
 
     def submit_broadcast(self, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> Pending[list[R]]:
-        # One copy in the object store, however many actors read it.
+        # One copy in the object store for all actors.
         shared = [ray.put(arg) if len(self) > 1 and _is_bulky(arg) else arg for arg in args]
         return self.submit_scatter(method, [tuple(shared)] * len(self), timeout_s=timeout_s, phase=phase)
 
@@ -226,7 +228,7 @@ class ActorGroup(Generic[W]):
         return Pending([_call(self._members[rank], self._method_name(method), args)], phase, timeout_s, single=True)
 
     def replace(self, rank: int) -> None:
-        """Ends one actor, dead or alive, and starts a fresh one on the same bundle, without any state."""
+        """Kills an actor, dead or alive, and starts a new one without state on the same bundle."""
         ray.kill(self._members[rank].handle, no_restart=True)
         self._members[rank] = self._spawn(rank)
 
@@ -237,7 +239,7 @@ class ActorGroup(Generic[W]):
         arguments: Callable[[int], tuple[Any, ...]],
         timeout_s: float,
     ) -> None:
-        """`replace` of several actors, and `method(*arguments(rank))` on each. Raises as `Pending.result`."""
+        """Replaces several actors and calls `method(*arguments(rank))` on each. Raises like `Pending.result`."""
         for rank in ranks:
             self.replace(rank)
         phase = f"restart {self.name}"
@@ -246,7 +248,7 @@ class ActorGroup(Generic[W]):
             call.result()
 
     def shutdown(self) -> None:
-        """Ends all processes without asking them. May be called twice; the slots stay reserved."""
+        """Kills all processes. Safe to call twice; the slots stay reserved."""
         for member in self._members:
             ray.kill(member.handle, no_restart=True)
         self._members = []
@@ -261,7 +263,7 @@ class ActorGroup(Generic[W]):
             num_gpus=slots.num_gpus,
             scheduling_strategy=strategy,
             runtime_env={"env_vars": self._env},
-            max_restarts=0,  # a restarted worker would come back empty and answer as if nothing had happened
+            max_restarts=0,  # a worker restarted by Ray would have no state and answer anyway
             max_task_retries=0,
             max_concurrency=self._max_concurrency,
         )
@@ -283,7 +285,7 @@ def _call(member: Member, method: str, args: tuple[Any, ...]) -> Call:
 
 
 def _is_bulky(value: Any) -> bool:
-    """Small scalars travel inside the call; anything else may be large."""
+    """Small scalars are sent inside of the call; other arguments may be large."""
     return not isinstance(value, (int, float, str, bool, type(None), ray.ObjectRef))
 
 
@@ -320,9 +322,9 @@ def _deadline_exceeded(calls: Sequence[Call], phase: str, waited_s: float) -> De
 
 
 def _log_lines(info: ActorInfo) -> str:
-    """The end of what the worker printed: from its log files when it ran on this node, else through Ray."""
+    """The last log lines of a worker: from its log files on this node, otherwise through Ray."""
     if info.pid is None:
-        return "(it never had a process)"
+        return "(its process never started)"
     here = info.node.split("/")[0] == ray.util.get_node_ip_address()
     session = ray._private.worker._global_node
     if not here or session is None:
@@ -343,7 +345,7 @@ def _remote_log_lines(info: ActorInfo) -> str:
     for suffix in ("err", "out"):
         try:
             lines += list(get_log(actor_id=info.actor_id, suffix=suffix, tail=LOG_LINES, timeout=5))
-        except Exception as error:  # no dashboard, or the node is gone: the error at hand matters more
+        except Exception as error:  # no dashboard, or the node is gone: do not hide the original error
             return f"(its log is on node {info.node}, in Ray's logs folder, pid {info.pid}; {type(error).__name__})"
     return ANSI.sub("", "".join(lines)).strip() or "(it printed nothing)"
 

@@ -1,4 +1,4 @@
-"""How much memory a worker of each role holds, and what of a shared GPU is left for a rollout engine."""
+"""Estimates the memory of a worker of each role, and the share of a GPU for a rollout engine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rlcore.ops.logprobs import CHUNK_ELEMENTS
 
 GIB = 2**30
 CHARACTERS = 2 + 256  # vocabulary of the tiny model: special tokens and every byte
-PROCESS_BYTES = 1.5 * GIB  # of a CUDA process before it holds a tensor: context, kernels, cuBLAS' workspace
-TURNS, TOGETHER = 0.94, 0.75  # of what is left for the engine: asleep while the others compute, or beside them
+PROCESS_BYTES = 1.5 * GIB  # of a CUDA process without tensors: context, kernels, cuBLAS workspace
+TURNS, TOGETHER = 0.94, 0.75  # share of the free memory for an engine that takes turns, or runs together
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What memory depends on: counts of parameters, vocabulary entries, layers, and key/value width per layer."""
+    """Model sizes that determine memory: parameters, vocabulary entries, layers, and key/value width per layer."""
 
     parameters: int
     vocabulary: int
@@ -26,12 +26,12 @@ class Shape:
     kv_width: int
 
     def kv_bytes(self, bytes_each: int) -> int:
-        """Of one token: keys and values of every layer."""
+        """Bytes of one token: keys and values of all layers."""
         return 2 * self.layers * self.kv_width * bytes_each
 
 
 def model_shape(model: ModelConfig) -> Shape:
-    """From the model's config; no weight is read.
+    """Sizes from the model's config; reads no weights.
 
     Raises:
         ModelError, OSError, ValueError: the config of `model.path` cannot be read.
@@ -54,12 +54,12 @@ def model_shape(model: ModelConfig) -> Shape:
 
 
 def trainer_bytes(config: Config, shape: Shape, role: str = "policy") -> dict[str, float]:
-    """Bytes on one worker of the policy or the critic, by what they hold.
+    """Bytes on one worker of the policy or the critic, by purpose.
 
     Stages as in ZeRO (arXiv 1910.02054): 1 splits master weights and Adam states over the ranks, 2 the gradients too,
-    3 the weights too. bfloat16 adds float32 master weights and runs stage 0 as 1. The policy holds logits for one chunk
-    of positions at a time; the critic has none, and is counted with the output layer that its head stands for.
-    Activations are not in it: with gradient checkpointing they are small beside the weights; without, they grow with
+    3 the weights too. bfloat16 adds float32 master weights and runs stage 0 as 1. The policy has logits for one chunk
+    of positions at a time; the critic has none, and its head is counted like an output layer. Activations are not
+    included: with gradient checkpointing they are small compared with the weights; without, they grow with
     `trainer.max_tokens_per_micro_batch`.
     """
     ranks, p = max(getattr(config.cluster.roles, role).num_workers, 1), shape.parameters
@@ -80,7 +80,7 @@ def trainer_bytes(config: Config, shape: Shape, role: str = "policy") -> dict[st
 
 
 def reserved_bytes(config: Config, shape: Shape) -> float:
-    """Bytes that the other roles on a rollout engine's GPU hold while it samples."""
+    """Bytes that other roles use on the GPU of a rollout engine while it samples."""
     roles, held = config.cluster.roles, 0.0
     bytes_each = 2 if config.model.dtype is DType.bfloat16 else 4
     host = {"master weights", "Adam states"} if config.engine.offload_optimizer else set()
@@ -97,14 +97,14 @@ def reserved_bytes(config: Config, shape: Shape) -> float:
 
 
 def engine_share(config: Config, shape: Shape, gpu_bytes: float) -> float:
-    """`rollout.gpu_memory_utilization`, or what fits beside the other roles on the GPU; 0 where nothing does."""
+    """`rollout.gpu_memory_utilization`, or the share that the other roles leave; 0 if none is left."""
     if config.rollout.gpu_memory_utilization is not None:
         return config.rollout.gpu_memory_utilization
     return free_share(reserved_bytes(config, shape), gpu_bytes, config.rollout.sleep_level > 0)
 
 
 def free_share(reserved: float, gpu_bytes: float, turns: bool) -> float:
-    """The share of a GPU for an engine beside `reserved` bytes. `turns`: it sleeps while the others compute.
+    """The share of a GPU for an engine next to `reserved` bytes. `turns`: it sleeps while the others compute.
 
     >>> round(free_share(0, 80 * GIB, False), 3)
     0.92

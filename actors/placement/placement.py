@@ -1,14 +1,14 @@
 """Placement of the workers of each role: Ray placement groups, checked against the cluster before any is created.
 
 A *unit* is a role, or the roles joined by `colocate_with`; it gets one placement group. Worker i of every role in a
-unit lives in bundle i, so colocated workers of equal rank share a bundle and its GPU. The strategy is PACK, except for
-the verifiers: they share nothing and use the CPUs of their host, so SPREAD gives each a node of its own if possible.
+unit is in bundle i, so colocated workers of equal rank share a bundle and its GPU. The strategy is PACK. Verifiers use
+SPREAD, because they are independent and use the CPUs of their host: each gets a separate node if possible.
 
-GPU shares inside a unit: roles whose `gpus_per_worker` add up to at most 1 get what they ask for. When they add up to
-more (the usual case: every role says 1), the bundle is one whole GPU and the shares are scaled in proportion, so that
-Ray lets all of them in: 1 + 1 becomes 0.5 + 0.5. A share only tells Ray who may live where; memory is divided by
-`rollout.gpu_memory_utilization` and `rollout.sleep_level`. Sharing works with at most one GPU per worker, because Ray
-hands out fractions of one GPU only.
+GPU shares inside a unit: if the `gpus_per_worker` of the roles add up to at most 1, they are used unchanged. If they
+add up to more (usually every role has 1), the bundle is one whole GPU and the shares are scaled, so that Ray accepts
+all roles: 1 + 1 becomes 0.5 + 0.5. A share only controls placement; `rollout.gpu_memory_utilization` and
+`rollout.sleep_level` divide memory. Sharing needs at most one GPU per worker, because Ray supports only fractions of
+one GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from io import StringIO
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node  # Ray has no public call for the free part of each node
+from ray._private.state import available_resources_per_node  # Ray has no public API for the free resources of each node
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -36,12 +36,12 @@ GRAIN = 10_000  # Ray counts resources in ten-thousandths
 
 
 class PlacementError(UserError, RuntimeError):
-    """The cluster cannot hold the roles, or did not in time. The text is a table and what to change."""
+    """The cluster has no room for the roles, or not in time. The message has a table and the cure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the cluster, real or made up; counts of GPUs and CPUs."""
+    """A real or hypothetical node of the cluster; counts of GPUs and CPUs."""
 
     node_id: str
     name: str
@@ -55,7 +55,7 @@ class Bundle:
     cpus: float
 
     def resources(self) -> dict[str, float]:
-        """For Ray, which refuses an empty bundle: one byte of memory stands in for a worker that asks for nothing."""
+        """A bundle for Ray, which rejects empty bundles: a worker without resources requests one byte of memory."""
         wanted = {"GPU": self.gpus, "CPU": self.cpus}
         return {"memory": 1.0, **{name: amount for name, amount in wanted.items() if amount}}
 
@@ -65,7 +65,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Roles that share a placement group: the first is the one the others name in `colocate_with`."""
+    """Roles that share a placement group; the others name the first one in `colocate_with`."""
 
     roles: tuple[str, ...]
     shares: Mapping[str, float]  # GPUs of one worker of each role
@@ -82,7 +82,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class RoleSlots:
-    """Where the workers of one role go: one entry per rank."""
+    """Placement of the workers of one role, one entry per rank."""
 
     role: str
     placement_group: Any
@@ -97,11 +97,11 @@ class RoleSlots:
 
 
 def units(roles: RolesConfig) -> list[Unit]:
-    """The placement groups to make, in the order of the roles; roles without workers are left out.
+    """The placement groups to create, in the order of the roles; roles without workers are skipped.
 
     Raises:
-        PlacementError: `colocate_with` names an unused role or one that is itself colocated, or several roles with GPUs
-            share a bundle and one of them wants more than one.
+        PlacementError: `colocate_with` names an unused or colocated role, or a role that shares GPUs needs more than
+            one per worker.
     """
     used = {name: role for name in ROLES if (role := getattr(roles, name)).num_workers > 0}
     for name, role in used.items():
@@ -134,9 +134,9 @@ def _unit(members: dict[str, RoleConfig], host: str) -> Unit:
 
 
 def fit(wanted: Sequence[Unit], nodes: Sequence[Node]) -> list[list[Node | None]]:
-    """A node for each bundle of each unit, or None where nothing is left: first fit, biggest bundles first.
+    """A node for each bundle of each unit, or None without room: first fit, biggest bundles first.
 
-    A unit that is spread takes the node with the fewest of its bundles.
+    A spread unit uses the node with the fewest of its bundles.
     """
     free = {node.node_id: [node.gpus, node.cpus] for node in nodes}
     homes: list[list[Node | None]] = [[] for _ in wanted]
@@ -160,7 +160,7 @@ def _holds(free: Sequence[float], bundle: Bundle) -> bool:
 
 
 def cluster_nodes(free: bool = False) -> list[Node]:
-    """The live nodes of the connected Ray cluster, whole or only what is free of each."""
+    """The live nodes of the connected Ray cluster, with total or only free resources."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     addresses = Counter(node["NodeManagerAddress"] for node in alive)
     now = available_resources_per_node() if free else {}
@@ -174,10 +174,10 @@ def cluster_nodes(free: bool = False) -> list[Node]:
 
 
 def check_fit(wanted: Sequence[Unit], nodes: Sequence[Node]) -> list[list[Node | None]]:
-    """`fit`, or an error.
+    """Checks `fit`.
 
     Raises:
-        PlacementError: with a table of what is missing per unit, the nodes, and what to change.
+        PlacementError: with a table of missing resources per unit, the nodes, and the cure.
     """
     homes = fit(wanted, nodes)
     if all(home for unit in homes for home in unit):
@@ -200,7 +200,7 @@ def _cures(unit: Unit, left: list[Bundle], nodes: Sequence[Node]) -> list[str]:
     most_gpus, most_cpus = max((n.gpus for n in nodes), default=0), max((n.cpus for n in nodes), default=0)
     one_node, cures = "a worker must fit on one node: the largest has", []
     if left[0].gpus and not most_gpus:
-        cures.append("  no node has a GPU: use cluster=laptop, or join GPU nodes with `ray start --address=...`")
+        cures.append("  no node has a GPU: use cluster=laptop, or add GPU nodes with `ray start --address=...`")
     elif left[0].gpus > most_gpus:
         cures.append(f"  {one_node} {most_gpus:g} GPUs; lower {keys[0]}.gpus_per_worker")
     elif left[0].gpus:
@@ -213,27 +213,27 @@ def _cures(unit: Unit, left: list[Bundle], nodes: Sequence[Node]) -> list[str]:
         cpus = sum(b.cpus for b in left)
         cures.append(f"  add {cpus:g} CPUs for {unit.label}, or lower {keys[0]}.cpus_per_worker (0 is allowed)")
     if placed:
-        cures.append("  or take what fits: " + " ".join(f"{key}.num_workers={placed}" for key in keys))
+        cures.append("  or use a layout that fits: " + " ".join(f"{key}.num_workers={placed}" for key in keys))
     return cures
 
 
 class Placement:
-    """The placement groups of a run. `slots[role]` says where each worker goes; `remove()` gives everything back."""
+    """The placement groups of a run. `slots[role]` has the placement of each worker; `remove()` releases everything."""
 
     def __init__(self, roles: RolesConfig, slots: dict[str, RoleSlots], groups: list[Any]):
         self.roles, self.slots, self._groups = roles, slots, groups
 
     @classmethod
     def create(cls, cluster: ClusterConfig) -> Placement:
-        """Reserves room for every role on the connected cluster.
+        """Reserves resources for every role on the connected cluster.
 
         Raises:
-            PlacementError: the layout does not fit the cluster (at once), or Ray did not grant it within
-                `cluster.deadlines.placement_s` (with the pending bundles and what is free); nothing stays reserved.
+            PlacementError: the layout does not fit the cluster (immediately), or Ray did not grant it within
+                `cluster.deadlines.placement_s` (with the pending bundles and free resources). No reservation remains.
         """
         wanted = units(cluster.roles)
         check_fit(wanted, cluster_nodes())
-        # Biggest first: a small group must not take the room that only a large one needs.
+        # Biggest first, so that a small group does not take the only room for a large one.
         order = sorted(wanted, key=lambda unit: max((b.gpus, b.cpus) for b in unit.bundles), reverse=True)
         groups = {u.roles: placement_group([b.resources() for b in u.bundles], strategy=u.strategy) for u in order}
         try:
@@ -263,7 +263,7 @@ class Placement:
         return render_table(self.roles, {role: slots.node_names for role, slots in self.slots.items()})
 
     def remove(self) -> None:
-        """Gives the groups back and ends every actor in them. May be called twice."""
+        """Removes the groups and kills all actors in them. Safe to call twice."""
         while self._groups:
             remove_placement_group(self._groups.pop())
 
@@ -295,7 +295,7 @@ def _await_groups(
 
 
 def render_table(roles: RolesConfig, homes: Mapping[str, Sequence[str]]) -> str:
-    """The placement as text. `homes[role]` names the node of each worker; "?" stands for none."""
+    """The placement as text. `homes[role]` has the node of each worker; "?" means none."""
     shares = {role: unit.shares[role] for unit in units(roles) for role in unit.roles}
     table = Table("role", "workers", "GPUs each", "CPUs each", "colocated with", "node", title="Placement")
     for role in homes:
@@ -315,13 +315,13 @@ def _render_nodes(nodes: Sequence[Node]) -> str:
 
 
 def to_text(what: RenderableType, width: int = 120) -> str:
-    """Rich to plain text, without control codes: for errors, files and pipes."""
+    """Renders a rich object as plain text without control codes, for errors, files and pipes."""
     out = StringIO()
     Console(file=out, width=width, no_color=True, highlight=False).print(what)
     return out.getvalue().rstrip()
 
 
 def together(roles: RolesConfig, a: str, b: str) -> bool:
-    """The two roles share a placement group, and so their GPUs."""
+    """True if the two roles share a placement group, and therefore GPUs."""
     first, second = (getattr(roles, name).colocate_with or name for name in (a, b))
     return bool(first == second)

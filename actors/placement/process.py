@@ -16,14 +16,14 @@ import torch
 def prepare(threads: int, seed: int) -> None:
     """Sets the CPU threads of this process and every random generator."""
     torch.set_num_threads(max(1, threads))
-    torch.set_float32_matmul_precision("highest")  # with TF32 log-probs in float32 would be off by 1e-2
+    torch.set_float32_matmul_precision("highest")  # TF32 would change float32 log-probs by 1e-2
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def free_address() -> tuple[str, int]:
-    """This node's address as Ray knows it (loopback outside Ray), and a TCP port that is free now."""
+    """Address of this node in Ray (loopback outside of Ray), and a free TCP port."""
     import ray
 
     host = ray.util.get_node_ip_address() if ray.is_initialized() else "127.0.0.1"
@@ -41,7 +41,7 @@ def identity() -> dict[str, Any]:
 
 
 def memory() -> dict[str, float]:
-    """Bytes: resident memory of the process, and of its GPU: allocated now, at most so far, and reserved."""
+    """Memory in bytes: resident memory of the process; allocated, peak and reserved memory of its GPU."""
     import psutil
 
     used = {"rss": float(psutil.Process().memory_info().rss)}
@@ -53,7 +53,7 @@ def memory() -> dict[str, float]:
 
 
 def release() -> None:
-    """Gives GPU memory that torch only caches back to the driver."""
+    """Returns GPU memory cached by torch to the driver."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()

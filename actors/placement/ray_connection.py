@@ -1,4 +1,4 @@
-"""Connection to Ray: the cluster that the config or RAY_ADDRESS names, or else a private one on this machine."""
+"""Connects to the Ray cluster of the config or RAY_ADDRESS, otherwise starts a private one on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from actors.placement.ray_probe import Address, ClusterError, named_address, res
 
 INIT = {"logging_level": "ERROR", "log_to_driver": False}
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
-SOCKET_BYTES = 107  # longest path of a Unix socket
+SOCKET_BYTES = 107  # maximum path length of a Unix socket
 # Ray's longest socket below its temporary folder: session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store
 SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 SHORT_FOLDERS = ("/tmp/ray", "/var/tmp/ray")
@@ -29,12 +29,13 @@ SHORT_FOLDERS = ("/tmp/ray", "/var/tmp/ray")
 
 @contextmanager
 def connected(cluster: ClusterConfig, message: Callable[[str], None] = print) -> Iterator[None]:
-    """Joins the cluster of `cluster.address` or RAY_ADDRESS; without either starts one on loopback and ends it again.
+    """Joins the cluster of `cluster.address` or RAY_ADDRESS; without either it starts one on loopback and stops it on
+    exit.
 
-    A Ray connection that the process already has is used and kept.
+    An existing Ray connection of the process is used and kept.
 
     Args:
-        message: receives one line when Ray's temporary files cannot go where TMPDIR points.
+        message: called with one line if Ray's temporary files cannot be in TMPDIR.
 
     Raises:
         ClusterError: the named cluster cannot be joined within `cluster.deadlines.connect_s`, or Ray did not start.
@@ -58,17 +59,17 @@ def connected(cluster: ClusterConfig, message: Callable[[str], None] = print) ->
 
 
 def check_address(cluster: ClusterConfig) -> None:
-    """Asks the named cluster, if there is one, whether this program can join. Quick: nothing is started.
+    """Checks that this program can join the configured cluster, if any. Fast: it starts nothing.
 
     Raises:
-        ClusterError: as `connected`.
+        ClusterError: see `connected`.
     """
     if not ray.is_initialized() and (address := named_address(cluster)):
         _reach(address, cluster.deadlines.connect_s)
 
 
 def _reach(address: Address, timeout_s: float) -> tuple[Address, str]:
-    """The address with what "auto" found, and HOST:PORT, which has answered."""
+    """The address, with "auto" resolved, and the HOST:PORT that answered."""
     target = resolve(address)
     if address.value == "auto":
         address = replace(address, value=f"auto ({target})")
@@ -77,14 +78,14 @@ def _reach(address: Address, timeout_s: float) -> tuple[Address, str]:
 
 
 def join(address: Address, timeout_s: float) -> None:
-    """Connects to a running cluster, with the token of this user where the cluster asks for one.
+    """Connects to a running cluster, with the token of this user if the cluster requires one.
 
     Raises:
-        ClusterError: it did not answer, refused, is no Ray cluster, or runs other versions of Ray or Python.
+        ClusterError: no answer, refusal, not a Ray cluster, or other versions of Ray or Python.
     """
     end = time.monotonic() + timeout_s
     address, target = _reach(address, timeout_s)
-    # In a thread: `ray.init` waits in C++, deaf to signals, for minutes.
+    # In a thread, because `ray.init` waits in C++ for minutes and ignores signals.
     outcome: list[BaseException | None] = []
 
     def initialize() -> None:
@@ -101,7 +102,7 @@ def join(address: Address, timeout_s: float) -> None:
     if not outcome:
         raise ClusterError(
             address,
-            f"answers, but did not let this program join within {timeout_s:g} s",
+            f"answers, but this program could not join it within {timeout_s:g} s",
             "check that a Ray node runs on this machine (`ray start --address=...`) and that its ports are open; "
             "a slow cluster needs a larger cluster.deadlines.connect_s",
         )
@@ -113,13 +114,13 @@ def join(address: Address, timeout_s: float) -> None:
 
 
 def _exit_on_sigterm() -> None:
-    """As `ray.init` does in a main thread: the stack unwinds and leaves nothing behind."""
+    """Handles SIGTERM like `ray.init` in a main thread: the stack unwinds and cleans up."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _start_local(message: Callable[[str], None]) -> None:
-    # Ray would otherwise warn about, and change with, the number of visible devices of a worker that has none.
+    # Otherwise Ray warns about, and will change, CUDA_VISIBLE_DEVICES of workers without GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     stay_on_loopback()
     folder, reason = temporary_folder()
@@ -127,7 +128,7 @@ def _start_local(message: Callable[[str], None]) -> None:
         message(reason)
     _use_private_token()
     try:
-        # "local": without an address Ray joins any cluster that left its file behind, dead or alive.
+        # "local": without an address Ray joins any cluster with a leftover file, dead or alive.
         ray.init(address="local", include_dashboard=False, _temp_dir=folder, ignore_reinit_error=True, **INIT)
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
         cause = f"Ray did not start on this machine: {error}"
@@ -135,15 +136,15 @@ def _start_local(message: Callable[[str], None]) -> None:
 
 
 def stay_on_loopback() -> None:
-    """A cluster of one machine listens on 127.0.0.1 alone: Ray's own mode for desktops, off by default on Linux."""
-    from ray._private import ray_constants  # read at import, so the variable alone would reach only the children
+    """Makes a local cluster listen only on 127.0.0.1: Ray's desktop mode, disabled by default on Linux."""
+    from ray._private import ray_constants  # Ray reads the variable at import, so setting it would affect only children
 
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def temporary_folder() -> tuple[str | None, str]:
-    """The `_temp_dir` for a local cluster (None: Ray's default fits), and why it is not Ray's default.
+    """The `_temp_dir` for a local cluster (None: Ray's default), and the reason if it is not the default.
 
     Raises:
         ClusterError: the default is too long for Unix sockets and no short folder can be written.
@@ -165,10 +166,10 @@ def temporary_folder() -> tuple[str | None, str]:
 
 
 def _use_private_token() -> None:
-    """A token of this cluster alone, in the environment.
+    """Sets a token for this cluster in the environment.
 
-    Ray would write ~/.ray/auth_token for its first local cluster; every later `ray start --head` of this user would
-    then ask for tokens.
+    Otherwise Ray would write ~/.ray/auth_token for its first local cluster, and every later `ray start --head` of this
+    user would require tokens.
     """
     if os.environ.get(AUTH_MODE, "token").lower() != "token":
         return
@@ -178,7 +179,7 @@ def _use_private_token() -> None:
 
 
 def _enable_token() -> bool:
-    """Uses the token of this user, unless RAY_AUTH_MODE already decides. False: there is no token, or no choice."""
+    """Enables the token of this user unless RAY_AUTH_MODE is set. False: no token, or RAY_AUTH_MODE is set."""
     if AUTH_MODE in os.environ or not ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         return False
     os.environ[AUTH_MODE] = "token"
@@ -187,6 +188,6 @@ def _enable_token() -> bool:
 
 
 def reload_authentication() -> None:
-    """Reads mode and token from the environment again: Ray caches both in this process, and its children do not."""
+    """Reloads mode and token from the environment, because Ray caches both in this process."""
     ray._raylet.Config.initialize("")
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()

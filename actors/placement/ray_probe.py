@@ -1,4 +1,4 @@
-"""Whether a Ray address can be used, and why not, before `ray.init`, which waits for minutes without a word."""
+"""Checks a Ray address before `ray.init`, which would wait for minutes without a message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = "https://docs.ray.io/en/latest/ray-security/token-auth.html"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address as the user gave it, and where."""
+    """An address from the user, and its origin."""
 
     value: str
     source: str  # "cluster.address" or "RAY_ADDRESS"
@@ -35,7 +35,7 @@ class Address:
 
 
 class ClusterError(UserError, RuntimeError):
-    """Ray cannot be used as configured. The text names the address, its origin, the cause and what to change."""
+    """Ray cannot be used as configured. The message has the address, its origin, the cause and the cure."""
 
     def __init__(self, address: Address | None, cause: str, cure: str):
         self.cause = f"the Ray cluster at {address} {cause}" if address else cause
@@ -43,9 +43,9 @@ class ClusterError(UserError, RuntimeError):
 
 
 def named_address(cluster: ClusterConfig) -> Address | None:
-    """The address of the config or of RAY_ADDRESS; None: a local cluster is to be started.
+    """The address of the config or of RAY_ADDRESS; None: start a local cluster.
 
-    As in Ray, RAY_ADDRESS decides where `cluster.address` is "auto".
+    As in Ray, RAY_ADDRESS takes precedence if `cluster.address` is "auto".
     """
     configured, environment = (cluster.address or "").strip(), os.environ.get("RAY_ADDRESS", "").strip()
     if configured and not (configured == "auto" and environment):
@@ -59,7 +59,7 @@ def resolve(address: Address) -> str:
     """HOST:PORT of the cluster's control service (GCS).
 
     Raises:
-        ClusterError: it is no such address, or "auto" finds no cluster on this machine.
+        ClusterError: not an address, or "auto" finds no cluster on this machine.
     """
     value = address.value
     if value == "auto":
@@ -86,12 +86,12 @@ def resolve(address: Address) -> str:
 
 
 def wait_for_answer(address: Address, target: str, timeout_s: float, enable_token: Callable[[], bool]) -> None:
-    """Returns once the cluster at `target` answers, takes this user, and runs the same Ray and Python.
+    """Waits until the cluster at `target` answers, and checks access and the versions of Ray and Python.
 
     Args:
         target: HOST:PORT.
-        timeout_s: for the whole wait.
-        enable_token: turns on token authentication in this process; False when it cannot.
+        timeout_s: limit of the whole wait.
+        enable_token: enables token authentication in this process; returns False if it cannot.
 
     Raises:
         ClusterError: with the cause.
@@ -106,7 +106,7 @@ def wait_for_answer(address: Address, target: str, timeout_s: float, enable_toke
     while True:
         try:
             metadata = _cluster_metadata(target, max(0.1, end - time.monotonic()))
-        except AuthenticationError:  # RAY_AUTH_MODE=token, and no token anywhere
+        except AuthenticationError:  # RAY_AUTH_MODE=token without a token
             raise _token_error(address, with_token=False) from None
         except grpc.RpcError as error:
             code = error.code()
@@ -121,7 +121,7 @@ def wait_for_answer(address: Address, target: str, timeout_s: float, enable_toke
             raise ClusterError(address, cause, f"check the port ({PORTS})") from error
         if metadata:
             break
-        if time.monotonic() >= end:  # the head node has not registered itself
+        if time.monotonic() >= end:  # the head node is not registered yet
             raise ClusterError(address, f"was not ready within {timeout_s:g} s", "wait until its head node is up")
         time.sleep(POLL_S)
     _check_versions(address, json.loads(metadata))
@@ -136,7 +136,7 @@ def _open_port(address: Address, target: str, timeout_s: float) -> None:
         raise ClusterError(address, "refuses connections: nothing listens there", cure) from None
     except TimeoutError:
         cure = "check the host, the firewall, and that this machine shares a network with it"
-        raise ClusterError(address, f"is silent: no answer within {timeout_s:g} s", cure) from None
+        raise ClusterError(address, f"does not answer within {timeout_s:g} s", cure) from None
     except socket.gaierror as error:
         raise ClusterError(address, f"has an unknown host: {error.strerror}", "check its name") from None
     except OSError as error:
@@ -144,11 +144,11 @@ def _open_port(address: Address, target: str, timeout_s: float) -> None:
 
 
 def _cluster_metadata(target: str, timeout_s: float) -> bytes:
-    """What the head node wrote of itself when it started: JSON; empty before. Raises: grpc.RpcError."""
+    """Metadata that the head node wrote at its start: JSON; empty before. Raises: grpc.RpcError."""
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import gcs_service_pb2 as messages
 
-    # As Ray's own clients: proxies are for the outside, and the cluster's address is inside.
+    # Like Ray's clients: do not use a proxy for the address of the cluster.
     channel = init_grpc_channel(target, options=[("grpc.enable_http_proxy", 0)])
     with channel:
         call = channel.unary_unary(
@@ -168,7 +168,7 @@ def _token_error(address: Address, with_token: bool) -> ClusterError:
         "set RAY_AUTH_MODE=token, and ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the token of its "
         f"head node ({TOKENS})"
     )
-    return ClusterError(address, "asks for a token, and none was sent", cure)
+    return ClusterError(address, "requires a token, but none was sent", cure)
 
 
 def _check_versions(address: Address, metadata: dict[str, str]) -> None:

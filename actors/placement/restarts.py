@@ -1,4 +1,4 @@
-"""When a worker that failed is started again: one policy for rollout engines, judges and verifier hosts."""
+"""The restart policy of failed workers, shared by rollout engines, judges and verifier hosts."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from actors.placement.group import ActorError, ActorGroup, DeadlineExceeded, Wor
 from actors.weights.sender import WeightSyncError
 from rlcore.problems import UserError
 
-WINDOW_S = 6 * 3600.0  # older failures do not count: a run of weeks may lose a worker now and then
-REQUEST_ERRORS = (ValueError, TypeError, LookupError)  # raised by the request itself, whichever worker serves it
-SHOWN = 400  # characters of an error
+WINDOW_S = 6 * 3600.0  # older failures do not count, because a run of weeks may lose some workers
+REQUEST_ERRORS = (ValueError, TypeError, LookupError)  # caused by the request, on every worker
+SHOWN = 400  # characters of an error in messages
 _RAISED = re.compile(r"\b(?!Actor|Ray|Node)\w*(?:Error|Exception): .*")
 
 Failure = BaseException | str
 
 
 class WorkerFailed(UserError, RuntimeError):
-    """A worker keeps failing, or failed in a way that a restart cannot cure; the message holds the last failure."""
+    """A worker fails repeatedly, or a restart cannot help; the message contains the last failure."""
 
 
 @dataclass
 class RestartPolicy:
-    """Bounded restarts of the workers of one group. May be used from several threads.
+    """Limits restarts of the workers of one group. Thread-safe.
 
-    A restart is refused, and the run ends, when
+    No restart happens, and the run ends, if
 
-    - the request caused the error (`REQUEST_ERRORS`): a fresh worker would raise it again;
-    - a worker fails before it has served anything, and another, or the same one before its restart, did so with the
-      same error;
+    - the request caused the error (`REQUEST_ERRORS`): a new worker would raise it again;
+    - a worker fails before its first answer, and another worker, or the same one before its restart, did so with the
+    same error;
     - a worker failed more than `max_restarts` times within `WINDOW_S`, or could not be started within the deadline.
 
     Args:
-        restart: fresh processes of these ranks, started and ready to serve.
-        key: the config key of `max_restarts`, for the message.
-        expendable: workers beyond `max_restarts` are given up (`lost`) as long as one is left.
+        restart: starts new processes of these ranks and waits until they are ready.
+        key: config key of `max_restarts`, for messages.
+        expendable: workers beyond `max_restarts` are dropped (`lost`) as long as one is left.
     """
 
     group: ActorGroup[Any]
@@ -52,30 +52,30 @@ class RestartPolicy:
     lost: set[int] = field(default_factory=set, init=False)
     _failed_at: dict[int, list[float]] = field(default_factory=dict, init=False)
     _starts: dict[int, int] = field(default_factory=dict, init=False)
-    _served: set[int] = field(default_factory=set, init=False)  # since their last start
-    _first_errors: set[str] = field(default_factory=set, init=False)  # of workers that had served nothing
+    _served: set[int] = field(default_factory=set, init=False)  # workers that answered since their last start
+    _first_errors: set[str] = field(default_factory=set, init=False)  # errors of workers without any answer
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False)
 
     def starts(self, rank: int) -> int:
-        """How often the worker was restarted: read it before a call, and give it to `recover` when the call fails."""
+        """Number of restarts of a worker: read it before a call, and pass it to `recover` if the call fails."""
         return self._starts.get(rank, 0)
 
     def served(self, rank: int) -> None:
-        """A request was answered."""
+        """Records that a worker answered a request."""
         if rank not in self._served:
             with self._lock:
                 self._served.add(rank)
                 self._first_errors.clear()
 
     def recover(self, failures: Mapping[int, Failure], starts: Mapping[int, int] | None = None) -> None:
-        """Restarts workers that failed, and those that are found dead with them.
+        """Restarts failed workers, and others that died.
 
         Args:
-            failures: the error of each.
-            starts: `starts` of each before its failing call: one that was restarted since is left alone.
+            failures: rank -> error.
+            starts: rank -> `starts` before the failed call; workers restarted since are skipped.
 
         Raises:
-            WorkerFailed: see the class.
+            WorkerFailed: see the class docstring.
         """
         with self._lock:
             seen = self._starts if starts is None else starts
@@ -94,7 +94,7 @@ class RestartPolicy:
                 todo = self._restarted(sorted(ranks))
 
     def _restarted(self, ranks: Sequence[int]) -> dict[int, Failure]:
-        """Restarts them; what failed meanwhile."""
+        """Restarts workers; returns new failures."""
         try:
             if ranks:
                 self.restart(ranks)
@@ -109,12 +109,12 @@ class RestartPolicy:
     def _count(self, rank: int, error: Failure, starting: bool) -> None:
         name, summary = f"{self.group.name}[{rank}]", _summary(error)
         if isinstance(error, WorkerError) and isinstance(error.__cause__, REQUEST_ERRORS):
-            raise WorkerFailed(f"{name} cannot do what it was asked in phase {error.phase}: {summary}") from error
+            raise WorkerFailed(f"{name} cannot serve its request in phase {error.phase}: {summary}") from error
         if rank not in self._served and (same := _RAISED.search(summary)):
             key = re.sub(r"\d+", "0", same[0])
             if key in self._first_errors:
                 raise WorkerFailed(
-                    f"{name} failed before it served anything, with the same error as before: {summary}. Another "
+                    f"{name} failed before its first answer, with the same error as before: {summary}. Another "
                     "restart would not help"
                 ) from (error if isinstance(error, BaseException) else None)
             self._first_errors.add(key)
@@ -127,7 +127,7 @@ class RestartPolicy:
         why = "could not be started" if hopeless else f"failed {count} times in {WINDOW_S / 3600:g} hours ({self.key})"
         if self.expendable and len(self.group) - len(self.lost) > 1:
             self.lost.add(rank)
-            self.message(f"{name} {why} and is given up; {len(self.group) - len(self.lost)} remain. Last: {summary}")
+            self.message(f"{name} {why} and is dropped; {len(self.group) - len(self.lost)} remain. Last: {summary}")
             return
         raise WorkerFailed(f"{name} {why}; the last failure: {error}") from None
 
@@ -136,7 +136,7 @@ class RestartPolicy:
 
 
 def _summary(error: Failure) -> str:
-    """One line."""
+    """The error as one line."""
     if isinstance(error, WorkerError) and error.__cause__ is not None:
         text = f"{type(error.__cause__).__name__}: {error.__cause__}"
     else:

@@ -135,7 +135,7 @@ if __name__ == "__main__":
 def test_started_again_it_says_that_it_is_done(whole):
     before = (whole / "metrics.jsonl").read_text()
     done = train(whole)
-    assert "is complete. To train longer: trainer.steps=" in done.stdout
+    assert "is complete. To train longer set trainer.steps=" in done.stdout
     assert (whole / "metrics.jsonl").read_text() == before
 
 

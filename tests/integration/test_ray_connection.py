@@ -104,9 +104,9 @@ def test_a_cluster_that_asks_for_a_token(homes: tuple[Path, Path]) -> None:
     with head(owner, "--include-dashboard=false") as address:
         assert "answer 7" in run(owner, address), "the token is used without RAY_AUTH_MODE"
         text = run(stranger, address)
-        assert "asks for a token, and none was sent" in text
+        assert "requires a token, but none was sent" in text
         assert "RAY_AUTH_MODE=token" in text
-        assert "asks for a token" in run(stranger, address, RAY_AUTH_MODE="token")
+        assert "requires a token" in run(stranger, address, RAY_AUTH_MODE="token")
         assert "refuses the token of this user" in run(stranger, address, RAY_AUTH_TOKEN="f" * 32)
         token = str(owner / ".ray" / "auth_token")
         assert "answer 7" in run(stranger, address, RAY_AUTH_TOKEN_PATH=token, RAY_AUTH_MODE="token")

@@ -92,7 +92,7 @@ def at(stage):
         ({"a": {**SAMPLE, "enough": 1, "max_samples": 4}}, "a.max_samples", "a prompt gets num_samples=8 at once"),
         ({"a": {**SFT, "train": {"per_step": 0}}}, "a.train.per_step", "1 or more"),
         ({"a": {**SFT, "train": {"epochs": 0}}}, "a.train.epochs", "above 0"),
-        ({"a": {**SFT, "weights": [0.0]}}, "a.weights", "they cannot be shares of anything"),
+        ({"a": {**SFT, "weights": [0.0]}}, "a.weights", "they are not valid shares"),
         ({"a": {"kind": "average", "models": ["start", "start"], "weights": [2, -1]}}, "a.weights", "from 0"),
         ({"a": {"kind": "rewrite", "rewriting": {"per_prompt": 0}}}, "a.rewriting", "at least 1"),
         ({"sample": SAMPLE, "b": {"kind": "rejection_sample", "samples": ["sample"], "select": {
@@ -116,7 +116,7 @@ def test_what_a_stage_needs_of_the_run():
     score = {"kind": "score", "samples": ["answers"]}
     found = refused({"a": {**score, "by": "reward_model"}})
     assert "stage a needs a reward model; set it to 1" in found["cluster.roles.reward.num_workers"]
-    assert "name the stage that made it" in found[at("a.reward_model")]
+    assert "name the stage that makes it" in found[at("a.reward_model")]
     found = refused({"sample": SAMPLE, "p": PAIRS, "r": {"kind": "reward_model", "data": ["p"]}})
     assert list(found) == ["cluster.roles.reward.num_workers"]
     assert "stage a asks a judge; set it to engine or endpoint" in refused({"a": {**score, "by": "judge"}})[
@@ -238,7 +238,7 @@ def test_a_member_with_another_tokenizer(model, tmp_path):
     edited(other / "tokenizer.json", rename)
     text = committee(tmp_path, other, model)
     assert "its tokenizer has another vocabulary" in text
-    assert "members of a committee share the run's tokenizer" in text
+    assert "members of a committee must share the run's tokenizer" in text
     assert "such as ['a'" in text
 
 
@@ -247,7 +247,7 @@ def test_a_member_with_another_architecture(model, tmp_path):
     edited(other / "config.json", lambda held: held.update(num_attention_heads=2))
     text = committee(tmp_path, other, model)
     assert "its config.json differs in num_attention_heads" in text
-    assert "the engines hold one architecture" in text
+    assert "the engines support one architecture" in text
 
 
 @pytest.mark.parametrize(("kept", "text"), [(False, "no such folder"), (True, "has no tokenizer")])

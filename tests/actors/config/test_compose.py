@@ -208,10 +208,10 @@ def test_one_mistake(override, key, text):
         ("cluster.roles.rollout.colocate_with=rollout", "cluster.roles.rollout.colocate_with", "itself"),
         ("cluster.roles.rollout.colocate_with=critic", "cluster.roles.rollout.colocate_with", "no workers"),
         ("reward.terms=[{name:reward_model}]", "cluster.roles.reward.num_workers", "ask a reward model"),
-        ("reward.fallback=reward_model", "reward.model", "nothing says which"),
+        ("reward.fallback=reward_model", "reward.model", "none is set"),
         ("reward.model=/nowhere", "reward.model", "no such folder"),
-        ("reward.terms=[{name:judge}]", "reward.judge.kind", "ask a judge"),
-        ("cluster.roles.judge.num_workers=1", "cluster.roles.judge.num_workers", "no engine is asked"),
+        ("reward.terms=[{name:judge}]", "reward.judge.kind", "use a judge"),
+        ("cluster.roles.judge.num_workers=1", "cluster.roles.judge.num_workers", "no engine is used"),
         (
             "cluster=gpu8_colocated cluster.roles.judge={num_workers:8,gpus_per_worker:1,colocate_with:policy}"
             " reward.judge.kind=engine reward.judge.engine.path=x",
@@ -227,7 +227,7 @@ def test_one_mistake(override, key, text):
         ("reward.fn=no.such.module:f", "reward.fn", "no module"),
         ("reward.fn=justaname", "reward.fn", "not a function"),
         ("reward.terms=[{name:code}]", "reward.timeout_s", "above 30"),
-        ("reward.terms=[]", "reward.terms", "nothing to score with"),
+        ("reward.terms=[]", "reward.terms", "no reward is set"),
         ("reward.terms=[{name:maths}]", "reward.terms.0.name", "math"),
         ("data.source=jsonl", "data.train", "needs a path"),
         ("data=jsonl data.train=nope.jsonl", "data.train", "no such file"),

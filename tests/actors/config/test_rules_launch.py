@@ -1,4 +1,4 @@
-"""Rules about the machine on which a run is started."""
+"""Checks of the machine on which a run is started."""
 
 from __future__ import annotations
 

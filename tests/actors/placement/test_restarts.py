@@ -70,7 +70,7 @@ def test_the_same_error_at_the_first_request_of_a_fresh_worker_ends_the_run() ->
     rig = Policy()
     rig.recover({0: raised(RuntimeError("the loop died: head size 16, pid 123"))})
     assert rig.restarted == [[0]]
-    with pytest.raises(WorkerFailed, match="before it served anything, with the same error as before") as caught:
+    with pytest.raises(WorkerFailed, match="before its first answer, with the same error as before") as caught:
         rig.recover({0: raised(RuntimeError("the loop died: head size 16, pid 456"))})
     assert "traceback" not in str(caught.value)
     assert rig.restarted == [[0]]
