@@ -1,6 +1,6 @@
-"""What this machine has, what is missing, and how to fix it. Probes only: changes nothing, installs nothing.
+"""Checks this machine and suggests fixes. It only probes, and changes or installs nothing.
 
-Imports nothing but the standard library: it must work where packages are missing.
+Imports only the standard library, because it must work without the other packages.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SUPPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `status` is OK, WARN (something is slow or missing) or FAIL (training cannot start)."""
+    """Result of one check. `status` is OK, WARN (something is slow or missing) or FAIL (training cannot start)."""
 
     name: str
     status: str
@@ -62,10 +62,10 @@ class Check:
 
 
 def doctor(start_ray: bool = True) -> list[Check]:
-    """All checks. A probe that itself breaks is a FAIL with its error, never an exception.
+    """Runs all checks. A probe that raises is a FAIL with its error.
 
     Args:
-        start_ray: also start and end a local Ray, which takes some seconds.
+        start_ray: also start and stop a local Ray, which takes some seconds.
     """
     probes: list[Callable[[], list[Check]]] = [
         _python, _packages, _compiler, _gpus, _vllm, _shared_memory, _open_files, _threads, _disk, _sandbox,
@@ -83,7 +83,7 @@ def doctor(start_ray: bool = True) -> list[Check]:
 
 
 def render(checks: list[Check]) -> str:
-    """One line a check, its cure below it, and how many of each status."""
+    """The report: one line per check with its cure, and the number of each status."""
     names = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -130,7 +130,7 @@ def _compiler() -> list[Check]:
         version = subprocess.run([path, "-dumpfullversion"], capture_output=True, text=True, timeout=10).stdout.strip()
         return [Check("g++", OK, f"{version} at {path}")]
     cure = "install it (Debian: apt-get install g++): DeepSpeed compiles its shared-memory collectives with it"
-    return [Check("g++", WARN, "missing: DeepSpeed falls back to slower collectives on CPU", cure)]
+    return [Check("g++", WARN, "missing: DeepSpeed uses slower collectives on CPU", cure)]
 
 
 def _gpus() -> list[Check]:
@@ -150,7 +150,7 @@ def _gpus() -> list[Check]:
 
 
 def _vllm() -> list[Check]:
-    # In a child: importing it registers plugins and threads that a driver should not carry.
+    # In a child process, because importing vLLM registers plugins and starts threads.
     code = (
         "import json, importlib.metadata as m, vllm\n"
         "from vllm.platforms import current_platform as p\n"
@@ -169,7 +169,7 @@ def _vllm() -> list[Check]:
 
 
 def _child(code: str, env: dict[str, str]) -> tuple[str, str]:
-    """What the code printed behind a @ (empty: it failed), and its last line of errors."""
+    """(text that the code printed after @, empty on failure; last line of its errors)."""
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, env=env, check=False)
     answers = [line[1:] for line in run.stdout.splitlines() if line.startswith("@")]
@@ -236,7 +236,8 @@ def _sockets() -> list[Check]:
 
 
 def _token() -> list[Check]:
-    """Ray 2.60: where a token exists, `ray start --head` asks every client for it."""
+    """Checks Ray's token. In Ray 2.60 `ray start --head` requires the token from every client if a token file exists.
+    """
     mode, path = os.environ.get("RAY_AUTH_MODE", ""), os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(path).expanduser() if path else Path.home() / ".ray" / "auth_token"
     exists = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
@@ -244,8 +245,8 @@ def _token() -> list[Check]:
         cure = "run `ray get-auth-token --generate`, or set RAY_AUTH_TOKEN_PATH"
         return [Check("Ray token", WARN, "RAY_AUTH_MODE=token, but there is no token: no cluster can be joined", cure)]
     if exists and not mode:
-        found = "there is one: `ray start --head` on this machine asks its clients for it"
-        cure = "`ray job submit` and `ray status` need RAY_AUTH_MODE=token; rlcore sends it when asked"
+        found = "found: `ray start --head` on this machine requires it from clients"
+        cure = "`ray job submit` and `ray status` need RAY_AUTH_MODE=token; rlcore sends it if required"
         return [Check("Ray token", OK, found, cure)]
     return [Check("Ray token", OK, f"RAY_AUTH_MODE={mode}" if mode else "none: clusters started here are open")]
 
@@ -258,14 +259,14 @@ def _address() -> list[Check]:
         from actors.placement.ray_connection import check_address
 
         check_address(ClusterConfig(deadlines=DeadlinesConfig(connect_s=15.0)))
-    except Exception as error:  # a ClusterError, or a package that is missing
+    except Exception as error:  # a ClusterError, or a missing package
         first, *cures = str(error).splitlines()
         return [Check("RAY_ADDRESS", FAIL, first, "; ".join(line.strip() for line in cures))]
     return [Check("RAY_ADDRESS", OK, f"{os.environ['RAY_ADDRESS']} answers")]
 
 
 def _ray() -> list[Check]:
-    # In a child: a connection of this process stays as it is. The same start as that of a run.
+    # In a child process, to keep a Ray connection of this process. Starts Ray like a run does.
     code = (
         "import ray, time\nfrom actors.config.schema import ClusterConfig\n"
         "from actors.placement.ray_connection import connected\n"

@@ -1,4 +1,4 @@
-"""What a config would do, without starting anything: checks, stages, placement, batches, memory, weight sync."""
+"""The plan of a config without starting anything: checks, stages, placement, batches, memory, weight sync."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from actors.placement.ray_probe import ClusterError, named_address
 from rlcore.problems import Problem, plural
 from rlcore.rounds.plan.graph import Node as Stage
 
-GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a made-up GPU node
-GPU_GIB = 80.0  # of a made-up GPU
-CONNECT_S = 15.0  # at most, to ask a cluster for its nodes
+GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a hypothetical GPU node
+GPU_GIB = 80.0  # of a hypothetical GPU
+CONNECT_S = 15.0  # time limit of the query for cluster nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     text: str
     problems: list[Problem]  # errors and warnings
-    fits: bool  # the workers fit on the cluster
+    fits: bool  # true if the workers fit on the cluster
 
     @property
     def ok(self) -> bool:
@@ -46,8 +46,8 @@ class Plan:
 
 
 def plan(config: Config) -> Plan:
-    """What the config would do. Starts no actor; asks a running Ray cluster for its nodes only when `cluster.address`
-    or RAY_ADDRESS names one. A config that cannot work gives a plan that says so, not an exception.
+    """Plans a config. Starts no actor; queries the nodes of a Ray cluster only if `cluster.address` or RAY_ADDRESS
+    names one. An invalid config gives a plan with its problems, not an exception.
     """
     nodes, found = plan_rounds(config) if config.rounds.stages else ([], [])
     every = [*problems(config), *found]
@@ -70,7 +70,7 @@ def _checks(found: Sequence[Problem]) -> str:
 
 
 def _stages(nodes: Sequence[Stage]) -> str:
-    """Of `rlcore rounds`: what each stage reads in the round in which it first runs; empty where none is listed."""
+    """For `rlcore rounds`: the inputs of each stage in its first round; empty without stages."""
     if not nodes:
         return ""
     rounds: dict[str, list[int]] = {}
@@ -154,10 +154,10 @@ def _batch(config: Config) -> str:
         ("micro-batches per rank, at most", math.ceil(per_rank / fit), f"{fit} longest sequences each"),
         ("completions per engine", math.ceil(samples / engines), f"{at_once} at a time, {engines} engines"),
     ]  # fmt: skip
-    if not config.rounds.stages:  # stages have numbers of their own
+    if not config.rounds.stages:  # stages have separate numbers
         rows.append(("completions in the run", t.steps * samples, f"{t.steps} steps"))
         rows.append(("optimizer steps in the run", t.steps * steps, f"and {t.warmup.steps} of supervised warm-up"))
-    title = "Batches, as a stage `rl` without overrides has them" if config.rounds.stages else "Batches"
+    title = "Batches of a stage `rl` without overrides" if config.rounds.stages else "Batches"
     table = Table("quantity", "value", "from", title=title)
     for name, value, origin in rows:
         table.add_row(name, f"{value:,}", origin)
@@ -211,7 +211,7 @@ def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple
         [
             ("weights", weights),
             (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
-            ("KV cache that full concurrency asks for", wanted / r.tensor_parallel_size),
+            ("KV cache at full concurrency", wanted / r.tensor_parallel_size),
         ],
     )
 
@@ -232,5 +232,5 @@ def _weight_sync(config: Config) -> str:
     try:
         backend = choose_backend(config.rollout, device, shared)
     except ValueError as error:
-        return f"Weight sync: none works ({where}): {error}"
+        return f"Weight sync: no backend works ({where}): {error}"
     return f"Weight sync: {backend} ({where}; rollout.weight_sync={config.rollout.weight_sync.value})"

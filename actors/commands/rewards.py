@@ -1,4 +1,4 @@
-"""`rlcore rewards`: what rewards there are, and how one judges stored completions."""
+"""`rlcore rewards`: lists rewards, and scores stored completions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.registry import RewardError
 from rlcore.types import REFERENCES, RewardInput, RewardResult, Status
 
-BATCH = 32  # rows of one submission
-SHOWN = 20  # bad rows and 3 failures are shown at most
+BATCH = 32  # rows per submission
+SHOWN = 20  # maximum of bad rows and failures in the output
 REPORT_S = 10.0  # between lines of progress without a terminal
 OWN_COLUMNS = ("response", "reference", "prompt", "finish_reason")
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs `rlcore rewards ...`; returns the exit code.
 
     Raises:
-        RewardError: an unknown reward, a file that does not load, rows that cannot be used.
+        RewardError: an unknown reward, a file that cannot be loaded, invalid rows.
     """
     options = _parser().parse_args(arguments)
     if options.command == "list":
@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rlcore rewards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("list", help="name, origin and first line of every reward")
-    shown.add_argument("files", nargs="*", metavar="FILE.py", help="files of yours that register rewards")
-    judged = commands.add_parser("score", help="judge the completions of a jsonl file")
+    shown.add_argument("files", nargs="*", metavar="FILE.py", help="your files that register rewards")
+    judged = commands.add_parser("score", help="score the completions of a jsonl file")
     judged.add_argument("file", type=Path, help="rows with `response` and `reference`, or `response` and `tests`")
     judged.add_argument("--reward", required=True, help="a name of `rlcore rewards list`, or path/to/file.py:function")
     judged.add_argument("--out", type=Path, required=True, help="scores, statuses and seconds, in order")
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def table() -> str:
-    """One line for each registered reward: name, where it comes from, what it does."""
+    """One line per registered reward: name, origin, description."""
     rows = []
     for name in registry.names():
         fn = inspect.unwrap(registry.get(name))
@@ -82,7 +82,7 @@ def _short(path: str) -> str:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Judges every row of the file in a `VerifierPool`, as training does, and writes the results beside it."""
+    """Scores every row of the file in a `VerifierPool`, like training, and writes the results to a file."""
     if options.out.exists() and options.out.resolve() == options.file.resolve():
         raise RewardError(f"--out {options.out} is the file of the completions itself")
     if options.out.is_dir():
@@ -117,13 +117,13 @@ def score(options: argparse.Namespace) -> None:
     print(f"{options.out}: {total} rows in {elapsed:.1f} s, {total / max(elapsed, 1e-9):.0f} rows/s")
     print("  " + ", ".join(f"{counts[s.value]} {s.value}" for s in Status if counts[s.value]))
     if counts["ok"]:
-        print(f"  mean score of those that are ok: {points / counts['ok']:.4f}")
+        print(f"  mean score of rows with status ok: {points / counts['ok']:.4f}")
     if failures:
         print("failures, the first of them:\n" + "\n".join(failures))
 
 
 def _term(reward: str, options: Sequence[str]) -> Term:
-    """Refuses what cannot be found before any process starts."""
+    """Checks rewards and files before any process starts."""
     given: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
@@ -141,10 +141,10 @@ def _term(reward: str, options: Sequence[str]) -> Term:
 
 
 def _checked(file: Path) -> int:
-    """Number of rows.
+    """The number of rows.
 
     Raises:
-        RewardError: no such file, no rows, or rows that cannot be used, each with its line number.
+        RewardError: no such file, no rows, or invalid rows, each with its line number.
     """
     if not file.is_file():
         raise RewardError(f"{file} does not exist")
@@ -164,7 +164,7 @@ def _checked(file: Path) -> int:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that hold something, with their numbers from 1."""
+    """Non-empty lines with their numbers, from 1."""
     with file.open("rb") as lines:
         for number, text in enumerate(lines, 1):
             if text.strip():
@@ -172,7 +172,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _input(text: bytes) -> RewardInput:
-    """Raises ValueError, which says what is wrong with the row."""
+    """Parses a row. Raises ValueError with the error in the row."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -203,7 +203,7 @@ def _input(text: bytes) -> RewardInput:
 def _results(
     pool: VerifierPool, file: Path, terms: tuple[Term, ...]
 ) -> Iterator[tuple[int, RewardResult, float]]:
-    """Line number, result and seconds of every row, in order; few rows are held at a time."""
+    """Line number, result and seconds of every row, in order; keeps few rows in memory."""
     waiting: deque[tuple[list[int], list[float], Future[list[RewardResult]]]] = deque()
     batches = _batches(file)
     while True:
@@ -235,7 +235,7 @@ def _write(out: IO[str], line: int, result: RewardResult, seconds: float) -> Non
 
 
 class _Progress:
-    """A moving line on a terminal, else a line every ten seconds; on standard error."""
+    """Progress on standard error: a live line on a terminal, otherwise a line every ten seconds."""
 
     def __init__(self, total: int) -> None:
         self.total, self.live, self.shown = total, sys.stderr.isatty(), time.monotonic()

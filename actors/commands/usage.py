@@ -69,7 +69,7 @@ With model.path=... that model is measured; then data=... must say on what.
 
   eval.checkpoint=NAME         step-000050, or a path: a checkpoint other than the newest
   trainer.eval.num_samples     responses per prompt; trainer.eval.temperature: 0 is greedy
-  trainer.eval.max_prompts     at most so many prompts
+  trainer.eval.max_prompts     maximum number of prompts
 {_COMMON}
 Examples
   rlcore eval runs/quickstart-seed0

@@ -1,4 +1,4 @@
-"""The verifiers as the loops see them."""
+"""Scorer handle of the verifier hosts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rlcore.types import Group, RewardResult
 
 
 class RewardHandle:
-    """`RewardScorer` over verifier hosts. Groups that arrive while a call is under way travel together in the next.
+    """`RewardScorer` over verifier hosts. Groups that arrive during a call are batched in the next one.
 
-    A host that dies or misses its deadline is restarted and its groups are scored again; where that is impossible, by
-    the others.
+    A host that dies or misses its deadline is restarted and its groups are scored again; if the restart fails, by the
+    other hosts.
 
     Args:
-        timeout_s: deadline of a call by its number of samples.
+        timeout_s: deadline of a call for a number of samples.
         start_s: deadline of a restart.
     """
 

@@ -1,4 +1,4 @@
-"""The host of verifier processes on one node: a plain class that scores groups of samples through a `VerifierPool`."""
+"""Host of verifier processes on one node: a plain class that scores groups of samples through a `VerifierPool`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rlcore.rewards.registry import RewardError
 from rlcore.types import Group, Prompt, RewardInput, RewardResult, Trajectory
 
 CODE, MATH = "code", "math"
-BASES = {"target_length": None, "cosine_length": MATH}  # rewards that call another one, and which they call by default
+BASES = {"target_length": None, "cosine_length": MATH}  # rewards that call another reward -> their default
 
 
 class VerifierWorker:
-    """Scores groups: each row by the rewards it names, or by the config's terms when it names none."""
+    """Scores groups: each row by the rewards that it names, otherwise by the terms of the config."""
 
     def __init__(self) -> None:
         self._pool: VerifierPool | None = None
@@ -32,8 +32,8 @@ class VerifierWorker:
         """Starts the processes; relative reward paths start at `cwd`.
 
         Raises:
-            RewardError: two terms of one name.
-            ValueError: impossible limits.
+            RewardError: duplicate term names.
+            ValueError: invalid limits.
         """
         self.shutdown()
         self._terms, self._by_name = terms_of(config)
@@ -48,7 +48,7 @@ class VerifierWorker:
         )
 
     def score(self, groups: list[Group]) -> list[list[RewardResult]]:
-        """Results in the order of the groups and of their trajectories. Blocks until all are there."""
+        """Results by group and trajectory, in order. Blocks until all are finished."""
         pool = self._started()
         futures = [pool.submit([self._item(g.prompt, _input(g.prompt, t)) for t in g.trajectories]) for g in groups]
         return [future.result() for future in futures]
@@ -57,8 +57,8 @@ class VerifierWorker:
         """Scores one row with its own reference as the response, before anything is trained.
 
         Raises:
-            RewardError: a reward cannot be found or loaded, raises, hangs, or returns no number; None is an error
-                under `on_failure: fail` alone.
+            RewardError: a reward cannot be found or loaded, raises, hangs, or returns no number; None is an error only
+                with `on_failure: fail`.
         """
         response = prompt.reference or ""
         sample = RewardInput(prompt.text, response, prompt.reference, metadata=prompt.metadata)
@@ -71,7 +71,7 @@ class VerifierWorker:
         return {"pid": os.getpid(), "host": socket.gethostname(), "children": pids}
 
     def shutdown(self) -> None:
-        """Kills and reaps the processes. May be called twice, and before `start`."""
+        """Kills and reaps the processes. Safe to call twice, or before `start`."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -82,13 +82,14 @@ class VerifierWorker:
         return self._pool
 
     def _item(self, prompt: Prompt, sample: RewardInput) -> Item:
-        # A name that is no term of the config is one of the registry, known to the processes.
+        # Other names are rewards of the registry, resolved in the processes.
         named = tuple(self._by_name.get(name) or Term(name) for name in prompt.rewards)
         return Item(tuple(self._configured(term) for term in named or self._terms), sample)
 
     def _configured(self, term: Term) -> Term:
-        """Settings of the config for `code` and `math` (also as the base of another reward), where the term's own
-        options do not say otherwise."""
+        """The term with the config's settings for `code` and `math` (also as the base of another reward); options of
+        the term take precedence.
+        """
         if term.fn:
             return term
         if term.name == CODE:
@@ -102,17 +103,17 @@ class VerifierWorker:
 
 
 def terms_of(config: RewardConfig) -> tuple[tuple[Term, ...], dict[str, Term]]:
-    """The config's terms, and the same by name. A term given by path is named after its function.
+    """The terms of the config, as a list and by name. A term with a path is named after its function.
 
     Raises:
-        RewardError: two terms of one name, or none at all.
+        RewardError: duplicate term names, or no term.
     """
     if config.fn is not None:
         terms: tuple[Term, ...] = (Term(_name(config.fn), config.fn),)
     else:
         terms = tuple(Term(_name(t.fn) if t.fn else t.name, t.fn, t.weight, dict(t.options)) for t in config.terms)
     if not terms:
-        raise RewardError("reward.terms is empty: name a reward, as in reward.terms=[{name: math}]")
+        raise RewardError("reward.terms is empty: name a reward, for example reward.terms=[{name: math}]")
     by_name = {term.name: term for term in terms}
     if len(by_name) < len(terms):
         raise RewardError(f"two reward terms share a name: {', '.join(term.name for term in terms)}")

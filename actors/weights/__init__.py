@@ -1,6 +1,6 @@
-"""Weights on their way from the policy ranks to the vLLM engines: what both ends of every transport share.
+"""Weight transfer from the policy ranks to the vLLM engines.
 
-`records` is a bucket on the wire, `fleet` calls many engines under one deadline, `host`, `ipc` and `collective` are the
-transports with both of their halves, `vllm_side` is the engine class that vLLM loads. The trainer's end, which drives
-an update, is `actors.weights.sender`.
+`records` defines the format of a bucket, `engine_group` calls several engines under one deadline, `host`, `ipc` and
+`collective` are the transports (trainer and engine side), `vllm_side` is the class that vLLM loads. `sender` is the
+trainer side, which drives an update.
 """

@@ -1,9 +1,9 @@
-"""Over a process group: rank 0 of the policy broadcasts to every worker of every engine. NCCL, or gloo without GPUs.
+"""Transport over a process group: policy rank 0 broadcasts to all workers of all engines. NCCL, or gloo without GPUs.
 
-Ranks of the group: 0 is the policy's rank 0; worker w of engine i is 1 + i x (workers of an engine) + w. The group is
-joined in two steps, so that a peer that never comes is named and does not hang the others: every worker announces
-itself in a TCP store; once all have, rank 0 gives the word and all build the group. A broadcast is polled, never waited
-for blindly: with its peer gone NCCL would block for good.
+Ranks of the group: 0 is policy rank 0; worker w of engine i is 1 + i x (workers per engine) + w. Joining has two steps,
+so that a missing peer is reported and does not block the others: every worker announces itself in a TCP store; once all
+have, rank 0 gives a signal and all create the group. Broadcasts are polled, because NCCL would block forever if a peer
+is gone.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from actors.weights.fleet import Fleet
+from actors.weights.engine_group import EngineGroup
 from actors.weights.records import Bucket, Payload, fill, header
 
 GO, STOP = "go", "stop"
 POLL_S = 0.0005
 POLL_MAX_S = 0.02
-LOOK_EVERY_S = 0.25  # how often rank 0 asks whether a peer failed during a broadcast
-SLACK_S = 30.0  # of the backends' own time limits, so that ours speak first
+LOOK_EVERY_S = 0.25  # interval of rank 0's checks for failed peers during a broadcast
+SLACK_S = 30.0  # margin on the backends' time limits, so that our errors come first
 
 
 class GroupBrokenError(RuntimeError):
-    """A peer of the group failed or was late; the group has to be joined again."""
+    """A peer of the group failed or was late; the group must be joined again."""
 
 
 class Group:
-    """One process group, beside any that the process has already."""
+    """A process group, independent of existing ones of the process."""
 
     def __init__(self, kind: str, store: Store, rank: int, size: int, device: torch.device, limit_s: float) -> None:
         self._pg = _backend(kind, PrefixStore("weights", store), rank, size, limit_s)
-        self._store = store  # rank 0's lives as long as the group
+        self._store = store  # rank 0's store exists as long as the group
         greeting = torch.full((1,), 1 if rank == 0 else 0, dtype=torch.uint8, device=device)
         self.finish(self.broadcast(greeting), limit_s)  # NCCL connects at the first collective
 
@@ -47,10 +47,10 @@ class Group:
         return self._pg.broadcast(flat, 0)
 
     def finish(self, work: Any, limit_s: float, failed: Callable[[], bool] = lambda: False) -> None:
-        """Waits for a broadcast. `failed` says that a peer is known to be gone.
+        """Waits for a broadcast. `failed` returns True if a peer is known to be gone.
 
         Raises:
-            GroupBrokenError: a peer is gone, or `limit_s` is over; the group is closed then.
+            GroupBrokenError: a peer is gone, or `limit_s` passed; the group is then closed.
         """
         ends_at, looked, pause = time.monotonic() + limit_s, time.monotonic(), POLL_S
         while not work.is_completed():
@@ -79,7 +79,7 @@ def _backend(kind: str, store: Store, rank: int, size: int, limit_s: float) -> A
     limit = timedelta(seconds=limit_s + SLACK_S)
     if kind == "gloo":
         return ProcessGroupGloo(store, rank, size, limit)
-    from torch.distributed import ProcessGroupNCCL  # a build of torch without CUDA has none
+    from torch.distributed import ProcessGroupNCCL  # missing in builds of torch without CUDA
 
     options = ProcessGroupNCCL.Options()
     options._timeout = limit
@@ -87,7 +87,7 @@ def _backend(kind: str, store: Store, rank: int, size: int, limit_s: float) -> A
 
 
 class CollectiveLink:
-    """The trainer's half, on the policy's rank 0. See `actors.weights.sender.Link`."""
+    """The trainer side, on policy rank 0. See `actors.weights.sender.Link`."""
 
     everywhere, exclusive = False, True
 
@@ -101,40 +101,43 @@ class CollectiveLink:
     def joined(self) -> bool:
         return self.group is not None
 
-    def join(self, fleet: Fleet) -> None:
-        """Builds the group; engines that do not come are noted as failed, and there is no group then."""
+    def join(self, engine_group: EngineGroup) -> None:
+        """Creates the group. If engines are missing, they are recorded as failed and no group is created."""
         from actors.placement.process import free_address
 
         self.close(last=True)
-        engines, host = sorted(fleet.engines), free_address()[0]
-        size, limit = 1 + len(engines) * self.workers, timedelta(seconds=fleet.seconds_left)
+        engines, host = sorted(engine_group.engines), free_address()[0]
+        size, limit = 1 + len(engines) * self.workers, timedelta(seconds=engine_group.seconds_left)
         store = TCPStore(host, 0, None, True, limit, wait_for_workers=False)
         common = {"transport": self.kind, "address": host, "port": store.port, "size": size}
         first = {i: 1 + k * self.workers for k, i in enumerate(engines)}  # rank of the engine's first worker
-        own = {i: ({**common, "offset": rank, "limit_s": fleet.seconds_left},) for i, rank in first.items()}
-        calls = fleet.start_each("init_weights", own)
-        here = self._await(fleet, calls, store, first)
+        common |= {"limit_s": engine_group.seconds_left}
+        arguments = {i: ({**common, "offset": rank},) for i, rank in first.items()}
+        calls = engine_group.start_each("init_weights", arguments)
+        here = self._await(engine_group, calls, store, first)
         store.set("word", GO if here else STOP)
         if here:
             try:
-                self.group = Group(self.kind, store, 0, size, self.device, fleet.seconds_left)
-            except RuntimeError as error:  # of torch: a peer that went after the word
-                fleet.failed |= dict.fromkeys(fleet.alive, f"init_weights: {error}")
-        fleet.wait(calls, "init_weights")
-        if fleet.failed:
+                self.group = Group(self.kind, store, 0, size, self.device, engine_group.seconds_left)
+            except RuntimeError as error:  # from torch: a peer left after the signal
+                engine_group.failed |= dict.fromkeys(engine_group.alive, f"init_weights: {error}")
+        engine_group.wait(calls, "init_weights")
+        if engine_group.failed:
             self.close(last=True)
 
-    def _await(self, fleet: Fleet, calls: dict[Any, int], store: Store, offsets: dict[int, int]) -> bool:
-        """True once every worker of every engine has announced itself; else the missing ones are noted."""
+    def _await(self, engine_group: EngineGroup, calls: dict[Any, int], store: Store, offsets: dict[int, int]) -> bool:
+        """True if all workers of all engines announced themselves in time; otherwise the missing ones are recorded as
+        failed.
+        """
         names = {i: [_announcement(first + w) for w in range(self.workers)] for i, first in offsets.items()}
-        while not fleet.has_failed(calls, "init_weights"):
+        while not engine_group.has_failed(calls, "init_weights"):
             if store.check([name for own in names.values() for name in own]):
                 return True
-            if time.monotonic() > fleet.ends_at:
-                text = f"init_weights: never joined the weight group within {fleet.deadline_s:g} s"
+            if time.monotonic() > engine_group.ends_at:
+                text = f"init_weights: never joined the weight group within {engine_group.deadline_s:g} s"
                 missing = [i for i, own in names.items() if not store.check(own)]
-                fleet.failed |= dict.fromkeys(missing, text)
-                fleet.lost |= set(missing)
+                engine_group.failed |= dict.fromkeys(missing, text)
+                engine_group.lost |= set(missing)
                 break
             time.sleep(POLL_MAX_S)
         return False
@@ -148,19 +151,19 @@ class CollectiveLink:
     def meet(self, payload: Payload) -> Payload:
         return payload
 
-    def transmit(self, fleet: Fleet, calls: dict[Any, int]) -> None:
+    def transmit(self, engine_group: EngineGroup, calls: dict[Any, int]) -> None:
         if self.group is None or self._flat is None:
             return
         try:
             work = self.group.broadcast(self._flat)
-            self.group.finish(work, fleet.seconds_left, lambda: fleet.has_failed(calls, "load_bucket"))
+            self.group.finish(work, engine_group.seconds_left, lambda: engine_group.has_failed(calls, "load_bucket"))
         except RuntimeError as error:
             self.close(last=True)
-            fleet.wait(calls, "load_bucket")  # they find out as well; those whose process is gone are `lost`
-            fleet.failed |= dict.fromkeys(fleet.alive, f"load_bucket: {error}")
+            engine_group.wait(calls, "load_bucket")  # they detect it too; engines with dead processes are `lost`
+            engine_group.failed |= dict.fromkeys(engine_group.alive, f"load_bucket: {error}")
 
     def close(self, last: bool = False) -> None:
-        """After each update; `last`: the group is given up too."""
+        """Called after each update; `last` also closes the group."""
         self._flat = None
         if last and self.group is not None:
             self.group.close()
@@ -172,13 +175,13 @@ def _announcement(rank: int) -> str:
 
 
 class CollectiveInbox:
-    """The engine's half, in each of its workers. Receiving goes on in the background until the tensor is asked for."""
+    """The engine side, in each of its workers. Receives in the background until the tensor is used."""
 
     def __init__(self, info: Any, rank: int, device: torch.device) -> None:
         """Joins the group.
 
         Raises:
-            GroupBrokenError: rank 0 gave it up, or the deadline passed.
+            GroupBrokenError: rank 0 gave up, or the deadline passed.
         """
         limit, own = timedelta(seconds=info.limit_s), info.offset + rank
         try:
@@ -186,10 +189,10 @@ class CollectiveInbox:
             store.set(_announcement(own), "")
             store.wait(["word"], limit)
             word = store.get("word")
-        except RuntimeError as error:  # torch.distributed's errors are
+        except RuntimeError as error:  # base class of torch.distributed's errors
             raise GroupBrokenError(f"the weight group at {info.address}:{info.port}: {error}") from error
         if word != GO.encode():
-            raise GroupBrokenError("the weight group was given up: another engine did not join")
+            raise GroupBrokenError("the weight group was closed: another engine did not join")
         self.device, self._group = device, Group(info.transport, store, own, info.size, device, info.limit_s)
 
     def receive(self, info: Any) -> Callable[[], torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The weight publishers of the loops: a group of models sends, the rollout engines report what they hold."""
+"""Weight publishers for the loops: a group of models sends, the rollout engines report their version."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SENDER_SLACK_S = 90.0
 
 @dataclass
 class WeightHandle:
-    """`WeightPublisher`, and `ReferencePublisher` where there is a reference to send: the ranks of a group send, the
-    rollout engines report the version they hold.
+    """`WeightPublisher`, and `ReferencePublisher` if a reference sends weights: the ranks of a group send, the rollout
+    engines report their version.
 
-    `join` comes before the first sending.
+    Call `join` before the first transfer.
     """
 
     policy: ActorGroup[PolicyWorker]
@@ -33,15 +33,15 @@ class WeightHandle:
     timeout_s: float
     sharing: GpuSharing
     restarts: RestartPolicy
-    connect: Callable[[ActorGroup[Any]], None]  # joins a group of senders to all engines
-    reference: ActorGroup[ReferenceWorker] | None = None  # None: it never sends
-    exclusive: bool = False  # an engine hears only the group joined last, and no engine is sent to alone
-    version: int = -1  # of the policy's weights that were sent last
-    _from_reference: bool = False  # whose weights the engines hold, or should
-    _joined: ActorGroup[Any] | None = None  # where exclusive
+    connect: Callable[[ActorGroup[Any]], None]  # connects a group of senders to all engines
+    reference: ActorGroup[ReferenceWorker] | None = None  # None: no reference sends weights
+    exclusive: bool = False  # engines receive only from the group joined last, and always all together
+    version: int = -1  # version of the last sent policy weights
+    _from_reference: bool = False  # true if the engines have, or should have, the reference's weights
+    _joined: ActorGroup[Any] | None = None  # used if exclusive
 
     def join(self) -> None:
-        """Joins the senders to the engines; again after an engine was restarted."""
+        """Connects the senders to the engines; call it again after a restart of an engine."""
         groups = [self.policy, self.reference]
         for group in [self._sender] if self.exclusive else groups:
             if group is not None:
@@ -49,8 +49,9 @@ class WeightHandle:
                 self._joined = group
 
     def renewed(self, group: ActorGroup[Any]) -> None:
-        """The ranks of a group have another engine: where engines hear several groups it joins at once, else when it
-        sends next."""
+        """Called when a group has a new engine: it joins immediately if engines can receive from several groups,
+        otherwise at its next transfer.
+        """
         if group not in (self.policy, self.reference):
             return
         if not self.exclusive:
@@ -63,10 +64,10 @@ class WeightHandle:
         return self._everywhere()
 
     def publish_reference(self) -> M.Metrics:
-        """The engines go on to report the policy's current version. Nothing may be under way on them.
+        """Sends the reference's weights. The engines keep reporting the policy's current version; they must be idle.
 
         Raises:
-            RuntimeError: no reference to send, or before the first `publish`.
+            RuntimeError: no reference sends weights, or no `publish` before.
         """
         if self.reference is None or self.version < 0:
             raise RuntimeError("publish_reference without a reference that sends, or before the first publish")
@@ -74,12 +75,12 @@ class WeightHandle:
         return self._everywhere()
 
     def rejoin(self, engines: Sequence[int]) -> None:
-        """After these engines were restarted: joins all anew, and sends again what the engines should hold."""
+        """Call it after a restart of these engines: connects all again and resends the current weights."""
         self.join()
         self._send(None if self.exclusive else list(engines))
 
     def resend(self) -> None:
-        """Sends engines that lost their weights in sleep what they held last; nothing before the first `publish`."""
+        """Resends the last weights to engines that lost them in sleep; does nothing before the first `publish`."""
         if self.version >= 0:
             self._everywhere()
 
@@ -96,12 +97,12 @@ class WeightHandle:
         except WorkerError as error:
             if not isinstance(error.__cause__, WeightSyncError):
                 raise
-            self.restarts.recover(error.__cause__.failed)  # every other engine holds the new weights
+            self.restarts.recover(error.__cause__.failed)  # all other engines have the new weights
             return {}
 
     def _send(self, engines: list[int] | None) -> M.Metrics:
         begun, version = time.perf_counter(), self.version
-        # The sender has the same deadline, starts it later and knows which engine is late: let it speak first.
+        # The sender starts the same deadline later and knows which engine is late: let its error come first.
         limit, method = self.timeout_s + SENDER_SLACK_S, LanguageModelWorker.send_weights
         sent = self._sender.broadcast(method, version, engines, timeout_s=limit, phase="weight sync")
         asked = range(len(self.rollout)) if engines is None else engines

@@ -1,4 +1,4 @@
-"""Through host memory and Ray's object store: a bucket is packed and stored once for all engines."""
+"""Transport through host memory and Ray's object store: a bucket is packed and stored once for all engines."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-from actors.weights.fleet import Fleet
+from actors.weights.engine_group import EngineGroup
 from actors.weights.records import Bucket, Payload, pack, tensor_of
 
 
 class HostLink:
-    """The trainer's half. See `actors.weights.sender.Link`."""
+    """The trainer side. See `actors.weights.sender.Link`."""
 
     everywhere = exclusive = False
-    joined = True  # there is no group that could break
+    joined = True  # no group, so nothing can break
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    def join(self, fleet: Fleet) -> None:
-        fleet.call("init_weights", {"transport": "host"})
+    def join(self, engine_group: EngineGroup) -> None:
+        engine_group.call("init_weights", {"transport": "host"})
 
     def pack(self, bucket: Bucket) -> Payload:
         return pack(bucket, self.dtype)
@@ -31,7 +31,7 @@ class HostLink:
 
         return ray.put(payload)
 
-    def transmit(self, fleet: Fleet, calls: dict[Any, int]) -> None:
+    def transmit(self, engine_group: EngineGroup, calls: dict[Any, int]) -> None:
         pass
 
     def close(self, last: bool = False) -> None:
@@ -39,10 +39,10 @@ class HostLink:
 
 
 class HostInbox:
-    """The engine's half."""
+    """The engine side."""
 
     def receive(self, info: Any) -> Callable[[], torch.Tensor]:
-        flat = tensor_of(info.buffer)  # read in place; whoever holds a view of it holds the object in the store
+        flat = tensor_of(info.buffer)  # read in place; a view keeps the object in the store alive
         return lambda: flat
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Between processes on one GPU: a flat bucket in GPU memory, whose CUDA IPC handle Ray carries.
+"""Transport between processes on one GPU: a flat bucket in GPU memory; Ray sends its CUDA IPC handle.
 
-Every policy rank packs on its own GPU, and the handles of all ranks travel together, keyed by the GPU's UUID: an engine
-finds the one of its own GPU, whatever its rank. Two buffers take turns; a bucket with a tensor that is larger than the
-buffer makes the buffer grow. They exist only during an update.
+Every policy rank packs on its GPU, and the handles of all ranks are sent together, keyed by GPU UUID: an engine uses
+the handle of its GPU. Two buffers alternate; a tensor larger than the buffer makes it grow. Buffers exist only during
+an update.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.weights.fleet import Fleet
+from actors.weights.engine_group import EngineGroup
 from actors.weights.records import Bucket, Payload, fill, header
 
-DEVICE_ARGUMENT = 6  # of `rebuild_cuda_tensor`: the device's index, which differs between processes
+DEVICE_ARGUMENT = 6  # argument of `rebuild_cuda_tensor`: device index, which differs between processes
 
 
 class IpcLink:
-    """The trainer's half. See `sender.Link`. Tensors must be full and on the GPU on every policy rank."""
+    """The trainer side. See `sender.Link`. Tensors must be full and on the GPU on every policy rank."""
 
     everywhere, exclusive = True, False
-    joined = True  # there is no group that could break
+    joined = True  # no group, so nothing can break
 
     def __init__(self, dtype: torch.dtype, bucket_bytes: int, device: str = "cuda:0") -> None:
         self.dtype, self.bucket_bytes, self.device = dtype, bucket_bytes, torch.device(device)
         self.slots: list[torch.Tensor | None] = [None, None]
         self.turn = 0
 
-    def join(self, fleet: Fleet) -> None:
-        fleet.call("init_weights", {"transport": "ipc"})
+    def join(self, engine_group: EngineGroup) -> None:
+        engine_group.call("init_weights", {"transport": "ipc"})
 
     def pack(self, bucket: Bucket) -> Payload:
         head = header(bucket, self.dtype)
@@ -40,24 +40,24 @@ class IpcLink:
         return head | {"handles": {gpu_uuid(self.device): export(flat)}}
 
     def _slot(self, num_bytes: int) -> torch.Tensor:
-        """The buffer whose turn it is; the bucket it held before has been loaded (`meet`)."""
+        """The next buffer; its previous bucket is already loaded (`meet`)."""
         self.turn = (self.turn + 1) % len(self.slots)
         flat = self.slots[self.turn]
         if flat is None or flat.numel() < num_bytes:
-            self.slots[self.turn] = None  # freed before the larger one is taken
+            self.slots[self.turn] = None  # freed before the larger one is allocated
             size = max(num_bytes, self.bucket_bytes)
             self.slots[self.turn] = flat = torch.empty(size, dtype=torch.uint8, device=self.device)
         return flat
 
     def meet(self, payload: Payload) -> Payload:
-        """The payload with the handles of all policy ranks; once it returns, every rank has packed its own."""
+        """The payload with the handles of all policy ranks; after it returns every rank has packed."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return payload
         parts: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, payload["handles"])
         return payload | {"handles": {uuid: handle for part in parts for uuid, handle in part.items()}}
 
-    def transmit(self, fleet: Fleet, calls: dict[Any, int]) -> None:
+    def transmit(self, engine_group: EngineGroup, calls: dict[Any, int]) -> None:
         pass
 
     def close(self, last: bool = False) -> None:
@@ -67,7 +67,7 @@ class IpcLink:
 
 
 class IpcInbox:
-    """The engine's half: copies the bucket at once, since vLLM keeps tensors until their layer is complete."""
+    """The engine side: copies the bucket immediately, because vLLM keeps tensors until their layer is complete."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -92,7 +92,7 @@ def gpu_uuid(device: torch.device) -> str:
 
 
 def export(flat: torch.Tensor) -> tuple[Any, ...]:
-    """The handle of a buffer in GPU memory; what was written to it has arrived."""
+    """The handle of a buffer in GPU memory, after all writes to it have finished."""
     from torch.multiprocessing.reductions import reduce_tensor
 
     synchronize(flat.device)
@@ -101,7 +101,7 @@ def export(flat: torch.Tensor) -> tuple[Any, ...]:
 
 
 def imported(handle: tuple[Any, ...], device: torch.device) -> torch.Tensor:
-    """The buffer that another process exported, as memory of this process's `device`. To be dropped soon."""
+    """The buffer of another process as memory of `device`. Release it soon."""
     from torch.multiprocessing.reductions import rebuild_cuda_tensor
 
     arguments = list(handle)

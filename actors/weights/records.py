@@ -1,4 +1,4 @@
-"""A bucket on the wire: names, dtypes, shapes and offsets into one flat buffer of bytes."""
+"""Format of a bucket: names, dtypes, shapes and offsets into one flat buffer of bytes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-ALIGNMENT = 64  # bytes; views into the flat buffer keep their dtype's alignment, and AVX-512 loads theirs
+ALIGNMENT = 64  # bytes; views into the flat buffer stay aligned for their dtype and AVX-512
 
 Bucket = list[tuple[str, torch.Tensor]]
 Payload = dict[str, Any]
 
 
 def header(bucket: Bucket, dtype: torch.dtype | None = None) -> Payload:
-    """How a bucket lies in a flat buffer; floating tensors are cast to `dtype` on the way.
+    """Layout of a bucket in a flat buffer; floating tensors are cast to `dtype`.
 
     Returns:
         `names` [N], `dtype_names` [N], `shapes` [N], `offsets` [N] (bytes), `num_bytes` of the buffer.
     """
     kinds = [dtype if dtype is not None and t.is_floating_point() else t.dtype for _, t in bucket]
-    placed: dict[int, int] = {}  # a tied weight comes under two names, and travels once
+    placed: dict[int, int] = {}  # a tied weight has two names, but is sent once
     offsets, end = [], 0
     for (_, tensor), kind in zip(bucket, kinds, strict=True):
         offset = placed.setdefault(id(tensor), end)
@@ -40,13 +40,13 @@ def header(bucket: Bucket, dtype: torch.dtype | None = None) -> Payload:
 
 
 def fill(flat: torch.Tensor, bucket: Bucket, head: Mapping[str, Any]) -> None:
-    """Copies the tensors, of any device, into `flat` (uint8, `num_bytes` or more) as `head` says."""
+    """Copies tensors from any device into `flat` (uint8, at least `num_bytes`) in the layout `head`."""
     for (_, source), (_, target) in zip(bucket, views(flat, head), strict=True):
         target.copy_(source.detach())
 
 
 def views(flat: torch.Tensor, head: Mapping[str, Any]) -> Bucket:
-    """The tensors that `head` describes, as views of `flat`."""
+    """The tensors of the layout `head`, as views of `flat`."""
     bucket = []
     fields = (head["names"], head["dtype_names"], head["shapes"], head["offsets"])
     for name, dtype_name, shape, offset in zip(*fields, strict=True):
@@ -65,7 +65,7 @@ def pack(bucket: Bucket, dtype: torch.dtype | None = None) -> Payload:
 
 
 def tensor_of(buffer: Any) -> torch.Tensor:
-    """A numpy array as a tensor without a copy. It may be read-only, as Ray hands it over: do not write to it."""
+    """A tensor that shares memory with a NumPy array. Do not write to it: arrays from Ray are read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(buffer)

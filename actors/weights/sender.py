@@ -1,8 +1,8 @@
-"""The trainer's end of the weight sync: what is sent, to whom, and the course of one update.
+"""The trainer side of the weight sync.
 
 An update is `begin_update`, any number of `load_bucket`, `finish_update` on every engine
-(`actors.generation.rollout`). How a bucket travels is a `Link`: through host memory, by CUDA IPC, or over a process
-group (`actors.weights`).
+(`actors.generation.rollout`). A `Link` transports buckets: through host memory, by CUDA IPC, or over a process group
+(`actors.weights`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from actors.config.schema import RolloutConfig, WeightSyncBackend
 from actors.weights.collective import CollectiveLink
-from actors.weights.fleet import Fleet, WeightSyncError
+from actors.weights.engine_group import EngineGroup, WeightSyncError
 from actors.weights.host import HostLink
 from actors.weights.ipc import IpcLink
 from actors.weights.records import Bucket, Payload
@@ -23,34 +23,34 @@ from actors.weights.records import Bucket, Payload
 __all__ = ["WeightSource", "WeightSyncError", "choose_backend", "make_sender"]
 
 HOST_BACKEND = "host"
-GROUP_BACKENDS = ("nccl", "gloo")  # an engine belongs to one sender at a time, and no engine is sent to alone
+GROUP_BACKENDS = ("nccl", "gloo")  # engines have one sender at a time, and always receive all together
 
 
 class WeightSource(Protocol):
     def buckets(self, max_bytes: int) -> Iterator[Bucket]:
-        """Every weight as a checkpoint holds it, in buckets of at most `max_bytes` (or one tensor).
+        """All weights in checkpoint format, in buckets of at most `max_bytes` (or one tensor).
 
-        A tied weight comes under each of its names, since a CPU engine keeps a repacked copy of the output head.
+        A tied weight is listed under each of its names, because a CPU engine keeps a repacked copy of the output head.
 
-        Iterating is a collective of all policy ranks. Tensors are full on rank 0; elsewhere they may be empty, except
-        that the `ipc` backend needs them full on every rank.
+        Iteration is a collective operation of all policy ranks. Tensors are complete on rank 0; on other ranks they may
+        be empty, except for the `ipc` backend.
         """
         ...
 
 
 class WeightSender(Protocol):
-    """Lives on every policy rank; `connect` and `send` are collectives, only rank 0 talks to the engines."""
+    """Runs on every policy rank; `connect` and `send` are collective operations, but only rank 0 calls the engines."""
 
     def connect(self, engines: Sequence[Any]) -> None:
-        """`engines`: handles of all rollout actors. Call again after one was replaced."""
+        """Connects to `engines`, the handles of all rollout actors. Call again after a replacement."""
         ...
 
     def send(self, version: int, engines: Sequence[int] | None = None) -> dict[str, float]:
-        """Sends all weights as `version` to the engines with these positions (None: all).
+        """Sends all weights as `version` to the engines at these positions (None: all).
 
         Returns:
-            bytes (as sent, each engine counted once), seconds, buckets, and pause_s, the longest time for which
-            requests under way on an engine had to wait; zeros on ranks other than 0.
+            bytes (each engine counted once), seconds, buckets, and pause_s, the longest time that running requests of
+            an engine were paused; zeros on ranks other than 0.
 
         Raises:
             WeightSyncError: engines failed or were late; the others have the new version.
@@ -58,7 +58,7 @@ class WeightSender(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives up the connection."""
+        """Closes the connection."""
         ...
 
 
@@ -84,34 +84,34 @@ def choose_backend(config: RolloutConfig, device: str, colocated: bool) -> str:
 
 
 class Link(Protocol):
-    """The trainer's half of a transport: how one bucket reaches the engines."""
+    """The trainer side of a transport."""
 
-    everywhere: bool  # every policy rank packs, not rank 0 alone
+    everywhere: bool  # every policy rank packs, not only rank 0
     exclusive: bool  # all engines take part in every update
 
     @property
     def joined(self) -> bool:
-        """Whether the engines know this link, and the group, if there is one, is whole."""
+        """True if the engines are connected to this link and its group, if any, is intact."""
         ...
 
-    def join(self, fleet: Fleet) -> None:
-        """Makes the engines ready to receive; rank 0. Failures are noted in `fleet`."""
+    def join(self, engine_group: EngineGroup) -> None:
+        """Prepares the engines to receive; on rank 0. Failures are recorded in the group."""
         ...
 
     def pack(self, bucket: Bucket) -> Payload:
-        """The bucket, copied to where it will be read from; only the two last stay there."""
+        """Copies a bucket to its transfer buffer; only the last two are kept."""
         ...
 
     def meet(self, payload: Payload) -> Any:
-        """What `load_bucket` of the engines takes. Where `everywhere`, it waits until every rank has packed."""
+        """The argument for `load_bucket` of the engines. With `everywhere` it waits until every rank has packed."""
         ...
 
-    def transmit(self, fleet: Fleet, calls: dict[Any, int]) -> None:
-        """After `load_bucket` was called on the engines (`calls`); rank 0. Failures are noted in `fleet`."""
+    def transmit(self, engine_group: EngineGroup, calls: dict[Any, int]) -> None:
+        """Called after `load_bucket` on the engines (`calls`); on rank 0. Failures are recorded in the group."""
         ...
 
     def close(self, last: bool = False) -> None:
-        """After an update: frees its buffers. `last`: the link is not used again."""
+        """Called after an update: frees its buffers. `last`: the link is not used again."""
         ...
 
 
@@ -128,9 +128,9 @@ def make_sender(
     """The sender of a backend chosen by `choose_backend`.
 
     Args:
-        rank: of this policy process; 0 talks to the engines.
-        dtype: of the rollout engines; weights are cast to it before they travel.
-        deadline_s: of a whole `send`, and of a whole `connect`.
+        rank: of this policy process; rank 0 calls the engines.
+        dtype: of the rollout engines; weights are cast to it before the transfer.
+        deadline_s: for each complete `send` or `connect`.
     """
     link: Link
     if backend == HOST_BACKEND:
@@ -140,7 +140,7 @@ def make_sender(
     elif backend in GROUP_BACKENDS:
         link = CollectiveLink(backend, dtype, tensor_parallel_size, deadline_s)
     else:
-        raise ValueError(f"no weight sender for backend {backend!r}; there are host, ipc, nccl and gloo")
+        raise ValueError(f"no weight sender for backend {backend!r}; expected one of host, ipc, nccl, gloo")
     return Sender(source, bucket_bytes, link, rank, deadline_s)
 
 
@@ -155,12 +155,12 @@ class Sender:
     def connect(self, engines: Sequence[Any]) -> None:
         self.engines = list(engines)
         if self.rank == 0:
-            fleet = Fleet(dict(enumerate(engines)), self.deadline_s)
-            self.link.join(fleet)
-            self._raise(-1, fleet)
+            engine_group = EngineGroup(dict(enumerate(engines)), self.deadline_s)
+            self.link.join(engine_group)
+            self._raise(-1, engine_group)
 
     def close(self) -> None:
-        """Gives up the connection; a new sender takes over."""
+        """Closes the connection; a new sender takes over."""
         self.link.close(last=True)
 
     def send(self, version: int, engines: Sequence[int] | None = None) -> dict[str, float]:
@@ -175,35 +175,35 @@ class Sender:
         ranks = list(range(len(self.engines))) if engines is None else list(engines)
         if self.link.exclusive and sorted(ranks) != list(range(len(self.engines))):
             raise ValueError("this backend sends to all engines at once; connect again after one was replaced")
-        fleet = Fleet({i: self.engines[i] for i in ranks}, self.deadline_s)
+        engine_group = EngineGroup({i: self.engines[i] for i in ranks}, self.deadline_s)
         try:
-            return self._send(version, fleet)
+            return self._send(version, engine_group)
         except WeightSyncError:
             raise
-        except BaseException:  # the source failed: no engine may go on with half of its weights
-            fleet.abort(fleet.engines)
+        except BaseException:  # the source failed: no engine may use partly updated weights
+            engine_group.abort(engine_group.engines)
             raise
         finally:
             self.link.close()
 
-    def _send(self, version: int, fleet: Fleet) -> dict[str, float]:
+    def _send(self, version: int, engine_group: EngineGroup) -> dict[str, float]:
         began, total, count = time.monotonic(), 0, 0
         if not self.link.joined:  # the group broke in an earlier update
-            self.link.join(fleet)
-        fleet.call("begin_update", version, self.deadline_s)
+            self.link.join(engine_group)
+        engine_group.call("begin_update", version, self.deadline_s)
         loading: dict[Any, int] = {}
-        for bucket in self.source.buckets(self.bucket_bytes):  # to the end, since other ranks count on this one
-            if not fleet.alive and not self.link.everywhere:
+        for bucket in self.source.buckets(self.bucket_bytes):  # iterate to the end, because other ranks take part
+            if not engine_group.alive and not self.link.everywhere:
                 continue
             payload = self.link.pack(bucket)
             total, count = total + payload["num_bytes"], count + 1
-            fleet.wait(loading, "load_bucket")
+            engine_group.wait(loading, "load_bucket")
             message = self.link.meet(payload)
-            loading = fleet.start("load_bucket", message)
-            self.link.transmit(fleet, loading)
-        fleet.wait(loading, "load_bucket")
-        paused = fleet.call("finish_update", version)
-        self._raise(version, fleet)
+            loading = engine_group.start("load_bucket", message)
+            self.link.transmit(engine_group, loading)
+        engine_group.wait(loading, "load_bucket")
+        paused = engine_group.call("finish_update", version)
+        self._raise(version, engine_group)
         seconds = time.monotonic() - began
         return {
             "bytes": float(total),
@@ -212,11 +212,12 @@ class Sender:
             "buckets": float(count),
         }
 
-    def _raise(self, version: int, fleet: Fleet) -> None:
-        """WeightSyncError if an engine failed, after the update was dropped where it must be."""
-        if not fleet.failed:
+    def _raise(self, version: int, engine_group: EngineGroup) -> None:
+        """Returns a WeightSyncError if an engine failed, after the update is aborted where necessary."""
+        if not engine_group.failed:
             return
-        self_healing = self.link.exclusive and fleet.lost
+        self_healing = self.link.exclusive and engine_group.lost
         if version >= 0:
-            fleet.abort(fleet.engines if self.link.exclusive else fleet.failed)
-        raise WeightSyncError(version, {i: fleet.failed[i] for i in fleet.lost} if self_healing else fleet.failed)
+            engine_group.abort(engine_group.engines if self.link.exclusive else engine_group.failed)
+        failed = engine_group.failed
+        raise WeightSyncError(version, {i: failed[i] for i in engine_group.lost} if self_healing else failed)

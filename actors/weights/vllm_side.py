@@ -1,7 +1,7 @@
-"""The weight-transfer engine inside vLLM, registered by entry point so that vLLM's own worker processes know it too.
+"""The weight-transfer engine inside vLLM, registered by entry point so that vLLM's worker processes find it too.
 
-One class for all transports and for vLLM 0.26 to 0.33, whose engine side has been stable; their trainer side differs in
-each and is not used. vLLM repacks weights after loading, so the first tensor of an update is loaded after
+One class for all transports and for vLLM 0.26 to 0.33, which have the same engine-side API; vLLM's trainer side differs
+between them and is not used. vLLM repacks weights after loading, so the first tensor of an update is loaded after
 `initialize_layerwise_reload` and the last before `finalize_layerwise_reload`.
 """
 
@@ -20,14 +20,14 @@ from actors.weights.host import HostInbox
 from actors.weights.ipc import IpcInbox, synchronize
 from actors.weights.records import views
 
-BACKEND = "rlcore"  # vLLM's name of it; which transport it uses is said by `InitInfo`
+BACKEND = "rlcore"  # name in vLLM; `InitInfo` selects the transport
 
 
 class Inbox(Protocol):
-    """The engine's half of a transport."""
+    """The engine side of a transport."""
 
     def receive(self, info: Any) -> Callable[[], torch.Tensor]:
-        """Begins to take a bucket; the flat buffer comes from calling what is returned. vLLM may keep views of it."""
+        """Starts to receive a bucket; the returned function gives the flat buffer. vLLM may keep views of it."""
         ...
 
     def close(self) -> None: ...
@@ -35,19 +35,19 @@ class Inbox(Protocol):
 
 @dataclass
 class InitInfo:
-    """How to meet the trainer. All but `transport` belong to groups (`nccl`, `gloo`)."""
+    """How to connect to the trainer. All fields except `transport` are for groups (`nccl`, `gloo`)."""
 
     transport: str = "host"
     address: str = ""
     port: int = 0
-    size: int = 0  # of the group
+    size: int = 0  # size of the group
     offset: int = 0  # rank of this engine's first worker
     limit_s: float = 0.0
 
 
 @dataclass
 class UpdateInfo:
-    """One bucket. `last`: no bucket follows, so every weight of the model must have arrived."""
+    """One bucket. `last`: no more buckets follow, so every weight of the model must have arrived."""
 
     names: list[str] = field(default_factory=list)
     dtype_names: list[str] = field(default_factory=list)
@@ -55,14 +55,14 @@ class UpdateInfo:
     offsets: list[int] = field(default_factory=list)
     num_bytes: int = 0
     buffer: Any = None  # host: uint8 numpy array
-    handles: dict[str, Any] = field(default_factory=dict)  # ipc: by the UUID of the GPU
+    handles: dict[str, Any] = field(default_factory=dict)  # ipc: GPU UUID -> handle
     last: bool = False
-    staged: bool = False  # keep it until the last one has come; the model is in use meanwhile
-    seconds: float = 0.0  # left of the update's deadline
+    staged: bool = False  # keep it until the last bucket; the model is in use meanwhile
+    seconds: float = 0.0  # seconds until the deadline of the update
 
 
 class Receiver:
-    """vLLM's `WeightTransferEngine` but for the base class, which would import vLLM."""
+    """Implements vLLM's `WeightTransferEngine` without its base class, which would import vLLM."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -84,17 +84,17 @@ class Receiver:
             self._inbox = CollectiveInbox(init_info, self.vllm_config.parallel_config.rank, self.device)
 
     def start_weight_update(self) -> None:
-        self.finish_weight_update()  # an update that broke off left half-filled layers behind
+        self.finish_weight_update()  # an aborted update left partly filled layers
         self._loaded: set[str] = set()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        # vLLM's own waits for the device after each: a staged bucket would be waited for
+        # vLLM's version waits for the device after each bucket, also for staged ones
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         if update_info.names:
             if self._inbox is None:
-                raise RuntimeError("a bucket of weights came before the transport was set up")
+                raise RuntimeError("received a weight bucket before the transport was initialised")
             self._waiting.append((update_info, self._inbox.receive(update_info)))
         if update_info.staged and not update_info.last:
             return
@@ -115,7 +115,7 @@ class Receiver:
         self._loaded.update(info.names if loaded is None else loaded)
 
     def _check_complete(self) -> None:
-        # vLLM only logs a layer that got nothing; with dummy weights at start that would mean sampling from noise
+        # vLLM only logs layers without new weights; with dummy weights it would sample from noise
         if getattr(self.model_config, "quantization", None) is not None:
             return
         expected = parameter_names(self.model)
@@ -138,7 +138,7 @@ class Receiver:
 
     @staticmethod
     def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
-        """Abstract in vLLM 0.26 alone; our trainer's half is `actors.weights.sender.Sender`."""
+        """Abstract only in vLLM 0.26; the trainer side is `actors.weights.sender.Sender`."""
         raise NotImplementedError
 
 
@@ -150,7 +150,7 @@ def engine_class() -> type:
 
 
 def register() -> None:
-    """Makes the backend known to vLLM. Entry point `vllm.general_plugins`; may run again."""
+    """Registers the backend in vLLM. Entry point `vllm.general_plugins`; safe to call again."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if BACKEND not in WeightTransferEngineFactory._registry:

@@ -72,7 +72,7 @@ def test_a_broken_config_is_planned_with_its_problems():
     text = plan(compose(["trainer.max_staleness=2", "rollout.weight_sync=ipc"])).text
     assert "2 errors" in text
     assert "not built yet" in text
-    assert "Weight sync: none works" in text
+    assert "Weight sync: no backend works" in text
 
 
 def test_a_layout_that_does_not_fit_this_machine_says_what_is_missing():

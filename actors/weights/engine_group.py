@@ -1,4 +1,4 @@
-"""Calls to several rollout engines at once, under one deadline."""
+"""Parallel calls to several rollout engines under one deadline."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ ABORT_TIMEOUT_S = 30.0
 
 
 class WeightSyncError(UserError, RuntimeError):
-    """`failed` maps the position of an engine to what it said.
+    """The weight sync failed for some engines. `failed` maps positions of engines to errors.
 
-    Every engine that is not named holds the new version. Over a group that broke (`nccl`, `gloo`) the engines that
-    survived are not named either; they refuse to sample until the weights are sent again to the whole group.
+    Engines not in `failed` have the new version. If a group broke (`nccl`, `gloo`), the surviving engines are not in
+    `failed` either, but refuse to sample until the weights are sent again to the whole group.
     """
 
     def __init__(self, version: int, failed: Mapping[int, str]) -> None:
         self.version, self.failed = version, dict(failed)
-        said = "; ".join(f"rollout[{i}]: {text}" for i, text in sorted(self.failed.items()))
-        super().__init__(f"weight sync to version {version} failed: {said}")
+        errors = "; ".join(f"rollout[{i}]: {text}" for i, text in sorted(self.failed.items()))
+        super().__init__(f"weight sync to version {version} failed: {errors}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WeightSyncError, (self.version, self.failed)
 
 
-class Fleet:
-    """Calls one method on several engines at once, under one deadline; remembers who failed and leaves them out."""
+class EngineGroup:
+    """Calls a method on several engines in parallel under one deadline; records failed engines and skips them
+    afterwards.
+    """
 
     def __init__(self, engines: Mapping[int, Any], deadline_s: float) -> None:
         self.engines = dict(engines)
         self.failed: dict[int, str] = {}
-        self.lost: set[int] = set()  # of those, engines whose process is gone or that did not answer
+        self.lost: set[int] = set()  # failed engines that died or did not answer
         self.ends_at = time.monotonic() + deadline_s
         self.deadline_s = deadline_s
 
@@ -52,7 +54,7 @@ class Fleet:
         return {getattr(self.engines[i], method).remote(*own): i for i, own in args.items()}
 
     def wait(self, calls: Mapping[Any, int], phase: str) -> dict[int, Any]:
-        """Answers by engine; engines that failed or were late are noted instead."""
+        """Answers by engine; failed and late engines are recorded in `failed`."""
         import ray
 
         refs = list(calls)
@@ -77,7 +79,7 @@ class Fleet:
         self.failed.setdefault(engine, f"{phase}: {type(cause).__name__}: {cause}")
 
     def has_failed(self, calls: Mapping[Any, int], phase: str) -> bool:
-        """Whether one of the calls has failed so far; does not wait."""
+        """True if one of the calls has already failed; does not block."""
         import ray
 
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0) if calls else ([], [])
@@ -92,7 +94,7 @@ class Fleet:
         return self.wait(self.start(method, *args), method)
 
     def abort(self, ranks: Iterable[int]) -> None:
-        """Best effort: an engine that cannot even abort is stopped by its own deadline."""
+        """Aborts the update on a best-effort basis: an engine that cannot abort is stopped by its deadline."""
         import ray
 
         refs = [self.engines[i].abort_update.remote() for i in ranks]
