@@ -9,6 +9,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ class WandbTracker(SilentTracker):
             except (Exception, SystemExit) as error:
                 self._broken = True
                 _log.warning("wandb failed, the run continues without it: %s: %s", type(error).__name__, error)
+        if self._broken:  # or its hook at the exit of Python fails again, with a traceback
+            with suppress(Exception, SystemExit):
+                sys.modules["wandb"].teardown(exit_code=1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, **metrics}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import struct
+import subprocess
 import sys
 import time
 import types
@@ -161,3 +163,33 @@ def test_wandb_online_without_a_key_does_not_ask(monkeypatch, tmp_path, caplog):
     tracker = WandbTracker(WandbConfig(mode=WandbMode.online), tmp_path, {})
     tracker.close(timeout_s=5)
     assert "set WANDB_API_KEY" in caplog.text
+
+
+def test_a_killed_service_leaves_no_traceback(tmp_path):
+    """`ray job stop` sends its signal to wandb's service too."""
+    program = """
+import logging
+import sys
+from pathlib import Path
+import psutil
+from rlcore.tracking.wandb import WandbTracker
+from rlcore.tracking.config import WandbConfig
+logging.basicConfig()
+tracker = WandbTracker(WandbConfig(), Path(sys.argv[1]), {})
+tracker.log(1, {"x": 1.0})
+while tracker._run is None or not tracker._jobs.empty():
+    assert tracker._thread.is_alive()
+service = psutil.Process().children(recursive=True)
+for process in service:
+    process.kill()
+psutil.wait_procs(service, 10)
+tracker.log(2, {"x": 2.0})
+tracker.close(failed=True)
+print("closed")
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # of this process
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("closed"), done.stderr
+    assert "the run continues without it" in done.stderr
+    assert "Traceback" not in done.stderr
