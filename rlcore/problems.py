@@ -94,8 +94,9 @@ def bounded(
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-def out_of_bounds(settings: Any, path: str = "") -> Iterator[Problem]:
-    """Every number of a nested dataclass that is outside its field's bounds, or NaN.
+def setting_problems(settings: Any, path: str = "") -> Iterator[Problem]:
+    """Every number of a nested dataclass that is outside its field's bounds, or NaN; and what the method
+    `problems(key)` of the dataclasses in it, if they have one, says about values and combinations.
 
     Args:
         settings: an instance of a dataclass; nested ones, also in lists, are walked.
@@ -104,16 +105,31 @@ def out_of_bounds(settings: Any, path: str = "") -> Iterator[Problem]:
     for f in fields(settings):
         value, key = getattr(settings, f.name), f"{path}.{f.name}" if path else f.name
         bounds = f.metadata.get(BOUNDS)
-        listed = isinstance(value, list)
-        for name, item in [(f"{key}.{i}", v) for i, v in enumerate(value)] if listed else [(key, value)]:
+        items = [(key, value)]
+        if isinstance(value, list):
+            items = [(f"{key}.{i}", item) for i, item in enumerate(value)]
+        elif isinstance(value, dict) and bounds is not None:
+            items = [(f"{key}.{name}", item) for name, item in value.items()]
+        for name, item in items:
             if is_dataclass(item):
-                yield from out_of_bounds(item, name)
+                yield from setting_problems(item, name)
             elif not isinstance(item, int | float) or isinstance(item, bool):
                 continue
             elif bounds is not None and not bounds.allow(item):
-                yield Problem(name, item, bounds.why or "out of range", f"must be {bounds or 'a finite number'}")
+                yield Problem(name, item, bounds.why or "out of range", f"must be {str(bounds) or 'a finite number'}")
             elif isinstance(item, float) and math.isnan(item):
                 yield Problem(name, item, "not a number", "give a number")
+    if hasattr(settings, "problems"):
+        yield from settings.problems(path)
+
+
+def check_settings(settings: Any, path: str) -> None:
+    """
+    Raises:
+        ValueError: all that `setting_problems` finds.
+    """
+    if found := list(setting_problems(settings, path)):
+        raise ValueError("; ".join(f"{p.key}={p.value}: {p.text}, {p.cure}" for p in found))
 
 
 def plural(count: int, noun: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import regex  # type: ignore[import-untyped, unused-ignore]
+
+from rlcore.problems import Problem
 
 PLACEHOLDERS = ("prompt", "response", "critique", "principle", "operation", "evolved")
 PATTERN_LIMIT_S = 1.0  # of one search: a pattern that backtracks over a model's answer must not hold the run
@@ -31,12 +33,14 @@ def render(template: str, **values: str) -> str:
     return str(_FIELD.sub(put, template))
 
 
-def template_problems(key: str, template: str, allowed: Sequence[str], needed: Sequence[str]) -> list[str]:
-    """What is wrong with a template, each as `key: why`; other words in braces than PLACEHOLDERS are plain text."""
-    used = set(_FIELD.findall(template))
-    found = [f"{key}: lacks {{{name}}}" for name in needed if name not in used]
-    foreign = sorted(used & set(PLACEHOLDERS) - set(allowed))
-    return found + [f"{key}: {{{name}}} has no value there; it may use {', '.join(allowed)}" for name in foreign]
+def template_problems(key: str, template: str, allowed: Sequence[str], needed: Sequence[str]) -> Iterator[Problem]:
+    """Of a template; other words in braces than PLACEHOLDERS are plain text."""
+    used, cure = set(_FIELD.findall(template)), f"it may use {', '.join(allowed)}"
+    for name in needed:
+        if name not in used:
+            yield Problem(key, template[:60], f"lacks {{{name}}}", cure)
+    for name in sorted(used & set(PLACEHOLDERS) - set(allowed)):
+        yield Problem(key, template[:60], f"{{{name}}} has no value there", cure)
 
 
 @dataclass
@@ -48,15 +52,13 @@ class AnswerConfig:
     must_mark: bool = False  # an answer without `after` cannot be read
     pattern: str = ""  # of that, what this regular expression finds first: its first group, or all it matched
 
-    def problems(self, key: str) -> list[str]:
-        found = []
+    def problems(self, key: str) -> Iterator[Problem]:
         if self.must_mark and not self.after:
-            found.append(f"{key}.must_mark=True: needs {key}.after")
+            yield Problem(f"{key}.must_mark", True, "there is no mark", f"set {key}.after")
         try:
             regex.compile(self.pattern)
         except regex.error as error:
-            found.append(f"{key}.pattern={self.pattern!r}: {error}")
-        return found
+            yield Problem(f"{key}.pattern", self.pattern, "no regular expression", str(error))
 
 
 def parse(answer: str, config: AnswerConfig) -> str | None:

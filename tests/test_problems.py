@@ -14,7 +14,7 @@ import pytest
 import rlcore.problems
 from actors.cli import guarded
 from actors.config.schema import Config
-from rlcore.problems import Bounds, Problem, bounded, nearest, out_of_bounds, suggest
+from rlcore.problems import Bounds, Problem, bounded, nearest, setting_problems, suggest
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,13 +41,13 @@ def test_doctests():
 
 def test_every_number_of_a_nested_dataclass_is_checked():
     settings = Outer(0, 0.0, False, [1.0, -1.0], Inner(2.0, math.nan), [Inner(), Inner(share=-0.1)])
-    found = {problem.key: problem for problem in out_of_bounds(settings, "root")}
+    found = {problem.key: problem for problem in setting_problems(settings, "root")}
     assert set(found) == {
         "root.count", "root.limit", "root.weights.1", "root.inner.share", "root.inner.free", "root.listed.1.share",
     }  # fmt: skip
     assert found["root.count"].cure == "must be 1 or more"
     assert found["root.inner.share"].text == "a share"
-    assert not list(out_of_bounds(Outer()))
+    assert not list(setting_problems(Outer()))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bounds(bounds, allowed, refused):
 
 
 def test_defaults_of_the_config_are_within_their_bounds():
-    assert not list(out_of_bounds(Config()))
+    assert not list(setting_problems(Config()))
 
 
 def test_numbers_of_the_config_have_bounds_or_a_reason():

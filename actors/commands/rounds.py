@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from actors.build import Built, Inputs, open_world, prepare
 from actors.commands.train import online_run
 from actors.config.compose import LOG, ConfigError, check, compose, to_config
-from actors.config.rounds import MADE_OF, folder_problems, plan_rounds, source_config, token_problems
+from actors.config.rounds import MADE_OF, folder_problems, plan_rounds, token_problems
 from actors.config.schema import Config, DType
 from actors.run_folder import binding, claim, locked, plain
 from rlcore.algorithms.config import Family, Opponent
@@ -22,6 +22,7 @@ from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.data import tables
+from rlcore.data.examples.config import ExamplesConfig
 from rlcore.data.examples.load import Loaded, load_examples
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.data.sources.render import PromptRenderer
@@ -30,6 +31,7 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops.online import OnlineRun
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import Problem, plural
+from rlcore.reader import read
 from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
@@ -204,10 +206,13 @@ def answers(inputs: Inputs) -> pa.Table:
 
 def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefact:
     """Raises DataError, which names the broken rows."""
-    loaded = load_examples(source_config(raw), inputs.tokenizer, f"rounds.sources.{name}")
+    key = f"rounds.sources.{name}"
+    source, _ = read(ExamplesConfig, raw, key)
+    assert source is not None, "checked with the config"
+    loaded = load_examples(source, inputs.tokenizer, key)
     for note in source_notes(loaded):
-        LOG.warning("rounds.sources.%s: %s", name, note)
-    made = MADE_OF[source_config(raw).kind]
+        LOG.warning("%s: %s", key, note)
+    made = MADE_OF[source.kind]
     makers: dict[Made, Callable[[], pa.Table]] = {
         Made.prompts: lambda: tables.from_prompts(loaded.prompts),
         Made.samples: lambda: tables.from_samples(loaded.samples),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from actors.config.schema import Config
 from rlcore.data.examples.config import ExampleKind, ExamplesConfig
-from rlcore.problems import Problem, UserError, nearest, out_of_bounds
+from rlcore.problems import Problem
+from rlcore.reader import read
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.scorers import REWARD_MODEL, Terms
 from rlcore.rounds.plan import settings
@@ -54,32 +48,18 @@ def plan_rounds(config: Config) -> tuple[list[Node], list[Problem]]:
 
 def roots_of(config: Config) -> dict[str, Made]:
     """Built-in inputs by name; sources with errors are skipped."""
-    sources: dict[str, Made] = {}
-    for name, raw in config.rounds.sources.items():
-        with suppress(OptionError):
-            sources[name] = MADE_OF[source_config(raw).kind]
-    return {**BUILT_IN, **dict.fromkeys(config.rounds.models, Made.model), **sources}
-
-
-def source_config(raw: Any) -> ExamplesConfig:
-    """Raises OptionError."""
-    if not isinstance(raw, Mapping):
-        raise OptionError("", raw, "a source is a mapping of options", "such as {kind: preferences, path: file.jsonl}")
-    made = to_dataclass(ExamplesConfig, raw)
-    assert isinstance(made, ExamplesConfig)
-    return made
+    sources = {name: read(ExamplesConfig, raw, name)[0] for name, raw in config.rounds.sources.items()}
+    known = {name: MADE_OF[source.kind] for name, source in sources.items() if source is not None}
+    return {**BUILT_IN, **dict.fromkeys(config.rounds.models, Made.model), **known}
 
 
 def _source_problems(config: Config) -> Iterator[Problem]:
     for name, raw in config.rounds.sources.items():
         key = f"rounds.sources.{name}"
-        try:
-            path = source_config(raw).path
-        except OptionError as error:
-            yield Problem(f"{key}.{error.key}".rstrip("."), error.value, str(error), error.cure)
-            continue
-        if not Path(path).expanduser().exists() or not path:
-            yield Problem(f"{key}.path", path, "no such file", "relative paths start at the working directory")
+        source, found = read(ExamplesConfig, raw, key)
+        yield from found
+        if source is not None and not (source.path and Path(source.path).expanduser().exists()):
+            yield Problem(f"{key}.path", source.path, "no such file", "relative paths start at the working directory")
 
 
 def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]]:
@@ -87,96 +67,26 @@ def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]
     found: dict[tuple[str, str], Problem] = {}
     stages: dict[str, list[StageConfig]] = {}
     broken: set[str] = set()
-    for (number, name), raw in settings.merged(config.rounds, STAGES).items():
+    for (_, name), raw in settings.merged(config.rounds, STAGES).items():
         key = f"{settings.STAGES_KEY}.{name}"
-        try:
-            stage = to_stage(raw)
-        except OptionError as error:
+        options = {option: value for option, value in raw.items() if option != "kind"}
+        stage, problems = read(STAGES[raw["kind"]].config, options, key)
+        found |= {(problem.key, problem.text): problem for problem in problems}
+        if stage is None:
             broken.add(name)
-            problem = Problem(f"{key}.{error.key}" if error.key else key, error.value, str(error), error.cure)
-            found.setdefault((problem.key, problem.text), problem)
-            continue
-        stages.setdefault(name, []).append(stage)
-        assert len(stages[name]) == number or name in broken
+        else:
+            stages.setdefault(name, []).append(stage)
     return {name: stage for name, stage in stages.items() if name not in broken}, list(found.values())
 
 
-class OptionError(UserError, ValueError):
-    """An unknown option of a stage, or one of a wrong type."""
-
-    def __init__(self, key: str, value: Any, text: str, cure: str) -> None:
-        super().__init__(text)
-        self.key, self.value, self.cure = key, value, cure
-
-
-def to_stage(raw: Mapping[str, Any]) -> StageConfig:
-    """
-    Raises:
-        OptionError: the first option that is unknown or does not fit.
-    """
-    made = to_dataclass(STAGES[raw["kind"]].config, {k: v for k, v in raw.items() if k != "kind"})
-    assert isinstance(made, StageConfig)
-    return made
-
-
-def to_dataclass(kind: type[Any], raw: Mapping[str, Any]) -> Any:
-    """Creates a dataclass instance from plain values, checked by OmegaConf; raises OptionError."""
-    for key, value, known in _strangers(raw, kind(), ""):
-        near = nearest(key.rpartition(".")[2], known)
-        cure = f"did you mean {near}? " if near else ""
-        raise OptionError(key, value, "unknown option", f"{cure}expected one of: {', '.join(known)}")
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw)))
-    except OmegaConfBaseException as error:
-        raise _misfit(kind(), raw, error) from None
-
-
-def _misfit(default: Any, raw: Mapping[str, Any], error: OmegaConfBaseException) -> OptionError:
-    """The option of an OmegaConf error: its own if it names one, otherwise the first option that fails alone."""
-    key = str(error.full_key or error.key or "")
-    if key not in raw and "." not in key:
-        key = next((name for name, value in raw.items() if not _fits(default, name, value)), key)
-    value, known = raw, default
-    for name in re.split(r"[.\[]", key) if key else []:
-        value = value.get(name, "") if isinstance(value, Mapping) else value
-        known = getattr(known, name, None)
-    cure = "write it as " + ("a list, such as [...]" if isinstance(known, list) else "a value of its type")
-    if is_dataclass(known):
-        cure = f"write a mapping of its options: {', '.join(f.name for f in fields(known))}"
-    elif known is not None and not isinstance(known, list):
-        cure = f"its default is {known.value if isinstance(known, Enum) else known}"
-    text = str(error).splitlines()[0]
-    if "Merge error" in text or "AnyNode" in text:  # OmegaConf's message about its internal classes
-        text = "it has another type"
-    return OptionError(key, value, text, cure)
-
-
-def _fits(default: Any, name: str, value: Any) -> bool:
-    try:
-        OmegaConf.merge(OmegaConf.structured(type(default)), {name: value})
-    except OmegaConfBaseException:
-        return False
-    return True
-
-
-def _strangers(raw: Mapping[str, Any], default: Any, path: str) -> Iterator[tuple[str, Any, list[str]]]:
-    known = [f.name for f in fields(default)]
-    for name, value in raw.items():
-        if name not in known:
-            yield f"{path}{name}", value, known
-        elif is_dataclass(inner := getattr(default, name)) and isinstance(value, Mapping):
-            yield from _strangers(value, inner, f"{path}{name}.")
-
-
 def _of_node(config: Config, node: Node) -> Iterator[Problem]:
-    """Errors in the options of one run, beyond types."""
+    """Errors in the options of one run, beyond those of the reader."""
     stage, key = node.config, f"{settings.STAGES_KEY}.{node.stage}"
-    yield from out_of_bounds(stage, key)
     weights = getattr(stage, "weights", None)
     if weights and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
         cure = "give numbers from 0, one of them above 0"
         yield Problem(f"{key}.weights", list(weights), "they are not valid shares", cure)
-    yield from stage.problems(key, node.made)
+    yield from stage.stage_problems(key, node.made)
     yield from _of_run(config, node, key)
 
 

@@ -15,9 +15,8 @@ from actors.config.schema import Config, Device, DType
 from actors.placement.placement import ROLES, PlacementError, together, units
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
-from rlcore.problems import Problem, out_of_bounds
+from rlcore.problems import Problem, setting_problems
 from rlcore.rewards.judge.config import JudgeKind
-from rlcore.rewards.judge.config import check as check_judge
 from rlcore.rewards.options import wrong as wrong_options
 from rlcore.rewards.registry import names as reward_names
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
@@ -39,7 +38,7 @@ def problems(config: Config) -> list[Problem]:
 
 
 def _values(c: Config) -> Iterator[Problem]:
-    yield from out_of_bounds(c)
+    yield from setting_problems(c)
     for role in ("policy", "rollout", "verifier"):
         if (count := getattr(c.cluster.roles, role).num_workers) == 0:
             text, cure = "out of range", "must be 1 or more: every run needs this role"
@@ -176,9 +175,6 @@ def _rewards(c: Config) -> Iterator[Problem]:
 def _scorers(c: Config) -> Iterator[Problem]:
     """Checks of the judge and the reward model against the rewards."""
     judge, roles = c.reward.judge, c.cluster.roles
-    for text in check_judge(judge):
-        key, _, why = text.partition(": ")
-        yield Problem(key, "", why or "cannot be", "see examples/judge")
     asked = {t.name for t in c.reward.terms if t.fn is None} | {c.reward.fallback.value}
     if JUDGE in asked and judge.kind is JudgeKind.none:
         yield Problem("reward.judge.kind", judge.kind, "the rewards use a judge", "set it to engine or endpoint")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+from rlcore.problems import Problem, bounded
 
 # Of the five HelpSteer2 attributes, as published with Nemotron-4 340B Reward for use as one reward (its model card;
 # the model: arXiv 2406.11704 section 3.1, the data: 2406.08673)
@@ -55,19 +58,19 @@ class RewardTrainingConfig:
     margin_scale: float = 1.0  # of linear
     margin_table: list[float] = field(default_factory=list)  # of table, one per level
     # chance that the chosen response is better, one per level (Apple, 2407.21075 appendix)
-    soft_labels: list[float] = field(default_factory=lambda: [0.65, 0.75, 0.85, 0.95])
+    soft_labels: list[float] = bounded(default_factory=lambda: [0.65, 0.75, 0.85, 0.95], ge=0, le=1)
     attributes: list[str] = field(default_factory=lambda: ["reward"])  # what the model says of a response, in order
     weighting: Weighting = Weighting.first
     attribute_weights: dict[str, float] = field(default_factory=dict)
-    grade_coef: float = 0.0  # times the loss on single responses' grades, added to the loss on pairs
+    grade_coef: float = bounded(0.0, ge=0)  # times the loss on single responses' grades, added to the loss on pairs
     grade_classes: int = 0  # 0: grades are numbers, squared error; C: classes 0 to C - 1, cross-entropy (Apple: 3)
     per_prompt: bool = True  # every prompt weighs the same, however many pairs it has (InstructGPT equation 1)
-    smoothing_beta: float = 0.0  # of iterative data smoothing (2401.16335); 0: labels stay
-    epochs: int = 1  # InstructGPT and Llama 2: more overfit
-    pairs_per_step: int = 64  # rows, where there are no pairs
-    learning_rate: float = 1e-5
-    warmup_steps: int = 0
-    max_tokens: int = 2048  # of prompt and response together; longer ones are left out, and counted
+    smoothing_beta: float = bounded(0.0, ge=0, le=1)  # of iterative data smoothing (2401.16335); 0: labels stay
+    epochs: int = bounded(1, ge=1)  # InstructGPT and Llama 2: more overfit
+    pairs_per_step: int = bounded(64, ge=1)  # rows, where there are no pairs
+    learning_rate: float = bounded(1e-5, gt=0)
+    warmup_steps: int = bounded(0, ge=0)
+    max_tokens: int = bounded(2048, ge=2)  # of prompt and response together; longer ones are left out, and counted
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -95,47 +98,34 @@ class RewardTrainingConfig:
             return tuple(self.margin_scale * level for level in self.strength_levels)
         return tuple(self.margin_table) if self.margin is Margin.table else LLAMA2_MARGINS[self.margin.value]
 
-    def problems(self) -> list[str]:
-        """What cannot be, each with its key and value; empty when all is well."""
-        return [*self._problems_of_strengths(), *self._problems_of_attributes(), *self._problems_of_numbers()]
+    def problems(self, key: str) -> Iterator[Problem]:
+        def wrong(name: str, text: str, cure: str) -> Problem:
+            value = getattr(self, name)
+            return Problem(f"{key}.{name}", getattr(value, "value", value), text, cure)
 
-    def _problems_of_strengths(self) -> list[str]:
-        found, levels = [], self.strength_levels
-        if sorted(set(levels)) != levels or not levels:
-            found.append(f"strength_levels={levels}: must ascend")
-        if self.loss is RewardLoss.margin and self.margin is not Margin.linear and len(self.margins) != len(levels):
-            found.append(f"margin={self.margin.value}: {len(self.margins)} margins for {len(levels)} strength_levels")
-        if self.loss is RewardLoss.soft_label:
-            if len(self.soft_labels) != len(levels):
-                found.append(f"soft_labels={self.soft_labels}: there are {len(levels)} strength_levels")
-            if not all(0 <= p <= 1 for p in self.soft_labels):
-                found.append(f"soft_labels={self.soft_labels}: must be probabilities")
-        if self.smoothing_beta and self.loss in (RewardLoss.margin, RewardLoss.regression):
-            found.append(f"smoothing_beta={self.smoothing_beta}: loss={self.loss.value} has no labels to smooth")
-        return found
-
-    def _problems_of_attributes(self) -> list[str]:
-        found, names = [], self.attributes
+        yield from self._strengths(wrong)
+        names = self.attributes
         if not names or len(set(names)) != len(names) or any("=" in n or not n for n in names):
-            found.append(f"attributes={names}: must be different names without '='")
+            yield wrong("attributes", "no names of outputs", "give different names without '='")
         if unknown := sorted(set(self.attribute_weights) - set(self.outputs)):
-            found.append(f"attribute_weights: {', '.join(unknown)} is no attribute")
+            yield wrong("attribute_weights", f"{', '.join(unknown)} is no attribute", "see attributes")
         if not any(self.weights):
-            found.append(f"weighting={self.weighting.value}: no attribute of {names} has a weight")
+            yield wrong("weighting", f"no attribute of {names} has a weight", "set attribute_weights, or another one")
         if self.grade_classes and (self.grade_classes < 2 or self.loss is RewardLoss.regression):
-            found.append(f"grade_classes={self.grade_classes}: must be 0 or at least 2, and 0 with loss=regression")
+            yield wrong("grade_classes", "out of range", "must be 0 or at least 2, and 0 with loss=regression")
         if self.grade_classes and self.weighting is not Weighting.first:
-            found.append(f"grade_classes={self.grade_classes} needs weighting=first: scores of classes are no reward")
+            yield wrong("grade_classes", "scores of classes are no reward", "it needs weighting=first")
         if self.grade_coef and len(names) < 2:
-            found.append(f"grade_coef={self.grade_coef}: attributes names no grade behind the first, the reward")
-        return found
+            yield wrong("grade_coef", "attributes names no grade behind the first, the reward", "name one")
 
-    def _problems_of_numbers(self) -> list[str]:
-        found = [] if 0 <= self.smoothing_beta <= 1 else [f"smoothing_beta={self.smoothing_beta}: must be in [0, 1]"]
-        found += [f"{k}={v}: must be at least 1" for k in ("epochs", "pairs_per_step") if (v := getattr(self, k)) < 1]
-        if self.learning_rate <= 0 or self.warmup_steps < 0 or self.grade_coef < 0 or self.max_tokens < 2:
-            found.append(
-                f"learning_rate={self.learning_rate} must be above 0, warmup_steps={self.warmup_steps} and "
-                f"grade_coef={self.grade_coef} not negative, max_tokens={self.max_tokens} at least 2"
-            )
-        return found
+    def _strengths(self, wrong: Callable[[str, str, str], Problem]) -> Iterator[Problem]:
+        levels = self.strength_levels
+        if sorted(set(levels)) != levels or not levels:
+            yield wrong("strength_levels", "not in order", "must ascend")
+        if self.loss is RewardLoss.margin and self.margin is not Margin.linear and len(self.margins) != len(levels):
+            text = f"{len(self.margins)} margins for {len(levels)} strength_levels"
+            yield wrong("margin", text, "as many as levels, or margin=linear")
+        if self.loss is RewardLoss.soft_label and len(self.soft_labels) != len(levels):
+            yield wrong("soft_labels", f"there are {len(levels)} strength_levels", "give as many")
+        if self.smoothing_beta and self.loss in (RewardLoss.margin, RewardLoss.regression):
+            yield wrong("smoothing_beta", f"loss={self.loss.value} has no labels to smooth", "set it to 0")

@@ -23,6 +23,7 @@ from rlcore.algorithms.reward_config import (
 )
 from rlcore.algorithms.reward_modeling import FILE, Counts, RewardObjective, RewardScale, first_labels, margins, named
 from rlcore.objective import Outputs, TensorBatch
+from rlcore.problems import check_settings, setting_problems
 from rlcore.types import TrainBatch
 
 NAN = float("nan")
@@ -229,7 +230,7 @@ def test_weights_of_the_outputs() -> None:
     five = list(NEMOTRON4_WEIGHTS)
     nemotron = RewardTrainingConfig(loss=RewardLoss.regression, attributes=five, weighting=Weighting.nemotron4)
     assert nemotron.weights == (0.3, 0.74, 0.46, 0.47, -0.33)
-    assert nemotron.problems() == []
+    assert not list(setting_problems(nemotron))
     assert RewardTrainingConfig(attributes=GRADED).weights == (1.0, 0.0, 0.0)
     assert RewardTrainingConfig(attributes=GRADED, weighting=Weighting.equal).weights == pytest.approx([1 / 3] * 3)
     assert CONFIGS["regression"].weights == (0.0, 2.0, 0.0)
@@ -242,12 +243,12 @@ def test_weights_of_the_outputs() -> None:
     [
         ({"loss": RewardLoss.margin, "margin": Margin.table}, "0 margins for 4 strength_levels"),
         ({"loss": RewardLoss.soft_label, "soft_labels": [0.9]}, "there are 4 strength_levels"),
-        ({"loss": RewardLoss.soft_label, "soft_labels": [0.5, 0.6, 0.7, 1.2]}, "must be probabilities"),
+        ({"loss": RewardLoss.soft_label, "soft_labels": [0.5, 0.6, 0.7, 1.2]}, r"soft_labels\.3=1\.2"),
         ({"strength_levels": [1.0, 0.0]}, "must ascend"),
         ({"loss": RewardLoss.regression, "smoothing_beta": 0.1}, "no labels to smooth"),
         ({"smoothing_beta": 1.5}, "smoothing_beta=1.5"),
         ({"attributes": []}, r"attributes=\[\]"),
-        ({"attributes": ["a", "a"]}, "must be different"),
+        ({"attributes": ["a", "a"]}, "give different names"),
         ({"attribute_weights": {"b": 1.0}}, "b is no attribute"),
         ({"weighting": Weighting.given}, "weighting=given"),
         ({"grade_coef": 0.1}, "names no grade"),
@@ -258,15 +259,14 @@ def test_weights_of_the_outputs() -> None:
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
-    found = RewardTrainingConfig(**settings).problems()
-    assert len(found) == 1
+    assert len(list(setting_problems(RewardTrainingConfig(**settings)))) == 1
     with pytest.raises(ValueError, match=message):
-        raise ValueError(found[0])
+        check_settings(RewardTrainingConfig(**settings), "training")
 
 
 def test_the_defaults_and_the_losses_are_fine() -> None:
-    assert RewardTrainingConfig().problems() == []
-    assert [name for name, config in CONFIGS.items() if config.problems()] == []
+    assert not list(setting_problems(RewardTrainingConfig()))
+    assert [name for name, config in CONFIGS.items() if list(setting_problems(config))] == []
 
 
 def test_the_scale_lies_beside_the_model(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def apply(
             context; a user's function that raises or returns neither None nor a reason.
     """
     context = context or FilterContext()
-    configs, errors = parse(filters, tables.kind_of(table))
-    if errors:
-        raise ValueError("bad filters:\n  " + "\n  ".join(errors))
+    configs, problems = parse(filters, tables.kind_of(table))
+    if problems:
+        raise ValueError("bad filters:\n" + "\n".join(map(str, problems)))
     drops: list[Drop] = []
     kept = table
     for index, config in enumerate(configs):

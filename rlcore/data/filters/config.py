@@ -8,6 +8,7 @@ the kind, in the comment next to it.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlcore.data.filters import languages
+from rlcore.problems import Problem, bounded
 from rlcore.registry import RegistryError, load_function
 
 Of = Literal["prompt", "response", "both"]
 Side = Literal["chosen", "rejected", "both"]
 ALL = ("prompts", "samples", "pairs")
 ANSWERED = ("samples", "pairs")
+NOTHING = "without a limit the filter would drop nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,6 @@ class FilterConfig:
         """`of` with its default filled in; a table of prompts has only the prompt."""
         return "prompt" if table_kind == "prompts" else getattr(self, "of", None) or self.default_of
 
-    def problems(self, table_kind: str) -> list[str]:
-        """Errors beyond names and types, each as "option: error"."""
-        return []
-
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig(FilterConfig):
@@ -52,9 +51,6 @@ class DuplicatesConfig(FilterConfig):
     within_prompt: bool = False  # only rows of one uid are compared
     keep: Literal["first", "best"] = "first"  # best: highest score; for pairs the widest margin
 
-    def problems(self, table_kind: str) -> list[str]:
-        return _keep(self.keep, table_kind)
-
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig(FilterConfig):
@@ -63,18 +59,13 @@ class NearDuplicatesConfig(FilterConfig):
     kind: ClassVar[str] = "near_duplicates"
     default_of: ClassVar[Of] = "both"
     of: Of | None = None  # None: both
-    threshold: float = 0.8
+    threshold: float = bounded(0.8, ge=0.3, le=1)
     unit: Literal["words", "characters"] = "words"  # unit of a shingle
-    shingle: int = 3  # size in units; a shorter text is one shingle
-    num_hashes: int = 128  # hashes per signature; more find more near duplicates
+    shingle: int = bounded(3, ge=1)  # size in units; a shorter text is one shingle
+    num_hashes: int = bounded(128, ge=16)  # hashes per signature; more find more near duplicates
     within_prompt: bool = False
     keep: Literal["first", "best"] = "first"
     seed: int = 0  # seed of the hash functions
-
-    def problems(self, table_kind: str) -> list[str]:
-        found = _keep(self.keep, table_kind)
-        found += [] if 0.3 <= self.threshold <= 1 else [f"threshold: {self.threshold} is not in [0.3, 1]"]
-        return found + _at_least(self, shingle=1, num_hashes=16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +75,12 @@ class ContaminationConfig(FilterConfig):
     kind: ClassVar[str] = "contamination"
     default_of: ClassVar[Of] = "prompt"
     of: Of | None = None  # None: prompt
-    n: int = 8  # words; Llama 3 (arXiv 2407.21783, section 5.1.4) takes 8, GPT-3 (arXiv 2005.14165, appendix C) 13
-    share: float = 0.5  # share of the distinct n-grams of an evaluation text
-    max_shared: int = 10  # n-grams of more evaluation texts than this are boilerplate and not counted (GPT-3)
+    # words; Llama 3 (arXiv 2407.21783, section 5.1.4) takes 8, GPT-3 (arXiv 2005.14165, appendix C) 13
+    n: int = bounded(8, ge=1)
+    share: float = bounded(0.5, gt=0, le=1)  # share of the distinct n-grams of an evaluation text
+    max_shared: int = bounded(10, ge=1)  # n-grams of more evaluation texts are boilerplate and not counted (GPT-3)
     short: Literal["equal", "contained"] = "equal"  # comparison of evaluation texts with too few words for n-grams
     sets: list[str] = field(default_factory=list)  # names of evaluation sets; empty: all
-
-    def problems(self, table_kind: str) -> list[str]:
-        found = [] if 0 < self.share <= 1 else [f"share: {self.share} is not in (0, 1]"]
-        return found + _at_least(self, n=1, max_shared=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +93,8 @@ class LengthConfig(FilterConfig):
     min: int | None = None
     max: int | None = None
 
-    def problems(self, table_kind: str) -> list[str]:
-        return _band(self)
+    def problems(self, key: str) -> Iterator[Problem]:
+        return _band(self, key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +106,14 @@ class LanguageConfig(FilterConfig):
     allowed: list[str] = field(default_factory=lambda: ["en"])  # ISO 639-1
     min_characters: int = 20  # shorter texts are kept, since their language cannot be detected
 
-    def problems(self, table_kind: str) -> list[str]:
+    def problems(self, key: str) -> Iterator[Problem]:
         if importlib.util.find_spec("py3langid") is None:
-            return ["kind: needs the package py3langid (pip install 'rlcore[rewards]')"]
-        if not self.allowed:
-            return ["allowed: is empty"]
-        unknown = languages.unknown(self.allowed)
-        return [f"allowed: {', '.join(unknown)}: unknown to py3langid"] if unknown else []
+            yield Problem(f"{key}.kind", self.kind, "it needs the package py3langid", "pip install 'rlcore[rewards]'")
+        elif not self.allowed:
+            yield Problem(f"{key}.allowed", [], "every row would be dropped", "name a language")
+        elif unknown := languages.unknown(self.allowed):
+            text = f"{', '.join(unknown)}: unknown to py3langid"
+            yield Problem(f"{key}.allowed", self.allowed, text, "give codes of ISO 639-1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,17 +123,13 @@ class RepetitionConfig(FilterConfig):
     kind: ClassVar[str] = "repetition"
     of: Of | None = None  # None: response
     unit: Literal["words", "characters"] = "words"
-    n: int = 4  # max_share limits 1 - distinct n-grams / n-grams
-    max_share: float | None = 0.3
-    max_run: int | None = None  # limit on consecutive equal units
+    n: int = bounded(4, ge=1)  # max_share limits 1 - distinct n-grams / n-grams
+    max_share: float | None = bounded(0.3, ge=0, le=1)
+    max_run: int | None = bounded(None, ge=1)  # limit on consecutive equal units
 
-    def problems(self, table_kind: str) -> list[str]:
-        found = _at_least(self, n=1, max_run=1)
-        if self.max_share is not None and not 0 <= self.max_share <= 1:
-            found.append(f"max_share: {self.max_share} is not in [0, 1]")
+    def problems(self, key: str) -> Iterator[Problem]:
         if self.max_share is None and self.max_run is None:
-            found.append("max_share: neither max_share nor max_run is set, so the filter would drop nothing")
-        return found
+            yield Problem(f"{key}.max_share", None, NOTHING, "set max_share or max_run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +142,11 @@ class RegexConfig(FilterConfig):
     action: Literal["drop", "keep"] = "drop"  # keep: a row is kept only if one of its texts matches
     ignore_case: bool = False
 
-    def problems(self, table_kind: str) -> list[str]:
+    def problems(self, key: str) -> Iterator[Problem]:
         try:
             pc.match_substring_regex(pa.array([""]), self.pattern, ignore_case=self.ignore_case)
         except pa.ArrowInvalid as error:
-            return [f"pattern: {self.pattern!r} is not a valid RE2 pattern: {error}"]
-        return []
+            yield Problem(f"{key}.pattern", self.pattern, f"not a valid RE2 pattern: {error}", "RE2 has no look-around")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +158,9 @@ class FinishReasonConfig(FilterConfig):
     allowed: list[str] = field(default_factory=lambda: ["stop"])
     side: Side = "both"  # which responses of pairs are checked
 
-    def problems(self, table_kind: str) -> list[str]:
-        return [] if self.allowed else ["allowed: is empty, so every row would be dropped"]
+    def problems(self, key: str) -> Iterator[Problem]:
+        if not self.allowed:
+            yield Problem(f"{key}.allowed", [], "every row would be dropped", "name a reason, such as stop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +174,8 @@ class ScoreConfig(FilterConfig):
     part: str | None = None  # a named part of the reward instead of its score
     side: Side = "both"  # which responses of pairs are checked
 
-    def problems(self, table_kind: str) -> list[str]:
-        return _order("min", self.min, self.max)  # without limits it drops only responses without score
+    def problems(self, key: str) -> Iterator[Problem]:
+        return _order(key, "min", self.min, self.max)  # without limits it still drops what has no score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +188,8 @@ class MarginConfig(FilterConfig):
     max: float | None = None
     by: Literal["score", "strength"] = "score"  # chosen minus rejected score, or the strength in the data
 
-    def problems(self, table_kind: str) -> list[str]:
-        return _band(self)
+    def problems(self, key: str) -> Iterator[Problem]:
+        return _band(self, key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,10 +198,7 @@ class TieConfig(FilterConfig):
 
     kind: ClassVar[str] = "tie"
     tables: ClassVar[tuple[str, ...]] = ("pairs",)
-    tolerance: float = 0.0
-
-    def problems(self, table_kind: str) -> list[str]:
-        return _at_least(self, tolerance=0)
+    tolerance: float = bounded(0.0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +217,12 @@ class DifficultyConfig(FilterConfig):
     kind: ClassVar[str] = "difficulty"
     tables: ClassVar[tuple[str, ...]] = ("prompts", "samples")  # for prompts, the samples come from the context
     threshold: float = 1.0
-    low: float = 0.0
-    high: float = 1.0
-    min_samples: int = 1  # minimum number of scored samples; a prompt with fewer is dropped
+    low: float = bounded(0.0, ge=0, le=1)
+    high: float = bounded(1.0, ge=0, le=1)
+    min_samples: int = bounded(1, ge=1)  # minimum number of scored samples; a prompt with fewer is dropped
 
-    def problems(self, table_kind: str) -> list[str]:
-        found = [f"{n}: {getattr(self, n)} is not in [0, 1]" for n in ("low", "high") if not 0 <= getattr(self, n) <= 1]
-        return found + _order("low", self.low, self.high) + _at_least(self, min_samples=1)
+    def problems(self, key: str) -> Iterator[Problem]:
+        return _order(key, "low", self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,18 +232,14 @@ class PromptCapConfig(FilterConfig):
     The draw depends on uid and seed, not on the order of rows."""
 
     kind: ClassVar[str] = "prompt_cap"
-    at_most: int | None = None
-    share: float | None = None
-    per_source: dict[str, int] = field(default_factory=dict)  # source -> its own `at_most`
+    at_most: int | None = bounded(None, ge=0)
+    share: float | None = bounded(None, gt=0, le=1)
+    per_source: dict[str, int] = bounded(default_factory=dict, ge=0)  # source -> its own `at_most`
     seed: int | None = None  # None: the seed of the context
 
-    def problems(self, table_kind: str) -> list[str]:
-        found = [f"per_source: {name!r} is {n}, not >= 0" for name, n in self.per_source.items() if n < 0]
-        if self.share is not None and not 0 < self.share <= 1:
-            found.append(f"share: {self.share} is not in (0, 1]")
+    def problems(self, key: str) -> Iterator[Problem]:
         if self.at_most is None and self.share is None and not self.per_source:
-            found.append("at_most: none of at_most, share and per_source is set, so the filter would drop nothing")
-        return found + _at_least(self, at_most=0)
+            yield Problem(f"{key}.at_most", None, NOTHING, "set at_most, share or per_source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,12 +248,9 @@ class SamplesPerPromptConfig(FilterConfig):
 
     kind: ClassVar[str] = "samples_per_prompt"
     tables: ClassVar[tuple[str, ...]] = ANSWERED
-    at_most: int
+    at_most: int = bounded(ge=1)
     keep: Literal["first", "best", "random"] = "first"
     seed: int | None = None  # seed of `random`; None: the seed of the context
-
-    def problems(self, table_kind: str) -> list[str]:
-        return _at_least(self, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,31 +261,22 @@ class FunctionConfig(FilterConfig):
     fn: str  # path/to/file.py:function or package.module:function
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments for the function
 
-    def problems(self, table_kind: str) -> list[str]:
+    def problems(self, key: str) -> Iterator[Problem]:
         try:
             load_function(self.fn, "filter")
         except RegistryError as error:
-            return [f"fn: {error}"]
-        return []
+            yield Problem(f"{key}.fn", self.fn, str(error), "write path/to/file.py:function")
 
 
 KINDS: dict[str, type[FilterConfig]] = {kind.kind: kind for kind in FilterConfig.__subclasses__()}
 
 
-def _keep(keep: str, table_kind: str) -> list[str]:
-    return ["keep: best needs scores, and prompts have none"] if keep == "best" and table_kind == "prompts" else []
-
-
-def _at_least(config: FilterConfig, **limits: float) -> list[str]:
-    held = {name: getattr(config, name) for name in limits}
-    return [f"{n}: {held[n]} is below {low}" for n, low in limits.items() if held[n] is not None and held[n] < low]
-
-
-def _band(config: LengthConfig | MarginConfig) -> list[str]:
+def _band(config: LengthConfig | MarginConfig, key: str) -> Iterator[Problem]:
     if config.min is None and config.max is None:
-        return ["min: neither min nor max is set, so the filter would drop nothing"]
-    return _order("min", config.min, config.max)
+        yield Problem(f"{key}.min", None, NOTHING, "set min or max")
+    yield from _order(key, "min", config.min, config.max)
 
 
-def _order(name: str, low: float | None, high: float | None) -> list[str]:
-    return [f"{name}: {low} is above {high}"] if low is not None and high is not None and low > high else []
+def _order(key: str, name: str, low: float | None, high: float | None) -> Iterator[Problem]:
+    if low is not None and high is not None and low > high:
+        yield Problem(f"{key}.{name}", low, f"{low} is above {high}", "it must not be")

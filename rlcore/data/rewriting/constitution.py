@@ -14,11 +14,12 @@ critique. Principles and templates are not copied from the paper.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlcore.data.selection.best_of_n import prompt_rng
 from rlcore.data.sources.render import raw_text
+from rlcore.problems import Problem, check_settings
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Sample
 
@@ -83,21 +84,24 @@ class ConstitutionConfig:
     critique_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=CRITIQUE_MARK))
     revision_answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=REVISION_MARK))
 
-    def problems(self, key: str = "constitution") -> list[str]:
-        """Invalid settings, each as `key: reason`."""
-        found = [] if self.principles else [f"{key}.principles=[]: at least one"]
+    def problems(self, key: str) -> Iterator[Problem]:
+        if not self.principles:
+            yield Problem(f"{key}.principles", [], "there is none", "give at least one")
         for i, principle in enumerate(self.principles):
             if not (principle.name and principle.critique and principle.revision):
-                found.append(f"{key}.principles[{i}]: needs a name, a critique and a revision")
-        names = Counter(principle.name for principle in self.principles)
-        found += [f"{key}.principles: two are named {name!r}" for name, count in names.items() if name and count > 1]
-        seen = ("prompt", "response", "principle")
-        found += template_problems(f"{key}.critique_template", self.critique_template, seen, seen)
-        told = (*seen, "critique")
-        needed = told if self.critique else seen
-        found += template_problems(f"{key}.revision_template", self.revision_template, told, needed)
-        found += self.critique_answer.problems(f"{key}.critique_answer")
-        return found + self.revision_answer.problems(f"{key}.revision_answer")
+                cure = "it needs a name, a critique and a revision"
+                yield Problem(f"{key}.principles.{i}", principle.name, "incomplete", cure)
+        yield from named_twice(f"{key}.principles", [principle.name for principle in self.principles])
+        seen, all_seen = ("prompt", "response", "principle"), ("prompt", "response", "principle", "critique")
+        yield from template_problems(f"{key}.critique_template", self.critique_template, seen, seen)
+        needed = all_seen if self.critique else seen
+        yield from template_problems(f"{key}.revision_template", self.revision_template, all_seen, needed)
+
+
+def named_twice(key: str, names: Sequence[str]) -> Iterator[Problem]:
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            yield Problem(key, name, f"{count} have this name", "give each a name of its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,7 @@ def critique_requests(samples: Sequence[Sample], config: ConstitutionConfig, sta
     Raises:
         ValueError: invalid settings, or duplicate sample ids.
     """
-    if found := config.problems():
-        raise ValueError("rewriting: " + "; ".join(found))
+    check_settings(config, "rewriting.constitution")
     twice = [name for name, count in Counter(s.sample_id for s in samples).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} sample ids occur twice, as {twice[0]!r}: their revisions would share an id")

@@ -10,14 +10,15 @@ Responses are rewritten by `rlcore.data.rewriting.constitution`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import regex  # type: ignore[import-untyped, unused-ignore]
 
-from rlcore.data.rewriting.constitution import ConstitutionConfig, check_number
+from rlcore.data.rewriting.constitution import ConstitutionConfig, check_number, named_twice
 from rlcore.data.selection.best_of_n import prompt_rng
 from rlcore.data.sources.render import RAW, raw_text
+from rlcore.problems import Problem, bounded, check_settings
 from rlcore.templates import AnswerConfig, parse, render, template_problems
 from rlcore.types import Prompt
 
@@ -55,7 +56,7 @@ class OperationConfig:
     name: str = ""
     text: str = ""  # the instruction that replaces {operation} in the frame
     breadth: bool = False  # a new task in addition to the old one, not a harder one
-    weight: float = 1.0  # weight in the draw
+    weight: float = bounded(1.0, gt=0)  # weight in the draw
     keeps_answer: bool = False  # the reference and rewards of the parent stay valid
 
 
@@ -78,7 +79,7 @@ class EliminationConfig:
     """Elimination criteria of evolutions (section 3.2, Elimination Evolving)."""
 
     # maximal similarity to the parent, as share of common word pairs; 1: drops only equal texts
-    max_similarity: float = 1.0
+    max_similarity: float = bounded(1.0, gt=0, le=1)
     min_words: int = 1
     max_words: int | None = None
     # words of the instruction that an evolved prompt must not contain, unless its parent does
@@ -94,7 +95,7 @@ class RewritingConfig:
     """Config of prompt evolution."""
 
     operations: list[OperationConfig] = field(default_factory=_operations)
-    per_prompt: int = 1  # evolutions of each prompt; operations repeat only after all were used
+    per_prompt: int = bounded(1, ge=1)  # evolutions of each prompt; operations repeat only after all were used
     depth_frame: str = DEPTH_FRAME
     breadth_frame: str = BREADTH_FRAME
     answer: AnswerConfig = field(default_factory=lambda: AnswerConfig(after=MARK))
@@ -102,23 +103,16 @@ class RewritingConfig:
     put_back: bool = False  # keep a prompt without any successful evolution unchanged, as in WizardLM's pool
     constitution: ConstitutionConfig = field(default_factory=ConstitutionConfig)
 
-    def problems(self) -> list[str]:
-        """Invalid settings, each as `key: reason`."""
-        found = [] if self.operations else ["operations=[]: at least one"]
-        names = [operation.name for operation in self.operations]
+    def problems(self, key: str) -> Iterator[Problem]:
+        if not self.operations:
+            yield Problem(f"{key}.operations", [], "there is none", "give at least one")
         for i, operation in enumerate(self.operations):
             if not operation.name or not operation.text:
-                found.append(f"operations[{i}]: needs a name and a text")
-            if not operation.weight > 0:
-                found.append(f"operations[{i}].weight={operation.weight}: above 0")
-        found += [f"operations: two are named {n!r}" for n, count in Counter(names).items() if n and count > 1]
-        if self.per_prompt < 1:
-            found.append(f"per_prompt={self.per_prompt}: at least 1")
-        for key in ("depth_frame", "breadth_frame"):
-            found += template_problems(key, getattr(self, key), ("operation", "prompt"), ("operation", "prompt"))
-        if not 0 < self.elimination.max_similarity <= 1:
-            found.append(f"elimination.max_similarity={self.elimination.max_similarity}: above 0, at most 1")
-        return found + self.answer.problems("answer") + self.constitution.problems("constitution")
+                yield Problem(f"{key}.operations.{i}", operation.name, "incomplete", "it needs a name and a text")
+        yield from named_twice(f"{key}.operations", [operation.name for operation in self.operations])
+        for name in ("depth_frame", "breadth_frame"):
+            seen = ("operation", "prompt")
+            yield from template_problems(f"{key}.{name}", getattr(self, name), seen, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +134,7 @@ def evolutions(prompts: Sequence[Prompt], config: RewritingConfig, stage: str, s
     Raises:
         ValueError: invalid settings, or duplicate uids.
     """
-    if found := config.problems():
-        raise ValueError("rewriting: " + "; ".join(found))
+    check_settings(config, "rewriting")
     _check_uids(prompts)
     made = []
     for prompt in prompts:

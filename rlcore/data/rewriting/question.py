@@ -7,11 +7,11 @@ prompt get a score, and `rlcore.data.selection.pairing` makes pairs of them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rlcore.data.sources.render import raw_text
+from rlcore.problems import Problem, bounded, check_settings
 from rlcore.templates import render, template_problems
 from rlcore.types import Prompt, Sample
 
@@ -25,17 +25,13 @@ TEMPLATE = "Request:\n{prompt}\n\nResponse:\n{response}\n\nIs this a good respon
 class QuestionConfig:
     template: str = TEMPLATE
     # answer -> value; the score is the expectation under the answer probabilities
-    answers: dict[str, float] = field(default_factory=lambda: {"yes": 1.0, "no": 0.0})
+    answers: dict[str, float] = bounded(default_factory=lambda: {"yes": 1.0, "no": 0.0})
 
-    def problems(self) -> list[str]:
-        """Invalid settings, each as `key: reason`."""
+    def problems(self, key: str) -> Iterator[Problem]:
         seen = ("prompt", "response")
-        found = template_problems("template", self.template, seen, seen)
+        yield from template_problems(f"{key}.template", self.template, seen, seen)
         if len(self.answers) < 2 or "" in self.answers:
-            found.append(f"answers={self.answers}: at least two answers, none empty")
-        if not all(math.isfinite(value) for value in self.answers.values()):
-            found.append(f"answers={self.answers}: values must be finite numbers")
-        return found
+            yield Problem(f"{key}.answers", self.answers, "no choice", "give at least two, none empty")
 
 
 def questions(samples: Sequence[Sample], config: QuestionConfig, ask: Render, encode: Encode) -> list[Sample]:
@@ -44,8 +40,7 @@ def questions(samples: Sequence[Sample], config: QuestionConfig, ask: Render, en
     Raises:
         ValueError: invalid settings.
     """
-    if found := config.problems():
-        raise ValueError("question: " + "; ".join(found))
+    check_settings(config, "question")
     answers = {answer: tuple(encode(answer)) for answer in config.answers}
     made = []
     for sample in samples:

@@ -10,11 +10,12 @@ import enum
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rlcore.problems import Problem, bounded, check_settings
 from rlcore.types import Sample
 
 
@@ -51,32 +52,23 @@ class Unscored(str, enum.Enum):
 @dataclass
 class SelectionConfig:
     method: SelectionMethod = SelectionMethod.best
-    k: int = 1  # samples per prompt that top_k keeps or rso accepts
+    k: int = bounded(1, ge=1)  # samples per prompt that top_k keeps or rso accepts
     threshold: float | None = None  # lowest score of a good sample, for every method; required by `threshold`
-    beta: float = 0.5  # temperature of rso: near 0 selects the best, infinity draws uniformly
-    max_per_prompt: int | None = None  # limit on the samples per prompt after the method
+    beta: float = bounded(0.5, gt=0, le=math.inf)  # temperature of rso: near 0 the best, infinity: uniform
+    max_per_prompt: int | None = bounded(None, ge=1)  # limit on the samples per prompt after the method
     cap: Cap = Cap.best  # which samples the limit keeps
     cap_by_difficulty: bool = False  # scale the limit by the share of bad samples (arXiv 2407.13690)
     distinct: bool = False  # only the best-ranked sample of each response text, ignoring surrounding blanks
     ties: Ties = Ties.first
     unscored: Unscored = Unscored.drop
 
-    def problems(self) -> list[str]:
-        """Invalid settings, each as `key=value: reason`."""
-        found = []
-        if self.k < 1:
-            found.append(f"k={self.k}: at least 1")
-        if not self.beta > 0:
-            found.append(f"beta={self.beta}: above 0")
-        if self.threshold is not None and math.isnan(self.threshold):
-            found.append("threshold=nan: must be a number")
-        if self.max_per_prompt is not None and self.max_per_prompt < 1:
-            found.append(f"max_per_prompt={self.max_per_prompt}: at least 1, or null for no cap")
+    def problems(self, key: str) -> Iterator[Problem]:
         if self.method is SelectionMethod.threshold and self.threshold is None:
-            found.append("threshold=None: method=threshold needs the lowest good score")
+            text = "method=threshold needs the lowest good score"
+            yield Problem(f"{key}.threshold", None, text, "give a number")
         if self.cap_by_difficulty and (self.threshold is None or self.max_per_prompt is None):
-            found.append("cap_by_difficulty=True: needs max_per_prompt and threshold")
-        return found
+            cure = "set max_per_prompt, and the threshold of good samples"
+            yield Problem(f"{key}.cap_by_difficulty", True, "it needs a cap and a threshold", cure)
 
 
 # reasons of dropped samples; `select` counts each as `dropped_<reason>`
@@ -104,8 +96,7 @@ def select(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> tup
 
 def explain(samples: Sequence[Sample], config: SelectionConfig, seed: int) -> list[str]:
     """For each sample the reason of its drop, "" if it is kept. Raises the errors of `select`."""
-    if found := config.problems():
-        raise ValueError("selection: " + "; ".join(found))
+    check_settings(config, "selection")
     scores = [_score_or(sample, config.unscored) for sample in samples]
     reasons = [""] * len(samples)
     for uid, rows in by_prompt(samples).items():
@@ -276,14 +267,10 @@ class AdaptivePlan:
     {'b': 3, 'c': 4}
     """
 
-    first: int = 4  # samples for a prompt without samples
-    enough: int = 1  # good samples that a prompt needs
-    max_samples: int = 64  # budget per prompt
-    per_round: int = 16  # maximum per prompt and round
-
-    def problems(self) -> list[str]:
-        names = ("first", "enough", "max_samples", "per_round")
-        return [f"{name}={value}: at least 1" for name in names if (value := getattr(self, name)) < 1]
+    first: int = bounded(4, ge=1)  # samples for a prompt without samples
+    enough: int = bounded(1, ge=1)  # good samples that a prompt needs
+    max_samples: int = bounded(64, ge=1)  # budget per prompt
+    per_round: int = bounded(16, ge=1)  # maximum per prompt and round
 
     def next(self, tallies: Mapping[str, Tally]) -> dict[str, int]:
         """Samples to draw by uid, without prompts that need none. Empty: generation is finished.
@@ -291,8 +278,7 @@ class AdaptivePlan:
         Raises:
             ValueError: settings below 1, or a tally with more good samples than drawn ones.
         """
-        if found := self.problems():
-            raise ValueError("adaptive plan: " + "; ".join(found))
+        check_settings(self, "adaptive plan")
         return {uid: num for uid, tally in tallies.items() if (num := self._needed(uid, tally))}
 
     def _needed(self, uid: str, tally: Tally) -> int:

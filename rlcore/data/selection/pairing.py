@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
 from rlcore.data.selection.best_of_n import Ties, by_prompt, prompt_rng, ranked, score_of
+from rlcore.problems import Problem, bounded, check_settings
 from rlcore.types import Pair, Prompt, RewardResult, Sample
 
 Encode = Callable[[str], Sequence[int]]  # token ids of a response, including the end token
@@ -50,12 +51,12 @@ class Strength(str, enum.Enum):
 @dataclass
 class PairingConfig:
     method: PairingMethod = PairingMethod.best_worst
-    pairs_per_prompt: int | None = 1  # None: all
+    pairs_per_prompt: int | None = bounded(1, ge=1)  # None: all
     cap: PairCap = PairCap.widest
-    k: int = 2  # k of top_bottom
+    k: int = bounded(2, ge=1)  # k of top_bottom
     part: str = ""  # rank by this part of the rewards (a labelled or predicted attribute) instead of the score
-    min_margin: float = 0.0  # scores must differ by more; equal scores never give a pair
-    max_length_difference: int | None = None  # limit on the length of responses, in tokens
+    min_margin: float = bounded(0.0, ge=0)  # scores must differ by more; equal scores never give a pair
+    max_length_difference: int | None = bounded(None, ge=0)  # limit on the length of responses, in tokens
     good: float = 1.0  # lowest score of a right sample, for `reference`
     reference_score: float | None = None  # score of a reference answer that becomes a sample; None: unscored
     strength: Strength = Strength.difference
@@ -64,20 +65,12 @@ class PairingConfig:
     levels: list[float] = field(default_factory=list)
     ties: Ties = Ties.first  # order of samples with equal scores
 
-    def problems(self) -> list[str]:
-        """Invalid settings, each as `key=value: reason`."""
-        found = []
-        for key, low in (("pairs_per_prompt", 1), ("k", 1), ("max_length_difference", 0)):
-            value = getattr(self, key)
-            if value is not None and value < low:
-                found.append(f"{key}={value}: at least {low}")
-        if not self.min_margin >= 0:
-            found.append(f"min_margin={self.min_margin}: at least 0")
+    def problems(self, key: str) -> Iterator[Problem]:
         if self.strength is Strength.levels and not self.levels:
-            found.append("levels=[]: strength=levels needs the lower bounds of the levels")
+            text = "strength=levels needs the differences at which a level begins"
+            yield Problem(f"{key}.levels", [], text, "list them")
         if any(not low < high for low, high in zip(self.levels, self.levels[1:], strict=False)):
-            found.append(f"levels={list(self.levels)}: must ascend")
-        return found
+            yield Problem(f"{key}.levels", list(self.levels), "not in order", "they must ascend")
 
 
 # reasons of dropped candidates; counted as `dropped_<reason>`
@@ -101,7 +94,7 @@ def make_pairs(
     Raises:
         ValueError: invalid settings, a score that is not finite, or a reference but no `encode`.
     """
-    _check(config)
+    check_settings(config, "pairing")
     values = [_value(sample, config.part) for sample in samples]
     book = _PairCollector(config)
     for uid, rows in by_prompt(samples).items():
@@ -250,8 +243,3 @@ def _strength(margin: float, config: PairingConfig) -> float | None:
     if config.strength is Strength.levels:
         return float(sum(margin >= level for level in config.levels))
     return margin
-
-
-def _check(config: PairingConfig) -> None:
-    if found := config.problems():
-        raise ValueError("pairing: " + "; ".join(found))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlcore.problems import bounded
+from rlcore.problems import Problem, bounded
 
 
 class JudgeKind(str, enum.Enum):
@@ -122,51 +123,40 @@ class JudgeConfig:
     engine: JudgeEngineConfig = field(default_factory=JudgeEngineConfig)
     endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)
 
-
-def check(config: JudgeConfig) -> list[str]:
-    """Invalid settings, each with its key. Reads no file and sends no request."""
-    wrong = []
-    scale, reading, rubrics = config.scale, config.reading, config.rubrics
-    if scale.low >= scale.high:
-        wrong.append(f"reward.judge.scale: low={scale.low} must be below high={scale.high}")
-    elif reading.how is JudgeReading.choice and config.mode is JudgeMode.pointwise and scale.high - scale.low > 19:
-        wrong.append(f"reward.judge.scale: {scale.low} to {scale.high} are over 20 labels; a choice has at most 20")
-    if not rubrics or len({r.name for r in rubrics}) < len(rubrics):
-        wrong.append("reward.judge.rubrics: at least one, each with a unique name")
-    if any(r.weight < 0 for r in rubrics) or (rubrics and not sum(r.weight for r in rubrics) > 0):
-        wrong.append("reward.judge.rubrics: weights must not be negative, and not all 0")
-    for key in ("verdict", "score"):
-        try:
-            groups = re.compile(getattr(reading, key)).groups
-        except re.error as error:
-            wrong.append(f"reward.judge.reading.{key}: not a regular expression: {error}")
-        else:
-            if groups != 1:
-                wrong.append(f"reward.judge.reading.{key}: must have exactly one group, it has {groups}")
-    for name, least in {"max_pairs": 1, "max_new_tokens": 1, "temperature": 0}.items():
-        if getattr(config, name) < least:
-            wrong.append(f"reward.judge.{name}={getattr(config, name)}: must be at least {least}")
-    if reading.reminders < 0:
-        wrong.append(f"reward.judge.reading.reminders={reading.reminders}: must be at least 0")
-    if config.kind is JudgeKind.engine and not config.engine.path:
-        wrong.append("reward.judge.kind=engine needs reward.judge.engine.path: a model folder or hub id")
-    if config.kind is JudgeKind.endpoint:
-        wrong += check_endpoint(config.endpoint)
-    return wrong
+    def problems(self, key: str) -> Iterator[Problem]:
+        """Reads no file and sends no request."""
+        scale, names = self.scale, [rubric.name for rubric in self.rubrics]
+        if scale.low >= scale.high:
+            yield Problem(f"{key}.scale.low", scale.low, f"not below high={scale.high}", "low must be below high")
+        single, reads_choice = self.mode is JudgeMode.pointwise, self.reading.how is JudgeReading.choice
+        if single and reads_choice and scale.high - scale.low > 19:
+            text = f"{scale.low} to {scale.high} are over 20 labels"
+            yield Problem(f"{key}.scale.high", scale.high, text, "a choice has at most 20")
+        if not names or len(set(names)) < len(names):
+            yield Problem(f"{key}.rubrics", names, "none, or two of one name", "at least one, each with a unique name")
+        elif not sum(rubric.weight for rubric in self.rubrics) > 0:
+            yield Problem(f"{key}.rubrics", names, "all weights are 0", "one must be above 0")
+        for name in ("verdict", "score"):
+            pattern, cure = getattr(self.reading, name), "give one with exactly one group"
+            try:
+                if (groups := re.compile(pattern).groups) != 1:
+                    yield Problem(f"{key}.reading.{name}", pattern, f"it has {groups} groups", cure)
+            except re.error as error:
+                yield Problem(f"{key}.reading.{name}", pattern, f"not a regular expression: {error}", cure)
+        if self.kind is JudgeKind.engine and not self.engine.path:
+            text = f"{key}.kind=engine needs it"
+            yield Problem(f"{key}.engine.path", self.engine.path, text, "a model folder or hub id")
+        if self.kind is JudgeKind.endpoint:
+            yield from endpoint_problems(self.endpoint, f"{key}.endpoint")
 
 
-def check_endpoint(endpoint: JudgeEndpointConfig) -> list[str]:
-    """See `check`."""
-    wrong = []
+def endpoint_problems(endpoint: JudgeEndpointConfig, key: str) -> Iterator[Problem]:
+    """Missing and invalid settings of an endpoint that is used."""
     if not (endpoint.base_url or "").startswith(("http://", "https://")):
-        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.base_url, for example http://host:8000/v1")
+        text = "reward.judge.kind=endpoint needs a URL"
+        yield Problem(f"{key}.base_url", endpoint.base_url, text, "for example http://host:8000/v1")
     if not endpoint.model:
-        wrong.append("reward.judge.kind=endpoint needs reward.judge.endpoint.model")
-    # not shown, because it may be a key
+        yield Problem(f"{key}.model", endpoint.model, "reward.judge.kind=endpoint needs it", "name the model")
     if endpoint.api_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,60}", endpoint.api_env):
-        wrong.append("reward.judge.endpoint.api_env must be the NAME of an environment variable, not the key itself")
-    if endpoint.max_concurrency < 1 or endpoint.retries < 0:
-        wrong.append("reward.judge.endpoint: max_concurrency must be at least 1, retries at least 0")
-    if min(endpoint.request_timeout_s, endpoint.deadline_s) <= 0:
-        wrong.append("reward.judge.endpoint: request_timeout_s and deadline_s must be above 0")
-    return wrong
+        text = "not the NAME of an environment variable"  # the value is not shown, because it may be a key
+        yield Problem(f"{key}.api_env", "...", text, "give the name of the variable, not the key itself")

@@ -10,9 +10,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from rlcore.problems import UserError
+from rlcore.problems import UserError, setting_problems
 from rlcore.redact import MASK, strip_text
-from rlcore.rewards.judge.config import JudgeEndpointConfig, check_endpoint
+from rlcore.rewards.judge.config import JudgeEndpointConfig, endpoint_problems
 from rlcore.rewards.judge.prompts import Messages, Reply
 from rlcore.types import Status
 
@@ -47,8 +47,9 @@ class EndpointCompleter:
             import httpx
         except ImportError:
             raise EndpointError("reward.judge.kind=endpoint needs the package httpx: pip install httpx") from None
-        if wrong := check_endpoint(config):
-            raise EndpointError("; ".join(wrong))
+        key = "reward.judge.endpoint"
+        if wrong := [*setting_problems(config, key), *endpoint_problems(config, key)]:
+            raise EndpointError("\n".join(map(str, wrong)))
         self._key = os.environ.get(config.api_env, "") if config.api_env else ""
         if config.api_env and not self._key:
             raise EndpointError(f"reward.judge.endpoint.api_env={config.api_env}: that environment variable is not set")

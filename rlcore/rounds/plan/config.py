@@ -16,7 +16,7 @@ prompts with their references as responses), and the names in `rounds.models` an
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -84,16 +84,9 @@ class StageConfig:
         functions = [reward.fn] if reward.fn else [term.fn for term in reward.terms if term.fn]
         return [path.rpartition(":")[0] for path in functions]
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        """Errors beyond types and bounds. `key`: config key of the stage; `made`: kind of its output."""
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
+        """Errors beyond `setting_problems`. `key`: config key of the stage; `made`: kind of its output."""
         yield from ()
-
-
-def option_problems(key: str, texts: Iterable[str]) -> Iterator[Problem]:
-    """Converts texts `option=value: reason` to problems."""
-    for text in texts:
-        option, _, why = text.partition(":")
-        yield Problem(key, option, why.strip() or text, "fix it")
 
 
 @dataclass

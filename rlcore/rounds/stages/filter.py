@@ -30,10 +30,8 @@ class FilterStageConfig(StageConfig):
     def code(self, reward: RewardConfig, algorithm: AlgorithmConfig) -> list[str]:
         return [one["fn"].rpartition(":")[0] for one in self.filters if "fn" in one]
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        for text in check(self.filters, made.value, "filters"):
-            place, _, why = text.partition(": ")
-            yield Problem(f"{key}.{place}", "", why, "see rlcore.data.filters.config")
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
+        yield from check(self.filters, made.value, f"{key}.filters")
 
 
 def run(context: StageContext) -> Artefact:

@@ -57,7 +57,7 @@ class GenerateConfig(StageConfig):
     def asks_reward(self) -> bool:
         return self.score
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.enough is not None and self.max_samples < self.num_samples:
             text = f"a prompt gets num_samples={self.num_samples} at once"
             yield Problem(f"{key}.max_samples", self.max_samples, text, "raise it to at least that")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rlcore.data import tables
 from rlcore.data.selection.pairing import PairingConfig, make_pairs
 from rlcore.data.tokenizer import encode
-from rlcore.problems import Problem
 from rlcore.rounds.context import StageContext, finish, joined, prompts_together
-from rlcore.rounds.plan.config import Made, StageConfig, option_problems
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 
 
@@ -23,9 +21,6 @@ class PairsConfig(StageConfig):
     KIND: ClassVar = "pairs"
     PRODUCES: ClassVar = Made.pairs
     CONSUMES: ClassVar = {"samples": (Made.samples,)}
-
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        return option_problems(f"{key}.pairing", self.pairing.problems())
 
 
 def run(context: StageContext) -> Artefact:

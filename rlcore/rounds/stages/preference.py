@@ -55,7 +55,7 @@ class PreferenceStageConfig(StageConfig):
     def consumes(self, field: str) -> tuple[Made, ...]:
         return (Made.pairs,) if field == "data" and self.loss != KTO else self.CONSUMES[field]
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.loss not in KINDS:
             near = nearest(self.loss, KINDS)
             cure = f"did you mean {near}? " if near else ""

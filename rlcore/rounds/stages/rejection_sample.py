@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,9 +9,8 @@ import pyarrow.compute as pc
 
 from rlcore.data import tables
 from rlcore.data.selection.best_of_n import SelectionConfig, select
-from rlcore.problems import Problem
 from rlcore.rounds.context import StageContext, finish, joined, prompts_together
-from rlcore.rounds.plan.config import Made, StageConfig, option_problems
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 
 
@@ -24,9 +22,6 @@ class RejectionSampleConfig(StageConfig):
     KIND: ClassVar = "rejection_sample"
     PRODUCES: ClassVar = Made.samples
     CONSUMES: ClassVar = {"samples": (Made.samples,)}
-
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        return option_problems(f"{key}.select", self.select.problems())
 
 
 def run(context: StageContext) -> Artefact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,9 +22,9 @@ from rlcore.loops.offline import OfflineRun, Units
 from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
-from rlcore.problems import Problem, bounded
+from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext, joined
-from rlcore.rounds.plan.config import Made, StageConfig, option_problems
+from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.rounds.training import stage_checkpoints
 from rlcore.types import Float32, Pair, Sample, TrainBatch
@@ -50,9 +50,6 @@ class RewardModelStageConfig(StageConfig):
 
     def needs_reward_model(self) -> bool:
         return True
-
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        return option_problems(f"{key}.training", self.training.problems())
 
 
 def run(context: StageContext) -> Artefact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,9 +15,9 @@ from rlcore.data.batching.records import groups_of
 from rlcore.data.rewriting.constitution import critique_requests, revised, revision_requests
 from rlcore.data.rewriting.evolution import RewritingConfig, evolutions, evolved
 from rlcore.data.tokenizer import encode
-from rlcore.problems import Problem, bounded
+from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext, whole_of
-from rlcore.rounds.plan.config import CHAT, Made, StageConfig, option_problems
+from rlcore.rounds.plan.config import CHAT, Made, StageConfig
 from rlcore.rounds.stages.generate import sampled, score_report
 from rlcore.rounds.stages.score import by_scorer
 from rlcore.rounds.store.store import Artefact
@@ -55,9 +55,6 @@ class RewriteConfig(StageConfig):
 
     def asks_reward(self) -> bool:
         return self.score
-
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        return option_problems(f"{key}.rewriting", self.rewriting.problems())
 
 
 def run(context: StageContext) -> Artefact:

@@ -43,7 +43,7 @@ class RlConfig(StageConfig):
     def code(self, reward: RewardConfig, algorithm: AlgorithmConfig) -> list[str]:
         return super().code(reward, algorithm) + algorithm.files
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.by is ScoreBy.model:
             cure = "train a reward_model on the output of a stage `score` with by: model, and use by: reward_model"
             yield Problem(f"{key}.by", self.by.value, "the policy is training and cannot answer questions", cure)

@@ -22,7 +22,7 @@ from rlcore.problems import Problem, bounded
 from rlcore.rewards.judge.parse import read_choice
 from rlcore.rewards.judge.prompts import Reply
 from rlcore.rounds.context import StageContext, joined, prompts_together, whole_of
-from rlcore.rounds.plan.config import CHAT, Made, ScoreBy, StageConfig, option_problems
+from rlcore.rounds.plan.config import CHAT, Made, ScoreBy, StageConfig
 from rlcore.rounds.stages.generate import score_report
 from rlcore.rounds.store.store import Artefact
 from rlcore.types import Group, RewardResult, Sample
@@ -46,11 +46,9 @@ class ScoreConfig(StageConfig):
     def asks_reward(self) -> bool:
         return self.by is ScoreBy.reward
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
-        if self.by is ScoreBy.model:
-            yield from option_problems(f"{key}.question", self.question.problems())
-            if self.model is None:
-                yield Problem(f"{key}.model", None, "by: model needs a model", "name the stage that makes it")
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
+        if self.by is ScoreBy.model and self.model is None:
+            yield Problem(f"{key}.model", None, "by: model needs a model", "name the stage that makes it")
 
 
 def run(context: StageContext) -> Artefact:

@@ -44,7 +44,7 @@ class SftConfig(StageConfig):
     def reads(self) -> tuple[str, ...]:
         return self.READS if self.stop_at_accuracy is None else (*self.READS, "rollout", "reward")
 
-    def problems(self, key: str, made: Made) -> Iterator[Problem]:
+    def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.stop_at_accuracy is not None and self.measured_on is None:
             text, cure = "stop_at_accuracy needs prompts", "for example measured_on: heldout"
             yield Problem(f"{key}.measured_on", None, text, cure)

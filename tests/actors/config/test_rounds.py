@@ -17,7 +17,7 @@ def test_scores_by_a_model_name_it_and_ask_something() -> None:
     assert list(problems("score: {kind: score, samples: [sample], by: model}")) == [f"{at}.model"]
     broken = "score: {kind: score, samples: [sample], by: model, model: start, question: {template: '{prompt}'}}"
     (found,) = problems(broken).items()
-    assert found[0] == f"{at}.question"
+    assert found[0] == f"{at}.question.template"
     assert "{response}" in found[1]
     assert "rounds.stages.score.model" in problems("score: {kind: score, samples: [sample], by: model, model: nobody}")
 

@@ -18,6 +18,7 @@ from rlcore.data.rewriting.evolution import (
     evolved,
 )
 from rlcore.data.sources.render import raw_text
+from rlcore.problems import setting_problems
 from rlcore.types import Prompt
 
 PARENT = "Sort a list of numbers."
@@ -173,7 +174,7 @@ def test_settings_come_from_yaml():
     merged = OmegaConf.merge(OmegaConf.structured(RewritingConfig), OmegaConf.create(text))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RewritingConfig)
-    assert config.problems() == []
+    assert not list(setting_problems(config))
     (child,), _ = evolved(evolutions([prompt("p")], config, "e", 0), ["so => Sort all"], config, chat)
     assert raw_text(child) == "Sort all"
     assert child.metadata["operation"] == "longer"
@@ -186,16 +187,16 @@ def test_bad_settings_are_told_together():
     config.elimination.max_similarity = 0
     config.answer.pattern = "("
     config.constitution.principles = []
-    with pytest.raises(ValueError, match="rewriting: ") as told:
+    with pytest.raises(ValueError, match=r"rewriting\.") as told:
         evolutions([], config, "e", 0)
     for part in (
-        "operations[0].weight=0",
-        "operations[1]: needs a name and a text",
-        "two are named 'a'",
+        "operations.0.weight=0",
+        "operations.1=a: incomplete, it needs a name and a text",
+        "2 have this name",
         "per_prompt=0",
-        "depth_frame: lacks {operation}",
+        "rewriting.depth_frame={prompt}: lacks {operation}",
         "elimination.max_similarity=0",
-        "answer.pattern='('",
+        "answer.pattern=(: no regular expression",
         "constitution.principles=[]",
     ):
         assert part in str(told.value)

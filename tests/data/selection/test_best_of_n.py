@@ -24,6 +24,7 @@ from rlcore.data.selection.best_of_n import (
     rejection_sample,
     select,
 )
+from rlcore.problems import setting_problems
 from rlcore.types import Prompt, RewardResult, Sample, Status
 
 
@@ -165,7 +166,7 @@ def test_settings_that_cannot_work_are_told_together():
     with pytest.raises(ValueError, match=r"k=0.*beta=0.*max_per_prompt=0.*threshold=None.*cap_by_difficulty") as told:
         select([], config, 0)
     assert str(told.value).count(";") == 4
-    assert not SelectionConfig().problems()
+    assert not list(setting_problems(SelectionConfig()))
 
 
 @pytest.mark.parametrize("beta", [0.4, 1.0, 3.0])
@@ -229,7 +230,7 @@ def test_adaptive_plan():
     assert plan.next({"nearly": Tally(9, 0)}) == {"nearly": 1}
     with pytest.raises(ValueError, match=r"'x' has 3 good samples of 2"):
         plan.next({"x": Tally(2, 3)})
-    with pytest.raises(ValueError, match=r"first=0: at least 1; per_round=-1"):
+    with pytest.raises(ValueError, match=r"first=0: out of range, must be 1 or more; adaptive plan\.per_round=-1"):
         AdaptivePlan(first=0, per_round=-1).next({})
 
 

@@ -174,7 +174,7 @@ def test_the_key_never_shows(serve, monkeypatch):
 
 def test_settings_are_checked(monkeypatch):
     monkeypatch.delenv("NOT_THERE", raising=False)
-    with pytest.raises(EndpointError, match=r"base_url.*model"):
+    with pytest.raises(EndpointError, match=r"(?s)base_url.*model"):
         EndpointCompleter(JudgeEndpointConfig())
     with pytest.raises(EndpointError, match="NOT_THERE: that environment variable is not set"):
         EndpointCompleter(JudgeEndpointConfig(base_url="http://x/v1", model="m", api_env="NOT_THERE"))
