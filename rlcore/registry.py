@@ -31,7 +31,7 @@ class RegistryError(UserError, RuntimeError):
 class Registry:
     """Functions of one kind, by name.
 
-    >>> shapes = Registry("shape", "plot.shape")
+    >>> shapes = Registry("shape")
     >>> @shapes.register("square")
     ... def square(x: float) -> float:
     ...     return x * x
@@ -40,55 +40,56 @@ class Registry:
 
     Args:
         kind: what the functions are, for messages.
-        key: the config key that names one, for messages.
+        cure: how a custom one is given, for messages.
+        paths: `get` also takes a path to a function, and names have no ":".
+        error: what is raised.
     """
 
-    def __init__(self, kind: str, key: str) -> None:
-        self.kind, self.key = kind, key
+    def __init__(self, kind: str, cure: str = "", paths: bool = False, error: type[UserError] = RegistryError) -> None:
+        self.kind, self.cure, self.paths, self.error = kind, cure, paths, error
         self._held: dict[str, Function] = {}
 
     def register(self, name: str) -> Callable[[F], F]:
         """Decorator; the function itself is returned unchanged.
 
         Raises:
-            RegistryError: no name, one that reads as a path, or one that is taken: both places are named.
+            UserError: no name, one that reads as a path, or one that is taken: both places are named.
         """
-        if not isinstance(name, str) or not name or ":" in name:
-            raise RegistryError(f'a {self.kind} needs a name without ":", as in ("my_name"), got {name!r}')
+        if not isinstance(name, str) or not name or (self.paths and ":" in name):
+            form = ' without ":"' if self.paths else ""
+            raise self.error(f'a {self.kind} needs a name{form}, as in ("my_name"), got {name!r}')
 
         def add(fn: F) -> F:
             if name in self._held:
                 places = f"by {origin(self._held[name])} and by {origin(fn)}"
-                raise RegistryError(f"{self.kind} {name!r} is registered twice: {places}; rename one")
+                raise self.error(f"{self.kind} {name!r} is registered twice: {places}; rename one")
             self._held[name] = fn
             return fn
 
         return add
 
     def get(self, name: str) -> Function:
-        """The function registered under `name`, or at `path/to/file.py:function` or `package.module:function`.
+        """The function registered under `name`; with `paths` also that at `path/to/file.py:function` or
+        `package.module:function`.
 
         Raises:
-            RegistryError: no such name (the message has the nearest one and the list), or a path that does not load.
+            UserError: no such name (the message has the nearest one and the list), or a path that does not load.
         """
-        if ":" in name:
+        if self.paths and ":" in name:
             return load_function(name, self.kind)
-        try:
-            return self._held[name]
-        except KeyError:
-            raise RegistryError(
-                f"no {self.kind} is named {name!r}{suggest(name, self._held)}; registered: "
-                f"{', '.join(self.names()) or 'none'}. For a custom one, name its file in algorithm.files, or set "
-                f"{self.key}=path/to/file.py:function"
-            ) from None
+        if name not in self._held:
+            text = f"no {self.kind} is named {name!r}{suggest(str(name), self._held)}"
+            raise self.error(f"{text}; registered: {', '.join(self._held) or 'none'}. {self.cure}".removesuffix(". "))
+        return self._held[name]
 
     def names(self) -> list[str]:
         """In the order of registration."""
         return list(self._held)
 
 
-ADVANTAGES = Registry("advantage", "algorithm.advantage")
-POLICY_LOSSES = Registry("policy loss", "algorithm.loss")
+_CURE = "For a custom one, name its file in algorithm.files, or set algorithm.{}=path/to/file.py:function"
+ADVANTAGES = Registry("advantage", _CURE.format("advantage"), paths=True)
+POLICY_LOSSES = Registry("policy loss", _CURE.format("loss"), paths=True)
 
 
 def advantage(name: str) -> Callable[[F], F]:

@@ -72,7 +72,7 @@ def test_unknown_names_suggest_list_and_tell_the_way() -> None:
     for part in ("'cipso' (did you mean 'cispo'?)", "ppo_clip, gspo, cispo, reinforce, mdloo", "algorithm.loss=path"):
         assert part in text
     with pytest.raises(RegistryError, match="registered: none"):
-        Registry("thing", "a.thing").get("x")
+        Registry("thing").get("x")
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

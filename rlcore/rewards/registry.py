@@ -16,16 +16,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rlcore.problems import suggest
 from rlcore.registry import MAX_MESSAGE as MAX_MESSAGE  # child.py reads it here
-from rlcore.registry import RegistryError, describe, load_function, origin
+from rlcore.registry import Registry, RegistryError, describe, load_function, origin
 from rlcore.types import REFERENCES, RewardInput, RewardResult, Status
 
 RewardFn = Callable[..., Any]
 F = TypeVar("F", bound=RewardFn)
 NOTHING = "None"  # `info["returned"]` of a reward that returned None
 
-_registered: dict[str, RewardFn] = {}
 _runner: asyncio.Runner | None = None
 on_load: Callable[[str, bool], None] | None = None  # called with (name, finished); stops the sample's clock in between
 _loads_under_way = 0
@@ -35,56 +33,23 @@ class RewardError(RegistryError):
     """A reward cannot be found, loaded, or used."""
 
 
+REWARDS = Registry("reward", "Give a custom function by path: reward.fn=path/to/file.py:function", error=RewardError)
+get, names = REWARDS.get, REWARDS.names
+
+
 def reward(name: str) -> Callable[[F], F]:
     """Registers a reward function under a name and returns it unchanged.
 
     >>> @reward("shouts")
     ... def shouts(sample: RewardInput) -> float:
     ...     return float(sample.response.isupper())
-    >>> names()[-1], _registered.pop("shouts") is shouts
+    >>> names()[-1], get("shouts") is shouts
     ('shouts', True)
 
     Raises:
         RewardError: the name is empty or taken.
     """
-    if not isinstance(name, str) or not name:
-        raise RewardError(f'@reward needs a name, for example @reward("my_reward"), got {name!r}')
-
-    def register(fn: F) -> F:
-        if name in _registered:
-            raise RewardError(
-                f"reward {name!r} is registered twice: by {_origin(_registered[name])} and by {_origin(fn)}; rename one"
-            )
-        _registered[name] = fn
-        return fn
-
-    return register
-
-
-def get(name: str) -> RewardFn:
-    """The function registered under `name`.
-
-    Raises:
-        RewardError: unknown name; the message lists the known ones.
-    """
-    try:
-        return _registered[name]
-    except KeyError:
-        hint = suggest(name, _registered)
-        raise RewardError(
-            f"no reward is named {name!r}{hint}; registered: {', '.join(names()) or 'none'}. "
-            "Give a custom function by path: reward.fn=path/to/file.py:function"
-        ) from None
-
-
-def names() -> list[str]:
-    """Registered names, in the order of registration."""
-    return list(_registered)
-
-
-def name_of(fn: RewardFn) -> str | None:
-    """The registered name of `fn`, or None."""
-    return next((name for name, held in _registered.items() if held is fn), None)
+    return REWARDS.register(name)
 
 
 def load_fn(path: str) -> RewardFn:

@@ -87,7 +87,7 @@ def test_cosine_length_ranks_as_its_authors_want():
 
 
 def test_cosine_length_with_another_base(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry.REWARDS, "_held", dict(registry.REWARDS._held))
 
     @reward("half")
     def half(s: RewardInput, worth: float = 0.5) -> float:

@@ -16,7 +16,7 @@ SAMPLE = RewardInput(prompt="1+1=", response="2", reference="2")
 
 @pytest.fixture
 def clean_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry.REWARDS, "_held", dict(registry.REWARDS._held))
 
 
 def test_register_and_get(clean_registry):
@@ -26,8 +26,6 @@ def test_register_and_get(clean_registry):
 
     assert get("mine") is mine
     assert "mine" in names()
-    assert registry.name_of(mine) == "mine"
-    assert registry.name_of(print) is None
 
 
 def test_duplicates_raise_and_name_both_places(clean_registry):

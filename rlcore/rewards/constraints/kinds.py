@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from rlcore.problems import UserError, suggest
+from rlcore.problems import UserError
+from rlcore.registry import Registry
 
 Relation = Literal["less than", "at most", "exactly", "at least", "more than"]
 Check = Callable[..., bool]
@@ -36,17 +38,11 @@ class Constraint:
 
     def holds(self, text: str) -> bool:
         """True if the text fulfils the constraint; an empty text never does."""
-        return bool(text.strip()) and bool(_KINDS[self.id].check(text, **self.kwargs))
+        return bool(text.strip()) and bool(KINDS.get(self.id)(text, **self.kwargs))
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    check: Check
-    parameters: Mapping[str, Any]  # name -> type
-    required: frozenset[str]
-
-
-_KINDS: dict[str, _Kind] = {}
+KINDS = Registry("constraint", error=ConstraintError)
+ids = KINDS.names
 
 
 def constraint(id: str) -> Callable[[F], F]:
@@ -58,32 +54,27 @@ def constraint(id: str) -> Callable[[F], F]:
     >>> @constraint("mine:shouted")
     ... def shouted(text: str) -> bool:
     ...     return text.isupper()
-    >>> read_constraint("mine:shouted", {}).holds("YES"), _KINDS.pop("mine:shouted").check is shouted
-    (True, True)
+    >>> read_constraint("mine:shouted", {}).holds("YES")
+    True
 
     Raises:
-        ValueError: the id is taken, or an argument is annotated with another type.
+        ConstraintError: the id is taken, or an argument is annotated with another type.
     """
 
     def register(fn: F) -> F:
-        if id in _KINDS:
-            raise ValueError(f"the constraint {id!r} is registered twice")
-        hints = typing.get_type_hints(fn)
-        arguments = list(inspect.signature(fn).parameters.values())[1:]
-        parameters = {p.name: hints.get(p.name) for p in arguments}
-        for name, kind in parameters.items():
+        for name, (kind, _) in _arguments(fn).items():
             if kind not in (int, str, list[str], Relation):
-                raise ValueError(f"the constraint {id!r}: {name} must be int, str, list[str] or Relation, not {kind}")
-        required = frozenset(p.name for p in arguments if p.default is inspect.Parameter.empty)
-        _KINDS[id] = _Kind(fn, parameters, required)
-        return fn
+                raise ConstraintError(f"{id}: {name} must be int, str, list[str] or Relation, not {kind}")
+        return KINDS.register(id)(fn)
 
     return register
 
 
-def ids() -> list[str]:
-    """Ids of all kinds, in the order of registration."""
-    return list(_KINDS)
+@functools.cache
+def _arguments(fn: Check) -> dict[str, tuple[Any, bool]]:
+    """Name -> type, and whether it must be given."""
+    hints, (_, *arguments) = typing.get_type_hints(fn), inspect.signature(fn).parameters.values()
+    return {p.name: (hints.get(p.name), p.default is inspect.Parameter.empty) for p in arguments}
 
 
 def read_constraint(id: Any, kwargs: Any) -> Constraint:
@@ -92,19 +83,16 @@ def read_constraint(id: Any, kwargs: Any) -> Constraint:
     Raises:
         ConstraintError: an unknown id or an invalid argument.
     """
-    if not isinstance(id, str) or id not in _KINDS:
-        hint = suggest(id, _KINDS) if isinstance(id, str) else ""
-        raise ConstraintError(f"there is no constraint {id!r}{hint or '; known: ' + ', '.join(_KINDS)}")
-    kind, given = _KINDS[id], {} if kwargs is None else kwargs
+    arguments, given = _arguments(KINDS.get(id)), {} if kwargs is None else kwargs
     if not isinstance(given, Mapping):
         raise ConstraintError(f"{id}: kwargs must be an object, not {given!r}")
     given = {name: value for name, value in given.items() if value is not None}
-    if unknown := set(given) - set(kind.parameters):
-        takes = ", ".join(kind.parameters) or "none"
+    if unknown := set(given) - set(arguments):
+        takes = ", ".join(arguments) or "none"
         raise ConstraintError(f"{id}: unknown argument {', '.join(sorted(map(str, unknown)))}; it takes: {takes}")
-    if missing := kind.required - set(given):
+    if missing := {name for name, (_, needed) in arguments.items() if needed} - set(given):
         raise ConstraintError(f"{id}: the argument {', '.join(sorted(missing))} is missing")
-    return Constraint(id, {name: _value(id, name, kind.parameters[name], value) for name, value in given.items()})
+    return Constraint(id, {name: _value(id, name, arguments[name][0], value) for name, value in given.items()})
 
 
 def read_row(metadata: Mapping[str, Any]) -> list[Constraint]:

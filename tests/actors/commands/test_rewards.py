@@ -32,7 +32,7 @@ def judge(tmp_path, rows, *arguments, reward="math"):
 
 @pytest.fixture
 def clean_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry.REWARDS, "_held", dict(registry.REWARDS._held))
 
 
 def test_list_has_name_origin_and_docstring(clean_registry, tmp_path, monkeypatch, capsys):
