@@ -14,23 +14,13 @@ PATTERN_LIMIT_S = 1.0  # of one search: a pattern that backtracks over a model's
 _FIELD = regex.compile(r"\{([a-z_]+)\}")
 
 
-def render(template: str, **values: str) -> str:
-    """Puts values in the places of `{prompt}` and the like, in one pass: braces inside the values stay as they are.
+def render(template: str, **values: object) -> str:
+    """Puts values in the places of `{name}`, in one pass: braces inside the values, and other braces, stay as they are.
 
-    >>> render("Improve: {prompt}", prompt="print({response})")
-    'Improve: print({response})'
-
-    Raises:
-        ValueError: the template has a placeholder without a value.
+    >>> render("Improve: {prompt} {x}", prompt="print({response})")
+    'Improve: print({response}) {x}'
     """
-
-    def put(found: regex.Match[str]) -> str:
-        name: str = found.group(1)
-        if name not in values and name in PLACEHOLDERS:
-            raise ValueError(f"the template {template[:60]!r} has {{{name}}}; there are {', '.join(values)}")
-        return values.get(name, f"{{{name}}}")
-
-    return str(_FIELD.sub(put, template))
+    return str(_FIELD.sub(lambda found: str(values.get(found.group(1), found.group())), template))
 
 
 def template_problems(key: str, template: str, allowed: Sequence[str], needed: Sequence[str]) -> Iterator[Problem]:

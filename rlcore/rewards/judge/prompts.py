@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlcore.rewards.judge.config import JudgeConfig, JudgeReading, RubricConfig
+from rlcore.templates import render
 from rlcore.types import REFERENCES, Prompt, Status
 
 Messages = list[dict[str, str]]
-_PLACE = re.compile(r"\{(prompt|response|reference|response_a|response_b|rubric|low|high)\}")
 
 _SCORE_QUESTION = """Rate the response to the prompt below. What counts: {rubric}
 
@@ -92,15 +91,6 @@ class Completer(Protocol):
         ...
 
 
-def fill(template: str, values: Mapping[str, Any]) -> str:
-    """Replaces `{name}` with values in one pass; braces in values and other braces are unchanged.
-
-    >>> fill("{prompt} {x} {response}", {"prompt": "{response}", "response": "{}"})
-    '{response} {x} {}'
-    """
-    return _PLACE.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], template)
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
     """A response to rate."""
@@ -151,14 +141,14 @@ def ask_pair(pair: Comparison, config: JudgeConfig) -> Messages:
 
 def remind(asked: Messages, reply: str, mode: str, config: JudgeConfig) -> Messages:
     """The conversation after an answer without verdict."""
-    text = fill(config.prompts.reminder or REMINDERS[mode], _scale(config))
+    text = render(config.prompts.reminder or REMINDERS[mode], **_scale(config))
     return [*asked, {"role": "assistant", "content": reply}, {"role": "user", "content": text}]
 
 
 def _asked(template: str, values: dict[str, str], reference: str | None, config: JudgeConfig) -> Messages:
     if reference is not None and "{reference}" not in template:
         template = (config.prompts.reference or REFERENCE) + template
-    text = fill(template, {**values, "reference": reference or "", **_scale(config)})
+    text = render(template, **values, reference=reference or "", **_scale(config))
     system = [{"role": "system", "content": config.prompts.system}] if config.prompts.system else []
     return [*system, {"role": "user", "content": text}]
 

@@ -4,7 +4,8 @@ from rlcore.rewards.judge.config import (
     JudgeConfig,
     RubricConfig,
 )  # fmt: skip
-from rlcore.rewards.judge.prompts import Comparison, Question, ask_pair, ask_score, fill, question_of
+from rlcore.rewards.judge.prompts import Comparison, Question, ask_pair, ask_score, question_of
+from rlcore.templates import render
 from rlcore.types import Prompt
 from tests.rewards.judge.cases import config
 
@@ -15,7 +16,7 @@ def test_braces_of_users_survive_and_are_not_filled_again():
     assert "[Response]\n\\boxed{1} {prompt} {x:1}\n[End" in asked[0]["content"]
     assert "What counts: {low}\n" in asked[0]["content"]
     assert "from 1 to 10" in asked[0]["content"]
-    assert fill("{a} {prompt}", {"prompt": "{a}"}) == "{a} {a}"
+    assert render("{a} {prompt}", prompt="{a}") == "{a} {a}"
 
 
 def test_the_reference_is_shown_where_there_is_one_and_where_the_template_says():
