@@ -24,7 +24,7 @@ from rlcore.rewards.judge.pairwise import PairwiseJudge  # noqa: E402
 from rlcore.rewards.judge.pointwise import PointwiseJudge  # noqa: E402
 from rlcore.rewards.judge.prompts import Comparison, Question, plain  # noqa: E402
 from rlcore.types import Status  # noqa: E402
-from tests.rewards.test_judge import group as group_of  # noqa: E402
+from tests.rewards.judge.cases import group as group_of  # noqa: E402
 
 pytestmark = pytest.mark.timeout(600)
 
