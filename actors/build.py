@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.config.schema import Config, Device
 from actors.generation.handle import RolloutHandle
@@ -21,7 +21,7 @@ from actors.placement.placement import Placement, together
 from actors.placement.ray_connection import check_address, connected
 from actors.placement.restarts import RestartPolicy
 from actors.training.critic import CriticWorker
-from actors.training.handles import LogprobHandle, PolicyHandle, ReferenceHandle, Scoring, ValueHandle
+from actors.training.handles import LanguageModelHandle, ModelHandle, RewardModelHandle, ValueHandle
 from actors.training.models import (
     ModelError,
     embedding_problem,
@@ -30,25 +30,17 @@ from actors.training.models import (
     prepare_model,
     rope_problem,
 )
-from actors.training.policy import PolicyWorker
-from actors.training.reference import ReferenceWorker
-from actors.training.reward_handle import RewardModelHandle
 from actors.training.reward_model import RewardModelWorker
-from actors.training.worker import LanguageModelWorker, StartSpec
+from actors.training.worker import LanguageModelWorker, ModelWorker, PolicyWorker, ReferenceWorker, StartSpec
 from actors.verifying.handle import RewardHandle
 from actors.verifying.verifier import VerifierWorker
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import GROUP_BACKENDS, choose_backend
-from rlcore.algorithms.config import Family, Opponent
-from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.algorithms.preference import PreferenceObjective
-from rlcore.algorithms.supervised import SupervisedObjective
-from rlcore.algorithms.value import ValueObjective
+from rlcore.algorithms.config import Opponent
 from rlcore.data.batching.collate import collate
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import RewardScorer, Tracker, World
-from rlcore.objective import Objective
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.endpoint import EndpointCompleter
@@ -59,6 +51,7 @@ from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifi
 from rlcore.storage.checkpoint import Checkpoints
 from rlcore.types import Group, Status, TrainBatch
 
+H = TypeVar("H", bound=ModelHandle)
 VERIFIER_RESTARTS = 3  # restarts per host, see `RestartPolicy`
 REWARD_SLACK_S = 60.0  # in addition to the timeouts of samples: start of a verifier process, queueing
 
@@ -165,13 +158,7 @@ class Builder:
         self.deadlines = config.cluster.deadlines
         self.threads = config.cluster.threads_per_worker
         self.backend = weight_backend(config, device)
-        family = PreferenceObjective if config.algorithm.family is Family.preference else PolicyGradientObjective
-        self.objectives: dict[str, Objective] = {
-            "rl": family(config.algorithm, config.rollout.temperature, config.rollout.max_new_tokens),
-            "sft": SupervisedObjective(),
-        }
         self.reserved = reserved_bytes(config, model_shape(config.model)) if device == "cuda" else 0.0
-        self.value_objective = ValueObjective(config.algorithm.value_clip)
 
     def build(self, run_dir: Path, tracker: Tracker) -> tuple[World, ActorGroup[RolloutWorker]]:
         config = self.config
@@ -179,43 +166,34 @@ class Builder:
         judge = self.start_judge(tracker.message)
         groups, sharing = self.start_models(tracker.message)
         weights, restarts = self.wire_weights(groups, sharing, tracker.message)
-        scorer = LogprobHandle(self.scoring("policy", groups.policy, sharing), config.rollout.temperature)
-        critic = None
-        if groups.critic:
-            critic = ValueHandle(self.scoring("critic", groups.critic, sharing), self.value_objective, self.deadlines)
-        reference = None
-        if groups.reference:
-            of_reference = self.scoring("reference", groups.reference, sharing)
-            renewed = partial(weights.renewed, groups.reference)
-            limit = self.deadlines.checkpoint_s
-            reference = ReferenceHandle(of_reference, config.rollout.temperature, limit, renewed)
+        handle, sampled = partial(self.handle, sharing, weights), {"temperature": config.rollout.temperature}
         reward_model = None
         if groups.reward:
-            reward_model = RewardModelHandle(self.scoring("reward", groups.reward, sharing), self.deadlines)
+            reward_model = handle(RewardModelHandle, groups.reward)
             self.load_reward_model(reward_model)
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
             rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, restarts),
             rewards=rewards,
-            policy=PolicyHandle(
-                groups.policy, scorer, self.objectives, self.deadlines, partial(weights.renewed, groups.policy)
-            ),
+            policy=handle(LanguageModelHandle, groups.policy, **sampled),
             weights=weights,
             checkpoints=Checkpoints(run_dir / "checkpoints", config.trainer.checkpoint.keep),
             tracker=tracker,
-            reference=reference,
-            critic=critic,
+            reference=handle(LanguageModelHandle, groups.reference, **sampled) if groups.reference else None,
+            critic=handle(ValueHandle, groups.critic) if groups.critic else None,
             reference_weights=weights if weights.reference else None,
             reward_model=reward_model,
             judge=judge,
         )
         return world, groups.rollout
 
-    def scoring(self, role: str, group: ActorGroup[Any], sharing: GpuSharing) -> Scoring:
-        shares = together(self.config.cluster.roles, role, "rollout")
-        max_tokens = self.config.trainer.max_tokens_per_micro_batch
-        return Scoring(group, max_tokens, self.deadlines.train_s, sharing if shares else None)
+    def handle(
+        self, sharing: GpuSharing, weights: WeightHandle, kind: type[H], group: ActorGroup[Any], **options: Any
+    ) -> H:
+        shared = sharing if together(self.config.cluster.roles, group.name, "rollout") else None
+        max_tokens, renewed = self.config.trainer.max_tokens_per_micro_batch, partial(weights.renewed, group)
+        return kind(group, max_tokens, self.deadlines, shared, renewed, **options)
 
     def start_rewards(self, message: Callable[[str], None]) -> RewardHandle:
         """The verifiers, after a check of the reward on the first row."""
@@ -283,7 +261,7 @@ class Builder:
             return verifiers
         model_scorer = None
         if reward_model is not None:
-            sharing = reward_model.scoring.sharing
+            sharing = reward_model.sharing
             ready = sharing.wait_for_generation if sharing else None
             model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, rows_of, ready)
             self.stack.callback(model_scorer.close)
@@ -296,17 +274,12 @@ class Builder:
         roles = self.config.cluster.roles
         rollout, policy = self.group(RolloutWorker, "rollout", max_concurrency=4), self.group(PolicyWorker, "policy")
         groups = Groups(rollout, policy)
-        kinds: list[tuple[str, Any, tuple[Any, ...]]] = [
-            ("reference", ReferenceWorker, ()),
-            ("critic", CriticWorker, (self.value_objective,)),
-            ("reward", RewardModelWorker, ()),
-        ]
-        models = [("policy", groups.policy, PolicyWorker, (self.objectives,))]
-        for role, worker, extra in kinds:
+        models = [policy]
+        for role, worker in {"reference": ReferenceWorker, "critic": CriticWorker, "reward": RewardModelWorker}.items():
             if getattr(roles, role).num_workers:
                 setattr(groups, role, group := self.group(worker, role))
-                models.append((role, group, worker, extra))
-        shared = [group for role, group, *_ in models if together(roles, role, "rollout")]
+                models.append(group)
+        shared = [group for group in models if together(roles, group.name, "rollout")]
         sharing = GpuSharing(groups.rollout, self.config.rollout.sleep_level, self.deadlines.sync_s, shared)
         starting = [self.start(groups.rollout, RolloutWorker.start, self.rollout_arguments)]
         if self.device == "cuda":
@@ -314,8 +287,7 @@ class Builder:
             if shared:
                 starting.pop().result()
                 sharing.for_training()
-        for _, group, worker, extra in models:
-            starting.append(self.start_ranks(group, worker, *extra))
+        starting += [self.start_ranks(group) for group in models]
         for pending in starting:
             pending.result()
         return groups, sharing
@@ -358,11 +330,9 @@ class Builder:
         calls = [arguments(rank) for rank in range(len(group))]
         return group.submit_scatter(method, calls, timeout_s=self.deadlines.start_s, phase=f"start {group.name}")
 
-    def start_ranks(self, group: ActorGroup[Any], worker: Any, *extra: Any) -> Pending[Any]:
-        """Starts the ranks of one process group, after the address of rank 0 is known. `extra`: more arguments of
-        `start`.
-        """
-        address, port = group.one(0, worker.address, timeout_s=self.deadlines.start_s, phase=f"start {group.name}")
+    def start_ranks(self, group: ActorGroup[Any]) -> Pending[Any]:
+        """Starts the ranks of one process group, after the address of rank 0 is known."""
+        address, port = group.one(0, ModelWorker.address, timeout_s=self.deadlines.start_s, phase=f"start {group.name}")
         config, size = self.config, len(group)
 
         def arguments(rank: int) -> tuple[Any, ...]:
@@ -370,9 +340,9 @@ class Builder:
                 rank, size, address, port, self.device, str(self.inputs.model_path), config.model, config.engine,
                 config.seed, self.threads, self.deadlines.start_s,
             )  # fmt: skip
-            return (spec, *extra)
+            return (spec,)
 
-        return self.start(group, worker.start, arguments)
+        return self.start(group, ModelWorker.start, arguments)
 
     def rollout_arguments(self, rank: int) -> tuple[Any, ...]:
         config, rollout = self.config, self.config.rollout

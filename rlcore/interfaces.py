@@ -10,10 +10,13 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlcore.metrics import Metrics
-from rlcore.types import Float32, Group, Prompt, RewardResult, TrainBatch
+from rlcore.types import Float32, Group, Prompt, RewardResult, RewardScale, TrainBatch
+
+if TYPE_CHECKING:  # it imports torch
+    from rlcore.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,22 @@ class ReferenceModel(LogprobModel, Protocol):
         ...
 
 
-class ValueModel(Protocol):
-    """The critic: V(s_t), the value of what follows, before token t was chosen."""
+class TrainedModel(Protocol):
+    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> Metrics:
+        """One optimizer step on the whole batch; the loss's denominator is counted over all of it."""
+        ...
+
+    def save(self, directory: Path) -> None: ...
+    def load(self, directory: Path) -> None: ...
+
+
+class ValueModel(TrainedModel, Protocol):
+    """The critic: V(s_t), the value of what follows, before token t was chosen. It is trained on `values` and
+    `returns` of a batch."""
 
     def values(self, batch: TrainBatch) -> Float32:
         """[B, T] float32, aligned with the tokens as log-probs are: entry t is the value of the context before token
         t; index 0 and padding are 0."""
-        ...
-
-    def update(self, batch: TrainBatch, learning_rate: float) -> Metrics:
-        """One optimizer step on `values` and `returns` of the batch; the denominator is counted over all of it."""
         ...
 
     def initialize(self, directory: Path) -> None:
@@ -90,31 +99,13 @@ class ValueModel(Protocol):
         architecture; the value head is zero again, the optimizer is reset."""
         ...
 
-    def set_objective(self, objective: Any) -> None:
-        """What `update` minimises from now on: a `rlcore.algorithms.value.ValueObjective`."""
-        ...
 
-    def save(self, directory: Path) -> None: ...
-    def load(self, directory: Path) -> None: ...
-
-
-class PolicyModel(LogprobModel, Protocol):
-    def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> Metrics:
-        """One optimizer step on the whole batch. `objective` is a key of the objectives the policy was built with
-        ("rl", "sft") or given since; the loss's denominator is counted over all of `batch`."""
-        ...
-
-    def set_objective(self, name: str, objective: Any) -> None:
-        """What `update` minimises under that name from now on: a `rlcore.objective.Objective`."""
-        ...
-
+class PolicyModel(LogprobModel, TrainedModel, Protocol):
     def initialize(self, directory: Path) -> None:
         """Takes its weights from a Hugging Face folder of the same architecture, and a new optimizer."""
         ...
 
     def reset_optimizer(self) -> None: ...
-    def save(self, directory: Path) -> None: ...
-    def load(self, directory: Path) -> None: ...
     def export(self, directory: Path, masters: bool = False) -> None:
         """A plain Hugging Face folder: model, tokenizer, generation config.
 
@@ -187,7 +178,7 @@ class World:
     judge: Judge | None = None
 
 
-class RewardModel(Protocol):
+class RewardModel(TrainedModel, Protocol):
     """A trained judge of responses: K numbers of a prompt with its response, and one reward made of them."""
 
     @property
@@ -207,17 +198,12 @@ class RewardModel(Protocol):
         """[B]: `combine` of the batch's `scores`."""
         ...
 
-    def begin(self, objective: Any) -> None:
-        """Sets what `update` minimises (`rlcore.algorithms.reward_modeling.RewardObjective`), and with it the
-        weights of the outputs.
+    def use(self, scale: RewardScale) -> None:
+        """Sets the weights of the outputs and the normalisation.
 
         Raises:
             ValueError: its outputs are not this model's `attributes`.
         """
-        ...
-
-    def update(self, batch: TrainBatch, learning_rate: float) -> Metrics:
-        """One optimizer step on the whole batch; the denominators are counted over all of it."""
         ...
 
     def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
@@ -234,9 +220,6 @@ class RewardModel(Protocol):
         """What `rewards` subtracts and divides by, in units of the weighted sum."""
         ...
 
-    def reset_optimizer(self) -> None: ...
-    def save(self, directory: Path) -> None: ...
-    def load(self, directory: Path) -> None: ...
     def export(self, directory: Path) -> None:
         """A folder that `AutoModelForSequenceClassification` loads, with `reward_model.json` beside it."""
         ...

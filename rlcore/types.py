@@ -7,9 +7,12 @@ Conventions: `logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t])`; index 0 has
 from __future__ import annotations
 
 import enum
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,3 +238,72 @@ class TrainBatch:
             if array.shape != self.tokens.shape:
                 raise ValueError(f"{name} has shape {array.shape}, the batch has {self.tokens.shape}")
         return replace(self, **arrays)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; lies beside the model as reward_model.json.
+
+    >>> RewardScale(("helpfulness", "verbosity"), (1.0, -0.5), mean=1.0, std=2.0).rewards(np.array([[4.0, 2.0]]))
+    array([1.], dtype=float32)
+    """
+
+    attributes: tuple[str, ...]
+    weights: tuple[float, ...]
+    mean: float = 0.0
+    std: float = 1.0
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # the settings, as JSON has them; empty: not here
+
+    FILE: ClassVar[str] = "reward_model.json"
+
+    def __post_init__(self) -> None:
+        if len(self.attributes) != len(self.weights) or not self.attributes:
+            raise ValueError(f"attributes {self.attributes} and weights {self.weights} must be as many, at least one")
+        if not (self.std > 0 and all(map(math.isfinite, (self.std, self.mean, *self.weights)))):
+            raise ValueError(f"mean {self.mean}, std {self.std} and weights {self.weights} must be finite, std above 0")
+
+    @classmethod
+    def of(cls, attributes: Sequence[str]) -> RewardScale:
+        """The first attribute alone."""
+        return cls(tuple(attributes), (1.0, *([0.0] * (len(attributes) - 1))))
+
+    def rewards(self, scores: Float32) -> Float32:
+        """[B] float32 of [B, K]."""
+        summed = np.asarray(scores, dtype=np.float64) @ np.asarray(self.weights)
+        rewards: Float32 = ((summed - self.mean) / self.std).astype(np.float32)
+        return rewards
+
+    def write(self, directory: str | Path) -> None:
+        (Path(directory) / self.FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, directory: str | Path) -> RewardScale | None:
+        """None where the folder has no such file.
+
+        Raises:
+            ValueError: the file is there and is not what `write` writes.
+        """
+        file = Path(directory) / cls.FILE
+        if not file.is_file():
+            return None
+        try:
+            held = json.loads(file.read_text())
+            names, weights = tuple(map(str, held["attributes"])), tuple(map(float, held["weights"]))
+            return cls(names, weights, float(held["mean"]), float(held["std"]), held["trained_with"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} does not describe a reward model: {error!r}. Export the model again") from error
+
+    def named(self, attributes: Sequence[str] | None) -> RewardScale:
+        """The same with its outputs called `attributes`; None leaves them.
+
+        Raises:
+            ValueError: another number of names than outputs.
+        """
+        if attributes is None or tuple(attributes) == self.attributes:
+            return self
+        if len(attributes) != len(self.attributes):
+            raise ValueError(
+                f"the model has {len(self.attributes)} outputs ({', '.join(self.attributes)}), attributes are "
+                f"{', '.join(attributes)}: name as many, or start from a causal language model, which gets a new head"
+            )
+        return replace(self, attributes=tuple(attributes))

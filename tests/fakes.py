@@ -19,12 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlcore import metrics as M
-from rlcore.algorithms.reward_modeling import RewardObjective, RewardScale, named
-from rlcore.algorithms.value import ValueObjective
 from rlcore.interfaces import Sampling
-from rlcore.objective import Outputs, TensorBatch
+from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.ops.logprobs import entropy, token_logprobs
-from rlcore.types import Float32, Group, Prompt, RewardResult, TrainBatch, Trajectory
+from rlcore.types import Float32, Group, Prompt, RewardResult, RewardScale, TrainBatch, Trajectory
 
 if TYPE_CHECKING:
     from rlcore.interfaces import (
@@ -59,10 +57,10 @@ def prompts(num: int = 10) -> list[Prompt]:
 
 
 class FakePolicy:
-    def __init__(self, objectives: Mapping[str, Any], seed: int = 0) -> None:
+    def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.table = torch.nn.Parameter(torch.zeros(V, V))
-        self.objectives = objectives
+        self.objective: Objective | None = None  # of the last update
         self.updates: list[list[str]] = []
         self.resets = 0
         self.loaded: list[Path] = []  # folders that `initialize` was given
@@ -83,23 +81,18 @@ class FakePolicy:
         with torch.no_grad():
             return self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy()
 
-    def set_objective(self, name: str, objective: Any) -> None:
-        self.objectives = {**self.objectives, name: objective}
-
     def initialize(self, directory: Path) -> None:
         self.loaded.append(directory)
         self.table.data = read_model(directory)
         self._new_optimizer()
 
-    def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
+    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
         self.before_update()
         self.updates.append(list(batch.sample_ids))
-        goal = self.objectives[objective]
+        self.objective = objective
         tensors = TensorBatch.from_train_batch(batch, torch.device("cpu"))
         logprobs, ent = self._forward(tensors)
-        loss: torch.Tensor
-        metrics: M.Metrics
-        loss, metrics = goal.loss(Outputs(logprobs, ent), tensors, goal.denominator(batch))
+        loss, metrics = objective.loss(Outputs(logprobs, ent), tensors, objective.denominator(batch))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
@@ -129,7 +122,7 @@ class FakeCritic:
 
     def __init__(self) -> None:
         self.table = torch.zeros(V, requires_grad=True)
-        self.objective = ValueObjective()
+        self.objective: Objective | None = None  # of the last update
         self.started_from: torch.Tensor | None = None
         self.rates: list[float] = []
 
@@ -139,10 +132,11 @@ class FakeCritic:
     def values(self, batch: TrainBatch) -> Float32:
         return self._forward(TensorBatch.from_train_batch(batch)).detach().numpy()
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> M.Metrics:
+    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
         self.rates.append(learning_rate)
+        self.objective = objective
         tensors = TensorBatch.from_train_batch(batch)
-        loss, metrics = self.objective.loss(Outputs(self._forward(tensors)), tensors, self.objective.denominator(batch))
+        loss, metrics = objective.loss(Outputs(self._forward(tensors)), tensors, objective.denominator(batch))
         (gradient,) = torch.autograd.grad(loss, self.table)
         self.table.data -= learning_rate * gradient
         return metrics
@@ -150,9 +144,6 @@ class FakeCritic:
     def initialize(self, directory: Path) -> None:
         self.started_from = read_model(directory)
         self.table = torch.zeros(V, requires_grad=True)
-
-    def set_objective(self, objective: ValueObjective) -> None:
-        self.objective = objective
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -228,7 +219,7 @@ class FakeReference:
     """The policy before any step: uniform."""
 
     def __init__(self) -> None:
-        self.model = FakePolicy({})
+        self.model = FakePolicy()
         self.calls: list[int] = []
 
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
@@ -245,7 +236,6 @@ class FakeRewardModel:
     def __init__(self) -> None:
         self.scale = RewardScale.of(("reward",))
         self.table = torch.nn.Parameter(torch.zeros(V, V, 1))
-        self.objective: RewardObjective | None = None
         self.updates: list[list[str]] = []
         self.loaded: list[Path] = []
         self.before_update: Callable[[], None] = lambda: None
@@ -271,17 +261,16 @@ class FakeRewardModel:
     def rewards(self, batch: TrainBatch) -> Float32:
         return self.combine(self.scores(batch))
 
-    def begin(self, objective: RewardObjective) -> None:
-        if objective.attributes != self.attributes:
-            raise ValueError(f"the objective's outputs are {objective.attributes}, the model's {self.attributes}")
-        self.objective, self.scale = objective, objective.scale
+    def use(self, scale: RewardScale) -> None:
+        if scale.attributes != self.attributes:
+            raise ValueError(f"the objective's outputs are {scale.attributes}, the model's {self.attributes}")
+        self.scale = scale
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> M.Metrics:
-        assert self.objective is not None, "update before begin"
+    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
         self.before_update()
         self.updates.append(list(batch.sample_ids))
         tensors = TensorBatch.from_train_batch(batch)
-        loss, metrics = self.objective.loss(Outputs(self._forward(batch)), tensors, self.objective.denominator(batch))
+        loss, metrics = objective.loss(Outputs(self._forward(batch)), tensors, objective.denominator(batch))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
@@ -291,17 +280,14 @@ class FakeRewardModel:
     def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
         self.loaded.append(directory)
         known = RewardScale.read(directory)
-        self.scale = RewardScale.of(tuple(attributes or ("reward",))) if known is None else named(known, attributes)
+        self.scale = RewardScale.of(tuple(attributes or ("reward",))) if known is None else known.named(attributes)
         size = len(self.attributes)
         table = torch.zeros(V, V, size) if known is None else load_file(directory / "reward.safetensors")["table"]
-        self.table, self.objective = torch.nn.Parameter(table), None
+        self.table = torch.nn.Parameter(table)
         self._new_optimizer()
 
     def normalize(self, mean: float, std: float) -> None:
         self.scale = replace(self.scale, mean=mean, std=std)
-
-    def reset_optimizer(self) -> None:
-        self._new_optimizer()
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -368,11 +354,11 @@ class FakeTracker:
 
 
 if TYPE_CHECKING:  # the type checker compares the fakes with the protocols of the loops
-    _policy: PolicyModel = FakePolicy({})
+    _policy: PolicyModel = FakePolicy()
     _critic: ValueModel = FakeCritic()
     _rollout: RolloutEngine = FakeRollout()
-    _weights: WeightPublisher = FakeWeights(FakePolicy({}), FakeRollout())
-    _reference_weights: ReferencePublisher = FakeWeights(FakePolicy({}), FakeRollout())
+    _weights: WeightPublisher = FakeWeights(FakePolicy(), FakeRollout())
+    _reference_weights: ReferencePublisher = FakeWeights(FakePolicy(), FakeRollout())
     _reference: ReferenceModel = FakeReference()
     _reward_model: RewardModel = FakeRewardModel()
     _rewards: RewardScorer = FakeRewards()

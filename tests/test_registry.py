@@ -196,7 +196,6 @@ def test_the_example_learns_in_the_loop(tmp_path: Path) -> None:
     # a fourth of that test's rate: the pull's curvature 1 / clip_high makes plain gradient descent unstable there
     run = make_run(tmp_path, steps=80, trainer={"learning_rate": LearningRateConfig(peak=5.0)})
     config = AlgorithmConfig(**SETTINGS)
-    run.world.policy.objectives["rl"] = PolicyGradientObjective(config, temperature=1.0, max_new_tokens=2)
     state = online.train(dataclasses.replace(run, algorithm=config))
     rows = run.world.tracker.rows
     assert rows[0]["eval/heldout/mean@1"] <= 0.3

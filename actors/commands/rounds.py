@@ -17,10 +17,7 @@ from actors.config.compose import LOG, ConfigError, check, compose, to_config
 from actors.config.rounds import MADE_OF, folder_problems, plan_rounds, token_problems
 from actors.config.schema import Config, DType
 from actors.run_folder import binding, claim, locked, plain
-from rlcore.algorithms.config import Family, Opponent
-from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.algorithms.preference import PreferenceObjective
-from rlcore.algorithms.value import ValueObjective
+from rlcore.algorithms.config import Opponent
 from rlcore.data import tables
 from rlcore.data.examples.config import ExamplesConfig
 from rlcore.data.examples.load import Loaded, load_examples
@@ -279,11 +276,6 @@ def live(
 
     def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path, seed: int) -> OnlineRun:
         stage = stage_config(overrides, stage_overrides)
-        family = PreferenceObjective if stage.algorithm.family is Family.preference else PolicyGradientObjective
-        objective = family(stage.algorithm, rollout.temperature, rollout.max_new_tokens)
-        world.policy.set_objective("rl", objective)
-        if world.critic is not None:
-            world.critic.set_objective(ValueObjective(stage.algorithm.value_clip))
         stage.trainer.warmup.steps = 0
         stage.seed = seed
         stream = PromptStream(tables.to_prompts(prompts), seed, stage.data.shuffle)

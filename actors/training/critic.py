@@ -1,92 +1,81 @@
-"""The critic's worker: one rank of the value model."""
+"""The critic: the policy's architecture with a value head in place of the output layer."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from actors.training.value_engine import ValueEngine
-from actors.training.worker import ModelWorker, StartSpec, join, train_step
-from rlcore.algorithms.value import ValueObjective
-from rlcore.metrics import Metrics
-from rlcore.objective import Outputs, TensorBatch
-from rlcore.types import Float32, TrainBatch
+from actors.config.schema import ModelConfig
+from actors.training.model_folder import load_model
+from actors.training.scorer import Scorer, real
+from actors.training.worker import ModelWorker
+
+
+class ValueHead(nn.Linear):
+    """One number per position, computed in float32 whatever the weights' dtype: bfloat16 has three digits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[b, t, hidden] to [b, t] float32."""
+        return nn.functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)
+
+
+class ValueScorer(Scorer):
+    """Values of contexts under the body of a causal language model. The head is new: every value is 0."""
+
+    def __init__(self, body: nn.Module, width: int) -> None:
+        super().__init__(body)
+        weight = next(body.parameters())
+        self.head = ValueHead(width, 1, dtype=weight.dtype, device=weight.device)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.train(body.training)
+
+    def score(self, tokens: Tensor, lengths: Tensor | None = None, packed: bool = False, **_: Any) -> Tensor:
+        """The value of the context before each token, from the hidden state of the token before.
+
+        Args:
+            tokens: [b, t] int64, padded on the right with any id.
+            lengths: [b] int64, tokens of each row that are real; None: all of them.
+            packed: see `hidden_states`.
+
+        Returns:
+            [b, t] float32; column 0 and padding are 0.
+        """
+        values = self.head(self.hidden_states(tokens, lengths, packed))
+        values = nn.functional.pad(values[:, :-1], (1, 0))
+        return values if lengths is None else torch.where(real(tokens, lengths), values, 0.0)
+
+
+def body_of(causal: nn.Module) -> tuple[nn.Module, int]:
+    """A causal language model without its output layer, and the width of the hidden states that went into that.
+
+    Every architecture has a class with an output layer, few have one with a value head: so it is read and dropped.
+
+    Raises:
+        ValueError: the class keeps no body apart.
+    """
+    body = getattr(causal, "base_model", causal)
+    output = causal.get_output_embeddings()  # type: ignore[operator]
+    if body is causal or output is None:
+        raise ValueError(f"{type(causal).__name__} has no body of its own to put a value head on")
+    return body, output.weight.shape[1]
+
+
+def load_critic(path: str, model: ModelConfig) -> ValueScorer:
+    """The body of a causal language model with a new head. All weights are trained: `model.lora` is the policy's alone.
+
+    Raises:
+        ValueError: see `load_model` and `body_of`.
+    """
+    return ValueScorer(*body_of(load_model(path, model)))
 
 
 class CriticWorker(ModelWorker):
-    """See `ModelWorker` for when to call what."""
+    """See `ModelWorker`. A head trained on another body would predict noise: `initialize` makes a new one too."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._spec: StartSpec | None = None
-        self._objective = ValueObjective()
+    NAME = "critic"
 
-    def start(self, spec: StartSpec, objective: ValueObjective) -> dict[str, Any]:
-        """Joins the group and loads the policy's architecture with a new value head: every value is 0.
-
-        Returns:
-            `describe()`.
-        """
-        join(spec)
-        self._spec, self._objective = spec, objective
-        self._engine = ValueEngine(spec.model_path, spec.model, spec.engine, spec.device)
-        return self.describe()
-
-    @property
-    def engine(self) -> ValueEngine:
-        engine = super().engine
-        assert isinstance(engine, ValueEngine)
-        return engine
-
-    def values(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]]) -> Float32:
-        """[b, T] float32; see `ValueEngine.values`."""
-        return self.engine.values(shard, micro_batches)
-
-    def set_objective(self, objective: ValueObjective) -> None:
-        """What `update` minimises from now on."""
-        self._objective = objective
-
-    def update(
-        self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], denominator: float, learning_rate: float
-    ) -> Metrics:
-        """One optimizer step; see `train_step`, whose metrics here begin with "critic".
-
-        Args:
-            denominator: of the loss, counted over the whole batch of all ranks (`ValueObjective.denominator`).
-
-        Raises:
-            ValueError: see `train_step`, or the batch lacks values or returns.
-        """
-        engine = self.engine
-
-        def loss(micro: TrainBatch) -> tuple[Tensor, Metrics]:
-            batch = TensorBatch.from_train_batch(micro, engine.device)
-            lengths = torch.tensor(micro.lengths, dtype=torch.int64, device=engine.device)
-            return self._objective.loss(Outputs(engine.forward_values(batch.tokens, lengths)), batch, denominator)
-
-        return train_step(engine, shard, micro_batches, learning_rate, loss, "critic")
-
-    def initialize(self, directory: str) -> None:
-        """Takes the backbone from a folder that holds a causal language model of the same architecture.
-
-        The engine is built anew, which every ZeRO stage understands: the optimizer starts from nothing and the value
-        head from 0. A head trained on another body would predict noise, and what follows would depend on what this
-        process did before.
-
-        Raises:
-            ValueError: the folder's model has another number of parameters.
-        """
-        count, spec = self.engine.num_parameters, self._spec
-        assert spec is not None
-        self._engine = None
-        gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
-        self._engine = ValueEngine(directory, spec.model, spec.engine, spec.device)
-        if self._engine.num_parameters != count:
-            raise ValueError(
-                f"{directory} holds a model of another architecture: {self._engine.num_parameters} parameters with the "
-                f"value head, the critic has {count}"
-            )
+    def _load(self, path: str, model: ModelConfig, trainable: bool) -> Scorer:
+        return load_critic(path, model)

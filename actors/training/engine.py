@@ -1,4 +1,4 @@
-"""A causal language model under DeepSpeed: forward, backward, step, save, export, gather.
+"""A language model with a head, under DeepSpeed: forward, backward, step, save, export, gather.
 
 Two habits of DeepSpeed are undone here, and nowhere else:
 
@@ -14,24 +14,23 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
 from actors.placement.process import random_states, set_random_states
 from actors.training import checkpoint_format, lora, reshard
 from actors.training.masters import restore_masters, write_masters
-from actors.training.model_folder import check_export, load_model, save_model
-from actors.training.scorer import CausalScorer, Scorer
-from rlcore.types import Float32, TrainBatch
+from actors.training.model_folder import check_export, save_model
+from actors.training.scorer import Scorer, load_causal
+from rlcore.objective import Outputs, TensorBatch
 
 EXPORT_BUCKET_BYTES = 256 << 20
 
@@ -131,21 +130,28 @@ class TrainEngine:
     Args:
         model_path: a Hugging Face folder or hub id.
         device: "cpu" or "cuda".
+        load: reads the model and puts its head on; takes `model_path`, `model` and `trainable`.
 
     Raises:
-        ValueError: see `deepspeed_config` and `load_model`.
+        ValueError: see `deepspeed_config` and `load`.
     """
 
     def __init__(
-        self, model_path: str, model: ModelConfig, engine: EngineConfig, device: str, trainable: bool = True
+        self,
+        model_path: str,
+        model: ModelConfig,
+        engine: EngineConfig,
+        device: str,
+        trainable: bool = True,
+        load: Callable[[str, ModelConfig, bool], Scorer] = load_causal,
     ) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cuda:0" if device == "cuda" else "cpu")
         self.stage, self.dtype, self.trainable = zero_stage(model, engine), model.dtype, trainable
         self._path, self._max_norm, self._packing = model_path, engine.optimizer.max_grad_norm, engine.packing
         config = deepspeed_config(model, engine, trainable)
-        self.module = self._load(model_path, model)
-        self.scorer = self._wrap(self.module)
+        self.scorer = load(model_path, model, trainable)
+        self.module = self.scorer.hf  # its parameters' names are those of `buckets` and `export`
         self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
         self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
         self._engine: Any = None
@@ -155,23 +161,9 @@ class TrainEngine:
             self.scorer.requires_grad_(False).to(self.device)
         if self._has_masters:
             restore_masters(self.module, model_path, model)
-        if isinstance(self.scorer, Scorer):
-            self.scorer.check(self._packing, self.device)
+        self.scorer.check(self._packing, self.device)
         if trainable and self.rank == 0:
             check_export(self.module, model_path)
-
-    def _load(self, path: str, model: ModelConfig) -> nn.Module:
-        """The Hugging Face module: its parameters' names are those of `buckets` and `export`."""
-        module = load_model(path, model)
-        if model.lora.rank and self.trainable:  # a frozen engine is the reference: the model without adapters
-            seed = [torch.initial_seed()]
-            dist.broadcast_object_list(seed)
-            lora.add_adapters(module, model.lora, seed[0])
-        return module
-
-    def _wrap(self, module: nn.Module) -> nn.Module:
-        """What DeepSpeed trains and `forward` calls. It holds `module` as its attribute `hf`."""
-        return CausalScorer(module)
 
     def _initialize(self, config: dict[str, Any], engine: EngineConfig) -> None:
         import deepspeed
@@ -191,57 +183,25 @@ class TrainEngine:
         if self.stage == 0 and self.world_size == 1:  # flattening gradients to sum them over one rank is a mere copy
             self._engine.enable_backward_allreduce = False
 
-    # ---- forward
+    def forward(
+        self, batch: TensorBatch, temperature: float = 1.0, first: int = 1, entropy: bool = False
+    ) -> Outputs:
+        """What the head says of each row; with gradient unless torch.no_grad() is on.
 
-    def run(self, *args: Any, **options: Any) -> Any:
-        """Calls the module of `_wrap`. Adapters drop out only where a gradient is wanted."""
-        for dropout in self._dropouts:
+        Args:
+            batch: on the engine's device, padded on the right with any id.
+            temperature, first, entropy: see `CausalScorer.score`; other heads ignore them.
+
+        Returns:
+            Log-probs or values of each token, or scores of each row; 0 at padding.
+        """
+        for dropout in self._dropouts:  # adapters drop out only where a gradient is wanted
             dropout.training = torch.is_grad_enabled()
         # scoring goes past DeepSpeed's own forward, which readies a backward; ZeRO-3's hooks sit on the module itself
         module = self._engine if self._engine is not None and torch.is_grad_enabled() else self.scorer
-        return module(*args, **options)
-
-    def forward(
-        self, tokens: Tensor, temperature: float, first: int = 1, entropy: bool = False, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and, when asked for, entropies; with gradient unless torch.no_grad() is on.
-
-        Args:
-            tokens: [b, t] int64 on the engine's device, padded on the right with any id.
-            first: of the columns wanted, 1 <= first <= t; those before it are 0.
-            lengths: [b] int64 on the engine's device, tokens of each row that are real; None: all of them.
-
-        Returns:
-            [b, t] float32 each (or None). Values at padding mean nothing.
-        """
-        out: Tensor = self.run(tokens, lengths, temperature, first, entropy, self._packing)
-        return out[0], out[1] if entropy else None
-
-    @torch.no_grad()
-    def logprobs(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float) -> Float32:
-        """Log-probs of every token given those before it.
-
-        Args:
-            shard: b rows, padded on the right to T.
-            micro_batches: rows of each pass; every row in exactly one. Under ZeRO-3 every rank must have the same
-                number of them; an empty one still takes part in the gathering.
-
-        Returns:
-            [b, T] float32; index 0 and padding are 0.
-        """
-        result = np.zeros(shard.tokens.shape, dtype=np.float32)
-        for rows in micro_batches:
-            if len(rows) == 0:
-                if self.stage == 3:
-                    self.forward(torch.zeros(1, 2, dtype=torch.int64, device=self.device), temperature)
-                continue
-            micro = shard.select(rows)
-            arrays = (torch.from_numpy(a.astype(np.int64)) for a in (micro.tokens, micro.lengths))
-            tokens, lengths = (a.to(self.device) for a in arrays)
-            values = self.forward(tokens, temperature, lengths=lengths)[0].cpu().numpy()
-            real = np.arange(values.shape[1]) < micro.lengths[:, None]
-            result[np.asarray(rows), : values.shape[1]] = np.where(real, values, 0.0)
-        return result
+        options = {"temperature": temperature, "first": first, "entropy": entropy, "packed": self._packing}
+        found: Tensor = module(batch.tokens, batch.lengths, **options)
+        return Outputs(*found) if entropy else Outputs(found)
 
     # ---- training
 
@@ -335,7 +295,8 @@ class TrainEngine:
     @property
     def _has_masters(self) -> bool:
         """Whether there are float32 weights that the model's own do not hold. Adapters end with the merge."""
-        return self.trainable and self.dtype is DType.bfloat16 and not self._has_adapters
+        low = self.trainable and self.dtype is DType.bfloat16
+        return low and self.scorer.KEEPS_MASTERS and not self._has_adapters
 
     def tied_names(self) -> list[str]:
         """Names under which a weight comes a second time; a folder does not store these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,12 @@ import numpy as np
 from actors.config.schema import DeadlinesConfig
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorGroup
-from actors.training.critic import CriticWorker
-from actors.training.policy import PolicyWorker
-from actors.training.reference import ReferenceWorker
-from actors.training.worker import LanguageModelWorker, ModelWorker
+from actors.training.reward_model import RewardModelWorker
+from actors.training.worker import ModelWorker
 from rlcore import metrics as M
-from rlcore.algorithms.value import ValueObjective
 from rlcore.data.batching.balance import split
 from rlcore.objective import Objective
-from rlcore.types import Float32, TrainBatch
+from rlcore.types import Float32, RewardScale, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]
 
@@ -53,94 +50,53 @@ def shards(batch: TrainBatch, num_ranks: int, max_tokens: int) -> list[Shard]:
 
 
 @dataclass
-class Scoring:
-    """Numbers per token of a group's model: rows are dealt over its ranks, and the answers put back in their places."""
+class ModelHandle:
+    """A group of model workers: rows are dealt over its ranks, and the answers put back in their places.
+
+    `update`, `initialize`, `reset_optimizer`, `save`, `load` and `export` are those of `rlcore.interfaces`.
+    """
 
     group: ActorGroup[Any]
-    max_tokens: int
-    timeout_s: float
+    max_tokens: int  # of a micro-batch
+    deadlines: DeadlinesConfig
     sharing: GpuSharing | None = None  # with the rollout engines, where they are on the same GPUs
+    renewed: Callable[[], None] = lambda: None  # called when the workers have another engine, connected to nothing
 
-    def __call__(self, method: Callable[..., Float32], batch: TrainBatch, *args: Any, phase: str) -> Float32:
-        """[B, T] float32. `method` of the workers takes a shard, its micro-batches and `args`."""
-        if self.sharing:
-            self.sharing.for_training()
-        parts = shards(replace(batch, rows_per_unit=1), len(self.group), self.max_tokens)  # every row for itself
-        calls = [(shard, micro, *args) for _, shard, micro in parts]
-        gathered = self.group.scatter(method, calls, timeout_s=self.timeout_s, phase=phase)
-        result = np.zeros(batch.tokens.shape, dtype=np.float32)
+    def _numbers(self, batch: TrainBatch, width: int, *args: Any, phase: str) -> Float32:
+        """[B, width] float32 of `ModelWorker.numbers`, which takes `args` after a shard and its micro-batches."""
+        single = replace(batch, rows_per_unit=1)  # every row for itself
+        parts, gathered = self._scatter(ModelWorker.numbers, single, args, phase)
+        result = np.zeros((len(batch), width), dtype=np.float32)
         for (rows, _, _), piece in zip(parts, gathered, strict=True):
             if rows:
                 result[rows, : piece.shape[1]] = piece
         return result
 
+    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
+        args = (objective.denominator(batch), learning_rate, objective)
+        return M.merge(self._scatter(ModelWorker.update, batch, args, "update")[1])
 
-@dataclass
-class LogprobHandle:
-    """`LogprobModel` over a group of policy or reference workers."""
+    def _scatter(
+        self, method: Callable[..., Any], batch: TrainBatch, args: tuple[Any, ...], phase: str
+    ) -> tuple[list[Shard], list[Any]]:
+        if self.sharing:
+            self.sharing.for_training()
+        parts = shards(batch, len(self.group), self.max_tokens)
+        calls = [(shard, micro, *args) for _, shard, micro in parts]
+        phase = f"{self.group.name} {phase}"
+        return parts, self.group.scatter(method, calls, timeout_s=self.deadlines.train_s, phase=phase)
 
-    scoring: Scoring
-    temperature: float
-
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
-        asked = self.temperature if temperature is None else temperature
-        return self.scoring(LanguageModelWorker.logprobs, batch, asked, phase="log-probs")
-
-
-@dataclass
-class ReferenceHandle(LogprobHandle):
-    """`ReferenceModel` over the reference group."""
-
-    timeout_s: float  # of `initialize`
-    renewed: Callable[[], None] = lambda: None  # called when the workers have another engine, connected to nothing
-
-    def initialize(self, directory: Path) -> None:
-        group, phase = self.scoring.group, "reference initialize"
-        group.broadcast(ReferenceWorker.initialize, str(directory), timeout_s=self.timeout_s, phase=phase)
-        self.renewed()
-
-
-def update(
-    scoring: Scoring, method: Callable[..., M.Metrics], batch: TrainBatch, args: Sequence[Any], phase: str
-) -> M.Metrics:
-    """One optimizer step of a group on the batch. `method` takes a shard, its micro-batches and `args`."""
-    if scoring.sharing:
-        scoring.sharing.for_training()
-    parts = shards(batch, len(scoring.group), scoring.max_tokens)
-    calls = [(shard, micro, *args) for _, shard, micro in parts]
-    return M.merge(scoring.group.scatter(method, calls, timeout_s=scoring.timeout_s, phase=phase))
-
-
-@dataclass
-class PolicyHandle:
-    """`PolicyModel` over the policy group."""
-
-    group: ActorGroup[PolicyWorker]
-    scorer: LogprobHandle
-    objectives: dict[str, Objective]
-    deadlines: DeadlinesConfig
-    renewed: Callable[[], None] = lambda: None  # as that of the reference
-
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
-        return self.scorer.logprobs(batch, temperature)
-
-    def set_objective(self, name: str, objective: Objective) -> None:
-        self.objectives[name] = objective
-        self._everywhere(PolicyWorker.set_objective, name, objective)
+    def _everywhere(self, method: Callable[..., Any], *args: Any) -> Any:
+        """The first rank's answer."""
+        phase = f"{self.group.name} {method.__name__}"
+        return self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=phase)[0]
 
     def initialize(self, directory: Path) -> None:
-        self._everywhere(PolicyWorker.initialize, str(directory))
+        self._everywhere(ModelWorker.initialize, str(directory))
         self.renewed()
-
-    def update(self, batch: TrainBatch, learning_rate: float, objective: str) -> M.Metrics:
-        args = (self.objectives[objective].denominator(batch), learning_rate, objective)
-        return update(self.scorer.scoring, PolicyWorker.update, batch, args, "policy update")
-
-    def _everywhere(self, method: Callable[..., Any], *args: Any) -> None:
-        self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=method.__name__)
 
     def reset_optimizer(self) -> None:
-        self._everywhere(PolicyWorker.reset_optimizer)
+        self._everywhere(ModelWorker.reset_optimizer)
 
     def save(self, directory: Path) -> None:
         self._everywhere(ModelWorker.save, str(directory))
@@ -149,37 +105,81 @@ class PolicyHandle:
         self._everywhere(ModelWorker.load, str(directory))
 
     def export(self, directory: Path, masters: bool = False) -> None:
-        self._everywhere(PolicyWorker.export, str(directory), masters)
+        self._everywhere(ModelWorker.export, str(directory), masters)
 
 
 @dataclass
-class ValueHandle:
+class LanguageModelHandle(ModelHandle):
+    """`PolicyModel` over the policy group, `ReferenceModel` over the reference group."""
+
+    temperature: float = 1.0  # of sampling
+
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+        asked = self.temperature if temperature is None else temperature
+        return self._numbers(batch, batch.tokens.shape[1], asked, phase="log-probs")
+
+
+class ValueHandle(ModelHandle):
     """`ValueModel` over the critic group."""
 
-    scoring: Scoring
-    objective: ValueObjective
-    deadlines: DeadlinesConfig
-
     def values(self, batch: TrainBatch) -> Float32:
-        return self.scoring(CriticWorker.values, batch, phase="values")
+        return self._numbers(batch, batch.tokens.shape[1], phase="values")
 
-    def update(self, batch: TrainBatch, learning_rate: float) -> M.Metrics:
-        args = (self.objective.denominator(batch), learning_rate)
-        return update(self.scoring, CriticWorker.update, batch, args, "critic update")
 
-    def _everywhere(self, method: Callable[..., Any], argument: Any) -> None:
-        phase = f"critic {method.__name__}"
-        self.scoring.group.broadcast(method, argument, timeout_s=self.deadlines.checkpoint_s, phase=phase)
+@dataclass
+class RewardModelHandle(ModelHandle):
+    """`RewardModel` over a group of reward workers. It alone holds the scale, and writes it into checkpoints and
+    exports."""
 
-    def set_objective(self, objective: ValueObjective) -> None:
-        self.objective = objective
-        self._everywhere(CriticWorker.set_objective, objective)
+    scale: RewardScale = field(init=False)
 
-    def initialize(self, directory: Path) -> None:
-        self._everywhere(CriticWorker.initialize, str(directory))
+    def __post_init__(self) -> None:
+        self.scale = self._everywhere(RewardModelWorker.scale)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return self.scale.attributes
+
+    def scores(self, batch: TrainBatch) -> Float32:
+        return self._numbers(batch, len(self.attributes), phase="scores")
+
+    def combine(self, scores: Float32) -> Float32:
+        return self.scale.rewards(scores)
+
+    def rewards(self, batch: TrainBatch) -> Float32:
+        return self.combine(self.scores(batch))
+
+    def use(self, scale: RewardScale) -> None:
+        self._check(scale, "the objective")
+        self.scale = scale
+
+    def _check(self, scale: RewardScale, name: str) -> None:
+        if scale.attributes != self.attributes:
+            raise ValueError(
+                f"{name} is about {', '.join(scale.attributes)}, the reward model about {', '.join(self.attributes)}: "
+                "initialize it with these attributes first"
+            )
+
+    def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
+        names = None if attributes is None else tuple(attributes)
+        self.scale = self._everywhere(RewardModelWorker.initialize, str(directory), names)
+
+    def normalize(self, mean: float, std: float) -> None:
+        self.scale = replace(self.scale, mean=mean, std=std)
 
     def save(self, directory: Path) -> None:
-        self._everywhere(ModelWorker.save, str(directory))
+        super().save(directory)
+        self.scale.write(directory)
 
     def load(self, directory: Path) -> None:
-        self._everywhere(ModelWorker.load, str(directory))
+        """Raises: FileNotFoundError, ValueError: no checkpoint of a reward model, or of one with other outputs."""
+        scale = RewardScale.read(directory)
+        if scale is None:
+            raise FileNotFoundError(f"{directory} has no checkpoint of a reward model")
+        self._check(scale, f"the checkpoint in {directory}")
+        super().load(directory)
+        self.scale = scale
+
+    def export(self, directory: Path, masters: bool = False) -> None:
+        super().export(directory)
+        self.scale.write(directory)

@@ -1,171 +1,208 @@
-"""The reward model's worker: one rank of it."""
+"""The reward model: a Hugging Face sequence classification model whose labels are numbers."""
 
 from __future__ import annotations
 
-import gc
+import inspect
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from actors.training.reward_engine import RewardEngine, RewardFolder
-from actors.training.worker import ModelWorker, StartSpec, join, train_step
-from rlcore.algorithms.reward_modeling import Counts, RewardObjective, RewardScale
-from rlcore.metrics import Metrics
-from rlcore.objective import Outputs, TensorBatch
-from rlcore.types import Float32, TrainBatch
+from actors.config.schema import ModelConfig
+from actors.training.scorer import PROBE_LENGTHS, Scorer, real
+from actors.training.worker import ModelWorker
+from rlcore.types import RewardScale
+
+log = logging.getLogger(__name__)
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+CLASSIFIER = "ForSequenceClassification"
+NEW = ("reward",)
+
+
+@dataclass(frozen=True)
+class RewardFolder:
+    """What a Hugging Face folder (or hub id) offers a reward model."""
+
+    path: str
+    scale: RewardScale
+    has_head: bool  # False: a causal language model, whose output layer gives way to a new head
+
+    @classmethod
+    def inspect(cls, path: str, model: ModelConfig, attributes: Sequence[str] | None = None) -> RewardFolder:
+        """Reads its configuration, no weights.
+
+        Args:
+            attributes: names of the outputs; None: those of reward_model.json or of the configuration's labels, and
+                ("reward",) where one output has no name or the head is new.
+
+        Raises:
+            ValueError: a model of another kind, another number of names than the head has outputs, or a
+                reward_model.json that does not fit.
+            OSError: no model there.
+        """
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        kind = next(iter(config.architectures or ()), "")
+        if kind.endswith(CAUSAL):
+            return cls(path, RewardScale.of(NEW if attributes is None else attributes), False)
+        if not kind.endswith(CLASSIFIER):
+            raise ValueError(
+                f"{path} holds a {kind or 'model of no known architecture'}: a reward model starts from a causal "
+                f"language model or a {CLASSIFIER} folder (`architectures` in config.json)"
+            )
+        labels = [str(config.id2label[i]) for i in range(config.num_labels)]
+        unnamed = len(labels) == 1 and labels[0] == "LABEL_0"
+        scale = RewardScale.read(path) or RewardScale.of(NEW if unnamed else labels)
+        if len(scale.attributes) != config.num_labels:
+            raise ValueError(f"{path}: reward_model.json names {scale.attributes}, the head has {config.num_labels}")
+        return cls(path, scale.named(attributes), True)
+
+    def scorer(self, path: str, model: ModelConfig, trainable: bool = True) -> RewardScorer:
+        """For `TrainEngine`: rows are run side by side, never packed."""
+        return RewardScorer(self.load(model))
+
+    def load(self, model: ModelConfig) -> nn.Module:
+        """The model on CPU in `model.dtype`, in a mode without dropout. A new head is all 0, and so are its scores.
+
+        Raises:
+            ValueError: weights other than a new head's are missing, or gradient checkpointing (which Hugging Face runs
+                in training mode alone) of a model with dropout.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        hf, info = AutoModelForSequenceClassification.from_pretrained(
+            self.path,
+            dtype=getattr(torch, model.dtype.value),
+            # sdpa is what Hugging Face takes by itself, where the architecture has it: DeBERTa has not
+            attn_implementation=None if model.attention == "sdpa" else model.attention,
+            trust_remote_code=model.trust_remote_code,
+            num_labels=len(self.scale.attributes),
+            output_loading_info=True,
+        )
+        missing = set(info["missing_keys"])
+        head = {name for name in missing if not self.has_head and name.split(".")[0] in ("score", "classifier")}
+        if missing - head:
+            raise ValueError(f"{self.path} lacks {', '.join(sorted(missing - head))} of a {type(hf).__name__}")
+        with torch.no_grad():  # alike on every rank, and every prompt's responses start as equals
+            for name in head:
+                hf.get_parameter(name).zero_()
+        hf.config.id2label = dict(enumerate(self.scale.attributes))
+        hf.config.label2id = {name: i for i, name in enumerate(self.scale.attributes)}
+        self._set_padding(hf)
+        hf.eval()
+        if model.gradient_checkpointing:
+            drops = {k: v for k, v in hf.config.to_dict().items() if ("dropout" in k or k.endswith("pdrop")) and v}
+            if drops:
+                raise ValueError(f"model.gradient_checkpointing=true needs a model without dropout: {drops}")
+            hf.gradient_checkpointing_enable({"use_reentrant": False})
+            hf.train()
+        return hf  # type: ignore[no-any-return]
+
+    def _set_padding(self, hf: Any) -> None:
+        """Hugging Face finds a row's last token by the padding token, so the configuration must name one."""
+        text = hf.config.get_text_config()
+        end = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
+        if text.pad_token_id is None:
+            text.pad_token_id = next((i for i in (self._tokenizer_padding(), end) if i is not None), 0)
+        if text.pad_token_id == end:
+            log.warning(
+                "%s pads with its end token %s: the reward is read one token earlier, and a response that was cut off "
+                "looks like one that ended. Give its config.json a pad_token_id of its own",
+                self.path,
+                end,
+            )
+
+    def _tokenizer_padding(self) -> int | None:
+        from transformers import AutoTokenizer
+
+        try:
+            found = AutoTokenizer.from_pretrained(self.path).pad_token_id
+        except (OSError, ValueError, KeyError, ImportError):  # a folder without a tokenizer is none the worse here
+            return None
+        return None if found is None else int(found)
+
+
+class RewardScorer(Scorer):
+    """K numbers per sequence, from the hidden state of its last token, as the classification model itself reads them.
+
+    A linear head is computed in float32 whatever the weights' dtype: bfloat16 has three digits.
+    """
+
+    def __init__(self, hf: nn.Module) -> None:
+        super().__init__(hf)
+        self.num_outputs = int(hf.config.num_labels)  # type: ignore[union-attr,arg-type]
+        self._padding = int(hf.config.get_text_config().pad_token_id)  # type: ignore[union-attr,operator]
+        caches = "use_cache" in inspect.signature(hf.forward).parameters
+        self._options: dict[str, Any] = {"use_cache": False} if caches else {}
+        for head in (getattr(hf, "score", None), getattr(hf, "classifier", None)):
+            if isinstance(head, nn.Linear):
+                head.forward = _Float32(head)  # type: ignore[method-assign,assignment]
+
+    def score(self, tokens: Tensor, lengths: Tensor, **_: Any) -> Tensor:
+        """[b, K] float32 of [b, t] int64 tokens, padded on the right with any id, and [b] lengths.
+
+        A last token that is the model's padding token is passed over, as Hugging Face does.
+        """
+        mask = real(tokens, lengths)
+        inputs = {"input_ids": tokens.masked_fill(~mask, self._padding), "attention_mask": mask.long()}
+        scores: Tensor = self.hf(**inputs, **self._options).logits
+        return scores.float()
+
+    @torch.no_grad()
+    def check(self, packing: bool, device: torch.device) -> None:
+        """Runs the model once. A collective under ZeRO-3.
+
+        Raises:
+            ValueError: it does not give K numbers per row.
+        """
+        tokens = torch.ones(len(PROBE_LENGTHS), max(PROBE_LENGTHS), dtype=torch.int64, device=device)
+        shape = self(tokens, torch.tensor(PROBE_LENGTHS, device=device)).shape
+        wanted = (len(PROBE_LENGTHS), self.num_outputs)
+        if tuple(shape) != wanted:
+            raise ValueError(f"{type(self.hf).__name__} gives scores of shape {tuple(shape)}, wanted {wanted}")
+
+
+class _Float32:
+    """Stands for the `forward` of a linear layer."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        bias = None if self.layer.bias is None else self.layer.bias.float()
+        return nn.functional.linear(x.float(), self.layer.weight.float(), bias)
 
 
 class RewardModelWorker(ModelWorker):
-    """See `ModelWorker` for when to call what."""
+    """See `ModelWorker`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._spec: StartSpec | None = None
-        self._scale: RewardScale | None = None
-        self._objective: RewardObjective | None = None
+    NAME = "reward_model"
 
-    def start(self, spec: StartSpec, attributes: Sequence[str] | None = None) -> dict[str, Any]:
-        """Joins the group and loads the model; see `initialize`.
-
-        Returns:
-            `describe()`.
-        """
-        join(spec)
-        self._spec = spec
-        self._build(RewardFolder.inspect(spec.model_path, spec.model, attributes))
-        return self.describe()
-
-    @property
-    def engine(self) -> RewardEngine:
-        engine = super().engine
-        assert isinstance(engine, RewardEngine)
-        return engine
-
-    def describe(self) -> dict[str, Any]:
-        """See `ModelWorker.describe`; and `attributes`."""
-        return super().describe() | {"attributes": self.scale().attributes}
+    def _load(self, path: str, model: ModelConfig, trainable: bool) -> Scorer:
+        return RewardFolder.inspect(path, model).scorer(path, model)
 
     def scale(self) -> RewardScale:
-        """How one reward is made of the outputs."""
-        if self._scale is None:
-            raise RuntimeError("the worker was not started")
-        return self._scale
+        """Of the model that `start` loaded."""
+        return RewardFolder.inspect(self.spec.model_path, self.spec.model).scale
 
     def initialize(self, directory: str, attributes: Sequence[str] | None = None) -> RewardScale:
-        """Takes another model, of any architecture, in the same process: the engine is built anew, the optimizer starts
-        from nothing, and what `begin` set is forgotten.
+        """Takes another model, of any architecture, in the same process; the optimizer starts from nothing.
 
         Args:
             directory: a Hugging Face folder of a causal language model (new head), of a sequence classification model
                 (its head is kept) or of `export`.
             attributes: names of the outputs; see `RewardFolder.inspect`.
 
+        Returns:
+            How one reward is made of the outputs.
+
         Raises:
             ValueError: see `RewardFolder`. A folder that cannot be one is refused before the old model is given up.
         """
-        spec = self._spec
-        if spec is None:
-            raise RuntimeError("the worker was not started")
-        folder = RewardFolder.inspect(directory, spec.model, attributes)
-        self._engine = None
-        gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
-        self._build(folder)
-        return self.scale()
-
-    def _build(self, folder: RewardFolder) -> None:
-        assert self._spec is not None
-        spec = self._spec
-        self._engine = RewardEngine(folder, spec.model, spec.engine, spec.device)
-        self._scale, self._objective = folder.scale, None
-
-    def scores(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]]) -> Float32:
-        """[b, K] float32; see `RewardEngine.scores`."""
-        return self.engine.scores(shard, micro_batches)
-
-    def begin(self, objective: RewardObjective) -> RewardScale:
-        """Sets what `update` minimises, and the weights of the outputs with it; the normalisation begins anew.
-
-        Raises:
-            ValueError: the objective's outputs are not the model's.
-        """
-        here = self.scale().attributes
-        if objective.attributes != here:
-            raise ValueError(
-                f"the objective is about {', '.join(objective.attributes)}, the model about {', '.join(here)}: "
-                "initialize it with these attributes"
-            )
-        self._objective, self._scale = objective, objective.scale
-        return self._scale
-
-    def update(
-        self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], counts: Counts, learning_rate: float
-    ) -> Metrics:
-        """One optimizer step; see `train_step`, whose metrics here begin with "reward_model".
-
-        Args:
-            counts: `RewardObjective.denominator` of the whole batch of all ranks.
-
-        Raises:
-            RuntimeError: before `begin`.
-            ValueError: see `train_step` and `RewardObjective.loss`.
-        """
-        engine, objective = self.engine, self._objective
-        if objective is None:
-            raise RuntimeError("update before begin: the reward model has no objective")
-
-        def loss(micro: TrainBatch) -> tuple[Tensor, Metrics]:
-            batch = TensorBatch.from_train_batch(micro, engine.device)
-            return objective.loss(Outputs(engine.forward_scores(micro)), batch, counts)
-
-        return train_step(engine, shard, micro_batches, learning_rate, loss, "reward_model")
-
-    def normalize(self, mean: float, std: float) -> RewardScale:
-        """What rewards are shifted and divided by from now on.
-
-        Raises:
-            ValueError: not finite, or a deviation that is not above 0.
-        """
-        self._scale = replace(self.scale(), mean=mean, std=std)
-        return self._scale
-
-    def reset_optimizer(self) -> None:
-        """Forgets Adam's moments and step count."""
-        self.engine.reset_optimizer()
-
-    def save(self, directory: str) -> None:
-        """See `TrainEngine.save`; and the scale."""
-        self.engine.save(directory)
-        self._write(directory)
-
-    def load(self, directory: str) -> RewardScale:  # type: ignore[override]
-        """Goes on exactly where `save` was called. The objective stays what `begin` made it.
-
-        Raises:
-            ValueError: see `TrainEngine.load`, or outputs of other names.
-            FileNotFoundError: no checkpoint of a reward model in `directory`.
-        """
-        scale = RewardScale.read(directory)
-        if scale is None:
-            raise FileNotFoundError(f"{directory} has no checkpoint of a reward model")
-        if scale.attributes != self.scale().attributes:
-            raise ValueError(
-                f"the checkpoint in {directory} is about {', '.join(scale.attributes)}, the model about "
-                f"{', '.join(self.scale().attributes)}: initialize it with these attributes first"
-            )
-        self.engine.load(directory)
-        self._scale = scale
-        return scale
-
-    def export(self, directory: str) -> None:
-        """A Hugging Face folder for `AutoModelForSequenceClassification`, with the scale as reward_model.json."""
-        self.engine.export(directory)
-        self._write(directory)
-
-    def _write(self, directory: str) -> None:
-        if self.engine.rank == 0:
-            self.scale().write(Path(directory))
-        dist.barrier()
+        folder = RewardFolder.inspect(directory, self.spec.model, attributes)
+        self._build(directory, folder.scorer)
+        return folder.scale

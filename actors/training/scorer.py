@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from actors.config.schema import ModelConfig
+from actors.training import lora
+from actors.training.model_folder import load_model
 from rlcore.ops.logprobs import linear_logprobs, token_logprobs, token_logprobs_and_entropy
 
 log = logging.getLogger(__name__)
@@ -23,7 +27,12 @@ class Scorer(nn.Module):
     """A Hugging Face model, held as `hf`, whose hidden states a subclass makes something of in `score`.
 
     A forward pass is a call of the module itself, under `check` too: ZeRO-3 gathers weights in the modules' hooks.
+    `score` returns one tensor: ZeRO-3 readies the backward at every output that has a gradient. With two, a rank whose
+    loss leaves one out would gather in another order than the rest, and all would wait for ever.
     """
+
+    KEEPS_MASTERS: ClassVar[bool] = False  # whether a folder may hold float32 master weights of it
+    num_outputs: int | None = None  # of a row; None: one of each token
 
     def __init__(self, hf: nn.Module) -> None:
         super().__init__()
@@ -115,6 +124,8 @@ class CausalScorer(Scorer):
     is used, which holds [b, t, V] in the model's dtype.
     """
 
+    KEEPS_MASTERS = True
+
     def __init__(self, hf: nn.Module) -> None:
         super().__init__(hf)
         self.chunked = False  # until `check`
@@ -135,9 +146,6 @@ class CausalScorer(Scorer):
     ) -> Tensor:
         """Log-probs of the tokens from column `first` on, and entropies when asked for; columns before it are 0.
 
-        One tensor for both: ZeRO-3 readies the backward at every output that has a gradient. With two, a rank whose
-        loss leaves the entropy out would gather in another order than the rest, and all would wait for ever.
-
         Args:
             tokens: [b, t] int64, padded on the right with any id.
             lengths: [b] int64, tokens of each row that are real; None: all of them.
@@ -145,7 +153,7 @@ class CausalScorer(Scorer):
             packed: see `hidden_states`.
 
         Returns:
-            [1, b, t] float32 log-probs, or [2, b, t] with entropies; 0 behind a row's length.
+            [b, t] float32 log-probs, or [2, b, t] with entropies; 0 behind a row's length.
         """
         wanted = torch.arange(tokens.shape[1], device=tokens.device)[None] >= first
         wanted = wanted.expand(tokens.shape) if lengths is None else wanted & real(tokens, lengths)
@@ -155,7 +163,7 @@ class CausalScorer(Scorer):
 
         def chunks(x: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
             found = linear_logprobs(x, tokens, head, self.vocabulary, temperature, wanted, entropy)
-            return torch.stack([x for x in found if x is not None])
+            return torch.stack(found) if entropy else found[0]  # type: ignore[arg-type]
 
         out: Tensor = self._find_head()(hidden, then=chunks)  # type: ignore[misc]
         return out
@@ -170,9 +178,10 @@ class CausalScorer(Scorer):
         if entropy:
             out = torch.stack(token_logprobs_and_entropy(logits, ids, temperature))
         else:
-            out = token_logprobs(logits, ids, temperature)[None]
+            out = token_logprobs(logits, ids, temperature)
         if blocks is not None:
-            out = blocks.unpack(out.flatten(1), 1).view(-1, *tokens.shape)
+            flat = out.flatten(-2)
+            out = blocks.unpack(flat, flat.dim() - 1).view(*out.shape[:-2], *tokens.shape)
         return torch.where(wanted, out, 0.0)
 
     def probe(self, tokens: Tensor, lengths: Tensor, packing: bool) -> None:
@@ -211,6 +220,23 @@ class CausalScorer(Scorer):
         return torch.equal(logits.float(), given.to(seen[0].device, seen[0].dtype).float()) and _close(
             self.hidden_states(tokens), seen[0]
         )
+
+
+def load_causal(path: str, model: ModelConfig, trainable: bool) -> CausalScorer:
+    """A causal language model, with new adapters where `model.lora` asks for some. A collective with adapters.
+
+    Args:
+        trainable: a frozen model is the reference: it has no adapters.
+
+    Raises:
+        ValueError: see `load_model`.
+    """
+    module = load_model(path, model)
+    if model.lora.rank and trainable:
+        seed = [torch.initial_seed()]
+        dist.broadcast_object_list(seed)
+        lora.add_adapters(module, model.lora, seed[0])
+    return CausalScorer(module)
 
 
 class _Head:

@@ -1,21 +1,23 @@
-"""Base classes of all model workers: start and shutdown, checkpoints, optimizer steps, weights to rollout engines."""
+"""The workers that hold a model: start, scoring, optimizer steps, checkpoints, weights to rollout engines."""
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from actors.config.schema import EngineConfig, ModelConfig
 from actors.placement import process
 from actors.training.engine import TrainEngine, init_distributed, leave_distributed
+from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Metrics, Sum, merge
+from rlcore.objective import Objective, TensorBatch
 from rlcore.types import Float32, TrainBatch
 
 
@@ -43,18 +45,63 @@ class ModelWorker:
     A plain class; Ray is applied elsewhere.
     """
 
+    NAME: ClassVar[str] = "model"  # first part of its metrics' names
+    TRAINABLE: ClassVar[bool] = True  # else there is no optimizer, hence no `update`, no `save` and no `load`
+
     def __init__(self) -> None:
         self._engine: TrainEngine | None = None
+        self._spec: StartSpec | None = None
 
     def address(self) -> tuple[str, int]:
         """(ip, free port) of this node: what rank 0's `start` and all others' take as the meeting point."""
         return process.free_address()
+
+    def start(self, spec: StartSpec) -> dict[str, Any]:
+        """Prepares this process, joins it to its group and loads the model.
+
+        Returns:
+            `describe()`.
+        """
+        process.prepare(spec.threads, spec.seed)
+        init_distributed(spec.rank, spec.world_size, spec.master_addr, spec.master_port, spec.device, spec.timeout_s)
+        self._spec = spec
+        self._build(spec.model_path, self._load)
+        return self.describe()
+
+    def _load(self, path: str, model: ModelConfig, trainable: bool) -> Scorer:
+        return load_causal(path, model, trainable)
+
+    def _build(self, path: str, load: Callable[[str, ModelConfig, bool], Scorer]) -> None:
+        spec, self._engine = self.spec, None
+        gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
+        self._engine = TrainEngine(path, spec.model, spec.engine, spec.device, self.TRAINABLE, load)
+
+    @property
+    def spec(self) -> StartSpec:
+        if self._spec is None:
+            raise RuntimeError("the worker was not started")
+        return self._spec
 
     @property
     def engine(self) -> TrainEngine:
         if self._engine is None:
             raise RuntimeError("the worker was not started")
         return self._engine
+
+    def initialize(self, directory: str) -> Any:
+        """Takes the weights of another folder of the same architecture, in the same process.
+
+        The engine is built anew, which every ZeRO stage understands: head and optimizer start from nothing.
+
+        Raises:
+            ValueError: the folder's model has another number of parameters.
+        """
+        count = self.engine.num_parameters
+        self._build(directory, self._load)
+        if (found := self.engine.num_parameters) != count:
+            raise ValueError(
+                f"{directory} holds a model of another architecture: {found} parameters, the {self.NAME} has {count}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """pid, node, rank, world_size, device, dtype, zero_stage (the one that runs) and parameters."""
@@ -68,13 +115,90 @@ class ModelWorker:
         """Gives GPU memory that is only cached back to the driver, for another process on the GPU."""
         process.release()
 
+    @torch.no_grad()
+    def numbers(
+        self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> Float32:
+        """What the model says of this rank's rows; see `TrainEngine.forward`.
+
+        Args:
+            shard: b rows, padded on the right to T.
+            micro_batches: rows of each pass; every row in exactly one. Under ZeRO-3 every rank must have the same
+                number of them; an empty one still takes part in the gathering.
+
+        Returns:
+            [b, T] float32 log-probs or values, 0 at index 0 and padding, or [b, K] scores.
+        """
+        engine = self.engine
+        result = np.zeros((len(shard), engine.scorer.num_outputs or shard.tokens.shape[1]), dtype=np.float32)
+        for rows in micro_batches:
+            batch = TensorBatch.from_train_batch(_micro_batch(shard, rows), engine.device)
+            found = engine.forward(batch, temperature).numbers.cpu().numpy()
+            if len(rows):
+                result[np.asarray(rows), : found.shape[1]] = found
+        return result
+
+    def update(
+        self,
+        shard: TrainBatch,
+        micro_batches: Sequence[Sequence[int]],
+        denominator: Any,
+        learning_rate: float,
+        objective: Objective,
+    ) -> Metrics:
+        """One optimizer step on the sum of the losses of all micro-batches of all ranks.
+
+        A loss or gradient that is not finite skips the step, on every rank alike, and is counted.
+
+        Args:
+            shard: this rank's rows; may have none.
+            micro_batches: rows of each pass. Every rank has the same number; an empty one is run as a unit of padding,
+                which adds nothing to the loss.
+            denominator: of the loss, counted over the whole batch of all ranks (`Objective.denominator`).
+
+        Returns:
+            The objective's metrics of this rank's rows, and NAME/grad_norm (before clipping), NAME/lr and
+            NAME/skipped_steps, the last counted by rank 0 alone, so that merging over ranks counts a step once.
+
+        Raises:
+            ValueError: no micro-batch, not the same number on every rank, or see `Objective.loss`.
+        """
+        engine = self.engine
+        engine.check_agreement(len(micro_batches), "the number of micro-batches")
+        if not micro_batches:
+            raise ValueError("an update needs at least one micro-batch")
+        parts: list[Metrics] = []
+        for i, rows in enumerate(micro_batches):
+            micro = _micro_batch(shard, rows)
+            batch = TensorBatch.from_train_batch(micro, engine.device)
+            outputs = engine.forward(batch, objective.temperature, first_column(micro), objective.needs_entropy)
+            loss, metrics = objective.loss(outputs, batch, denominator)
+            engine.backward(loss, last=i == len(micro_batches) - 1)
+            if len(rows):  # padding has nothing to report
+                parts.append(metrics)
+        norm, stepped = engine.step(learning_rate)
+        own: Metrics = {
+            f"{self.NAME}/grad_norm": Last(norm if stepped else math.nan),
+            f"{self.NAME}/lr": Last(learning_rate),
+            f"{self.NAME}/skipped_steps": Sum(0.0 if stepped or engine.rank else 1.0),
+        }
+        return merge([*parts, own])
+
+    def reset_optimizer(self) -> None:
+        """Forgets Adam's moments and step count."""
+        self.engine.reset_optimizer()
+
     def save(self, directory: str) -> None:
-        """See `TrainEngine.save`; of a model that is trained."""
+        """See `TrainEngine.save`."""
         self.engine.save(directory)
 
     def load(self, directory: str) -> None:
         """See `TrainEngine.load`."""
         self.engine.load(directory)
+
+    def export(self, directory: str, masters: bool = False) -> None:
+        """See `TrainEngine.export`."""
+        self.engine.export(directory, masters)
 
     def shutdown(self) -> None:
         """Leaves the process group. The worker can not be started again."""
@@ -83,15 +207,16 @@ class ModelWorker:
 
 
 class LanguageModelWorker(ModelWorker):
-    """A worker that scores tokens and can send its weights to the rollout engines."""
+    """A worker that can send its weights to the rollout engines."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sender: WeightSender | None = None
 
-    def logprobs(self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float) -> Float32:
-        """[b, T] float32; see `TrainEngine.logprobs`."""
-        return self.engine.logprobs(shard, micro_batches, temperature)
+    def initialize(self, directory: str) -> None:
+        """See `ModelWorker.initialize`. A connection to the rollout engines ends: `connect` again."""
+        self.disconnect()
+        super().initialize(directory)
 
     def connect(
         self,
@@ -151,54 +276,26 @@ class LanguageModelWorker(ModelWorker):
         super().shutdown()
 
 
-def join(spec: StartSpec) -> None:
-    """Prepares this process and joins it to its group: what `start` does before it loads a model."""
-    process.prepare(spec.threads, spec.seed)
-    init_distributed(spec.rank, spec.world_size, spec.master_addr, spec.master_port, spec.device, spec.timeout_s)
+class PolicyWorker(LanguageModelWorker):
+    """The trained model."""
+
+    NAME = "actor"
 
 
-def train_step(
-    engine: TrainEngine,
-    shard: TrainBatch,
-    micro_batches: Sequence[Sequence[int]],
-    learning_rate: float,
-    loss: Callable[[TrainBatch], tuple[Tensor, Metrics]],
-    name: str,
-) -> Metrics:
-    """One optimizer step on the sum of the losses of all micro-batches of all ranks.
+class ReferenceWorker(LanguageModelWorker):
+    """A frozen model that scores, and may be sampled from."""
 
-    A loss or gradient that is not finite skips the step, on every rank alike, and is counted.
+    NAME, TRAINABLE = "reference", False
 
-    Args:
-        shard: this rank's rows; may have none.
-        micro_batches: rows of each pass. Every rank has the same number; an empty one is run as a unit of padding,
-            which adds nothing to the loss.
-        loss: of one micro-batch, and its metrics.
-        name: of the model, first part of the metrics' names.
 
-    Returns:
-        The loss's metrics of this rank's rows, and <name>/grad_norm (before clipping), <name>/lr and
-        <name>/skipped_steps, the last counted by rank 0 alone, so that merging over ranks counts a step once.
+def first_column(batch: TrainBatch) -> int:
+    """The first column with a trained token, at least 1; the last column when there is none."""
+    columns = np.flatnonzero(batch.loss_mask.any(axis=0))
+    return max(1, int(columns[0])) if columns.size else batch.tokens.shape[1] - 1
 
-    Raises:
-        ValueError: no micro-batch, or not the same number on every rank.
-    """
-    engine.check_agreement(len(micro_batches), "the number of micro-batches")
-    if not micro_batches:
-        raise ValueError("an update needs at least one micro-batch")
-    parts: list[Metrics] = []
-    for i, rows in enumerate(micro_batches):
-        value, metrics = loss(shard.select(rows) if len(rows) else padding_row(shard))
-        engine.backward(value, last=i == len(micro_batches) - 1)
-        if len(rows):  # padding has nothing to report
-            parts.append(metrics)
-    norm, stepped = engine.step(learning_rate)
-    own: Metrics = {
-        f"{name}/grad_norm": Last(norm if stepped else math.nan),
-        f"{name}/lr": Last(learning_rate),
-        f"{name}/skipped_steps": Sum(0.0 if stepped or engine.rank else 1.0),
-    }
-    return merge([*parts, own])
+
+def _micro_batch(shard: TrainBatch, rows: Sequence[int]) -> TrainBatch:
+    return shard.select(rows) if len(rows) else padding_row(shard)
 
 
 def padding_row(like: TrainBatch) -> TrainBatch:

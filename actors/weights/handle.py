@@ -11,9 +11,7 @@ from actors.generation.rollout import RolloutWorker
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorGroup, WorkerError
 from actors.placement.restarts import RestartPolicy
-from actors.training.policy import PolicyWorker
-from actors.training.reference import ReferenceWorker
-from actors.training.worker import LanguageModelWorker
+from actors.training.worker import LanguageModelWorker, PolicyWorker, ReferenceWorker
 from actors.weights.sender import WeightSyncError
 from rlcore import metrics as M
 

@@ -1,13 +1,11 @@
-"""Reward models: what they are trained on, and what makes one reward of their outputs."""
+"""What reward models minimise."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,63 +16,9 @@ from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig
 from rlcore.metrics import Mean, Metrics
 from rlcore.objective import Outputs, TensorBatch, means, whole_pairs, zero_loss
 from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
-from rlcore.types import Float32, TrainBatch
+from rlcore.types import RewardScale, TrainBatch
 
-FILE = "reward_model.json"
 Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class RewardScale:
-    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; lies beside the model as reward_model.json.
-
-    >>> RewardScale(("helpfulness", "verbosity"), (1.0, -0.5), mean=1.0, std=2.0).rewards(np.array([[4.0, 2.0]]))
-    array([1.], dtype=float32)
-    """
-
-    attributes: tuple[str, ...]
-    weights: tuple[float, ...]
-    mean: float = 0.0
-    std: float = 1.0
-    trained_with: Mapping[str, Any] = field(default_factory=dict)  # the settings, as JSON has them; empty: not here
-
-    def __post_init__(self) -> None:
-        if len(self.attributes) != len(self.weights) or not self.attributes:
-            raise ValueError(f"attributes {self.attributes} and weights {self.weights} must be as many, at least one")
-        if not (self.std > 0 and all(map(math.isfinite, (self.std, self.mean, *self.weights)))):
-            raise ValueError(f"mean {self.mean}, std {self.std} and weights {self.weights} must be finite, std above 0")
-
-    @classmethod
-    def of(cls, attributes: Sequence[str]) -> RewardScale:
-        """The first attribute alone."""
-        return cls(tuple(attributes), (1.0, *([0.0] * (len(attributes) - 1))))
-
-    def rewards(self, scores: Float32) -> Float32:
-        """[B] float32 of [B, K]."""
-        summed = np.asarray(scores, dtype=np.float64) @ np.asarray(self.weights)
-        rewards: Float32 = ((summed - self.mean) / self.std).astype(np.float32)
-        return rewards
-
-    def write(self, directory: str | Path) -> None:
-        (Path(directory) / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def read(cls, directory: str | Path) -> RewardScale | None:
-        """None where the folder has no such file.
-
-        Raises:
-            ValueError: the file is there and is not what `write` writes.
-        """
-        file = Path(directory) / FILE
-        if not file.is_file():
-            return None
-        try:
-            held = json.loads(file.read_text())
-            names, weights = tuple(map(str, held["attributes"])), tuple(map(float, held["weights"]))
-            return cls(names, weights, float(held["mean"]), float(held["std"]), held["trained_with"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} does not describe a reward model: {error!r}. Export the model again") from error
 
 
 @dataclass(frozen=True)
@@ -114,20 +58,14 @@ class RewardObjective:
     """
 
     config: RewardTrainingConfig
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        return self.config.outputs
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        return self.config.weights
+    temperature: ClassVar[float] = 1.0
+    needs_entropy: ClassVar[bool] = False
 
     @property
     def scale(self) -> RewardScale:
         """What the trained model says of its outputs, before any normalisation."""
         plain = json.loads(json.dumps(asdict(self.config)))  # enums by value
-        return RewardScale(self.attributes, self.weights, trained_with=plain)
+        return RewardScale(self.config.outputs, self.config.weights, trained_with=plain)
 
     @property
     def on_pairs(self) -> bool:
@@ -144,7 +82,7 @@ class RewardObjective:
         targets = self._graded(tensors)
         labels = 0.0 if targets is None else float(self._labelled(tensors, targets).sum())
         if not self.on_pairs and not labels:
-            raise ValueError(f"loss=regression, but no row has a label of {', '.join(self.attributes)}")
+            raise ValueError(f"loss=regression, but no row has a label of {', '.join(self.config.outputs)}")
         return Counts(pairs, labels)
 
     def _graded(self, batch: TensorBatch) -> Tensor | None:
@@ -153,8 +91,8 @@ class RewardObjective:
 
     def _labelled(self, batch: TensorBatch, targets: Tensor) -> Tensor:
         """[b, K'] bool: numbers that carry a loss, or whole grades where these are classes; not those of padding."""
-        if targets.ndim != 2 or targets.shape[1] != len(self.attributes):
-            raise ValueError(f"targets have shape {tuple(targets.shape)}, the model has {len(self.attributes)} outputs")
+        if targets.ndim != 2 or targets.shape[1] != (outputs := len(self.config.outputs)):
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, the model has {outputs} outputs")
         known = ~targets.isnan() & batch.loss_mask.any(1)[:, None]
         return known[:, 1 :: self.config.grade_classes or 1] if self.on_pairs else known
 
@@ -172,7 +110,7 @@ class RewardObjective:
         return total, metrics
 
     def _pairs(self, scores: Tensor, batch: TensorBatch, counts: Counts) -> tuple[Tensor, Metrics]:
-        rewards, first = scores @ scores.new_tensor(self.weights), whole_pairs(batch.loss_mask)
+        rewards, first = scores @ scores.new_tensor(self.config.weights), whole_pairs(batch.loss_mask)
         chosen, rejected, weights = rewards[first], rewards[first + 1], _pair_weights(batch, first)
         summed = (weights * self._per_pair(chosen, rejected, batch, first)).sum()
         d, count = (chosen - rejected).detach(), float(weights.sum())
@@ -228,19 +166,3 @@ def _by_strength(strengths: Any, levels: Sequence[float], table: Sequence[float]
     x = np.asarray(strengths, dtype=np.float64)
     found = np.interp(np.nan_to_num(x), levels, table)
     return np.where(np.isnan(x), unknown, found)
-
-
-def named(scale: RewardScale, attributes: Sequence[str] | None) -> RewardScale:
-    """`scale` with its outputs called `attributes`; None leaves it.
-
-    Raises:
-        ValueError: another number of names than outputs.
-    """
-    if attributes is None or tuple(attributes) == scale.attributes:
-        return scale
-    if len(attributes) != len(scale.attributes):
-        raise ValueError(
-            f"the model has {len(scale.attributes)} outputs ({', '.join(scale.attributes)}), attributes are "
-            f"{', '.join(attributes)}: name as many, or start from a causal language model, which gets a new head"
-        )
-    return replace(scale, attributes=tuple(attributes))

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig, Family, KLPlace
-from rlcore.interfaces import World
+from rlcore.algorithms.policy_gradient import PolicyGradientObjective
+from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.value import ValueObjective
+from rlcore.interfaces import Sampling, World
 from rlcore.loops import parity
 from rlcore.loops.config import TrainerConfig
+from rlcore.objective import Objective
 from rlcore.types import TrainBatch
 
 OWN_ONLY = ("group", "gae", "returns")  # advantages that never look at old log-probs, unless for a KL in the reward
@@ -88,6 +92,7 @@ def update(
     batch: TrainBatch,
     steps: Sequence[NDArray[np.int64]],
     rates: tuple[float | None, float],
+    objectives: tuple[Objective, Objective],
 ) -> list[M.Metrics]:
     """All optimizer steps of one batch; the critic's run beside the policy's, on the same rows.
 
@@ -95,22 +100,32 @@ def update(
         batch: with the old log-probs of the rows in `steps[1:]`.
         steps: rows of each optimizer step.
         rates: learning rates of policy (None: it stays as it is, while the critic warms up) and critic.
+        objectives: of policy and critic.
     """
     parts: list[M.Metrics] = []
-    rate, critic_rate = rates
+    (rate, critic_rate), (objective, value_objective) = rates, objectives
     with ThreadPoolExecutor(1, "critic") as beside:
         for i, rows in enumerate(steps):
             part = batch.select(rows)
             if i == 0:  # the policy has not moved yet: its own log-probs, detached, are the old ones
                 part = replace(part, old_logprobs=None)
-            critic = beside.submit(world.critic.update, part, critic_rate) if world.critic else None
+            critic = None
+            if world.critic:
+                critic = beside.submit(world.critic.update, part, critic_rate, value_objective)
             if rate is not None:
                 with world.tracker.phase("update_actor"):
-                    parts.append(world.policy.update(part, rate, "rl"))
+                    parts.append(world.policy.update(part, rate, objective))
             if critic is not None:
                 with world.tracker.phase("update_critic"):  # what is left of it once the policy is done
                     parts.append(critic.result())
     return parts
+
+
+def objectives_of(algorithm: AlgorithmConfig, sampling: Sampling) -> tuple[Objective, Objective]:
+    """What policy and critic minimise."""
+    family = PreferenceObjective if algorithm.family is Family.preference else PolicyGradientObjective
+    policy = family(algorithm, sampling.temperature, sampling.max_new_tokens)
+    return policy, ValueObjective(algorithm.value_clip)
 
 
 def plan_updates(batch: TrainBatch, trainer: TrainerConfig, rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -21,7 +21,7 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops.config import TrainerConfig
 from rlcore.loops.evaluate import accuracy, evaluate
 from rlcore.loops.experience import Experience, collect
-from rlcore.loops.learning import credit_needs_old, plan_updates, update, with_models
+from rlcore.loops.learning import credit_needs_old, objectives_of, plan_updates, update, with_models
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
@@ -183,7 +183,8 @@ def learn(
         batch = replace(seen, old_logprobs=batch.old_logprobs)
     critic_rate = learning_rate(trainer.critic_learning_rate, state.step, trainer.steps)
     waiting = world.critic is not None and state.step < algorithm.critic_warmup_steps
-    return parts + update(world, batch, steps, (None if waiting else rate, critic_rate))
+    objectives = objectives_of(algorithm, run.sampling)
+    return parts + update(world, batch, steps, (None if waiting else rate, critic_rate), objectives)
 
 
 def publish(world: World, state: LoopState, after: int = -1) -> M.Metrics:

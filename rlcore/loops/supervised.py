@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rlcore import metrics as M
+from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.interfaces import PromptSource, World
 from rlcore.loops.config import WarmupConfig
 from rlcore.loops.schedule import learning_rate
@@ -34,7 +35,7 @@ def warm_up(
             stop.check()
             batch = make_batch(prompts.take(config.sequences_per_step))
             rate = learning_rate(config.learning_rate, step, config.steps)
-            loss = M.values(world.policy.update(batch, rate, "sft"))["sft/loss"]
+            loss = M.values(world.policy.update(batch, rate, SupervisedObjective()))["sft/loss"]
             advance()
             if reached(config, step + 1, accuracy):
                 break

@@ -11,9 +11,7 @@ from actors.build import Builder, Inputs, weight_backend
 from actors.config.compose import compose
 from actors.config.schema import Config, RoleConfig, RolesConfig, WeightSyncBackend
 from actors.placement.placement import together
-from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, PreferenceConfig
-from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.config import AlgorithmConfig, Opponent, PreferenceConfig
 
 
 def builder(config: Config, device: str = "cpu") -> Builder:
@@ -61,22 +59,6 @@ def test_an_engine_knows_what_the_others_on_its_gpu_hold() -> None:
     assert shared.rollout_arguments(0)[-1] > 1.5 * 2**30
     assert apart.rollout_arguments(0)[-1] == 0
     assert builder(compose([])).rollout_arguments(0)[-1] == 0
-
-
-def test_objectives_of_the_family() -> None:
-    config = Config()
-    made = builder(config)
-    assert isinstance(made.objectives["rl"], PolicyGradientObjective)
-    assert made.objectives["rl"].max_new_tokens == config.rollout.max_new_tokens
-    config.algorithm.family = Family.preference
-    assert isinstance(builder(config).objectives["rl"], PreferenceObjective)
-
-
-@pytest.mark.parametrize("clip", [None, 0.5])
-def test_the_critic_is_clipped_as_the_algorithm_says(clip: float | None) -> None:
-    config = Config()
-    config.algorithm.value_clip = clip
-    assert builder(config).value_objective.value_clip == clip
 
 
 def test_every_worker_gets_a_seed_and_the_longest_sequence() -> None:

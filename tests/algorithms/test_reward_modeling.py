@@ -21,10 +21,10 @@ from rlcore.algorithms.reward_config import (
     RewardTrainingConfig,
     Weighting,
 )
-from rlcore.algorithms.reward_modeling import FILE, Counts, RewardObjective, RewardScale, first_labels, margins, named
+from rlcore.algorithms.reward_modeling import Counts, RewardObjective, first_labels, margins
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.problems import check_settings, setting_problems
-from rlcore.types import TrainBatch
+from rlcore.types import RewardScale, TrainBatch
 
 NAN = float("nan")
 GRADED = ["reward", "truth", "brevity"]
@@ -273,10 +273,10 @@ def test_the_scale_lies_beside_the_model(tmp_path: Path) -> None:
     scale = dataclasses.replace(RewardObjective(CONFIGS["regression"]).scale, mean=1.5, std=0.5)
     scale.write(tmp_path)
     assert RewardScale.read(tmp_path) == scale
-    assert json.loads((tmp_path / FILE).read_text())["trained_with"]["loss"] == "regression"
+    assert json.loads((tmp_path / RewardScale.FILE).read_text())["trained_with"]["loss"] == "regression"
     assert scale.rewards(np.array([[7.0, 2.0, 9.0]], np.float32)).tolist() == [5.0]
     assert RewardScale.read(tmp_path / "nowhere") is None
-    (tmp_path / FILE).write_text('{"attributes": ["a"]}')
+    (tmp_path / RewardScale.FILE).write_text('{"attributes": ["a"]}')
     with pytest.raises(ValueError, match=r"reward_model\.json does not describe"):
         RewardScale.read(tmp_path)
     for wrong in ({"std": 0.0}, {"mean": NAN}, {"weights": (1.0, 2.0)}):
@@ -286,10 +286,10 @@ def test_the_scale_lies_beside_the_model(tmp_path: Path) -> None:
 
 def test_outputs_get_other_names() -> None:
     scale = RewardScale(("LABEL_0", "LABEL_1"), (1.0, 0.0))
-    assert named(scale, ("good", "long")).attributes == ("good", "long")
-    assert named(scale, None) is scale
+    assert scale.named(("good", "long")).attributes == ("good", "long")
+    assert scale.named(None) is scale
     with pytest.raises(ValueError, match=r"2 outputs .*, attributes are good: name as many"):
-        named(scale, ("good",))
+        scale.named(("good",))
 
 
 def test_travels_to_a_worker() -> None:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
-from actors.training.policy import PolicyWorker
-from actors.training.worker import StartSpec
+from actors.training.worker import PolicyWorker, StartSpec
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.data.batching.balance import split
@@ -116,16 +115,16 @@ def main() -> None:
         path = build(options.model, folder)
         worker, dtype = PolicyWorker(), DType(options.dtype)
         host, port = worker.address()
-        objectives = {"rl": PolicyGradientObjective(AlgorithmConfig(), 1.0, options.tokens)}
+        objective = PolicyGradientObjective(AlgorithmConfig(), 1.0, options.tokens)
         model, engine = ModelConfig(path=path, dtype=dtype), EngineConfig(zero_stage=options.zero)
-        described = worker.start(StartSpec(0, 1, host, port, "cpu", path, model, engine), objectives)
+        described = worker.start(StartSpec(0, 1, host, port, "cpu", path, model, engine))
         plain = PlainLoop(path, getattr(torch, dtype.value))
     batch = make_batch(options.rows, options.tokens, plain.model.config.vocab_size)
     (micro,) = split([int(n) for n in batch.lengths], 1, options.max_tokens)
     seconds: dict[str, list[float]] = {"worker": [], "plain": []}
     for round_ in range(options.rounds + 1):
         sides = [
-            ("worker", lambda: worker.update(batch, micro, float(batch.num_loss_tokens), LR, "rl")),
+            ("worker", lambda: worker.update(batch, micro, float(batch.num_loss_tokens), LR, objective)),
             ("plain", lambda: plain.update(batch, micro)),
         ]
         for name, run in sides if round_ % 2 else reversed(sides):

@@ -6,7 +6,6 @@ Each group is started once; its processes build engines of every ZeRO stage one 
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from actors.config.schema import (
 from actors.placement.group import ActorGroup, WorkerError
 from actors.placement.placement import Placement
 from actors.training.critic import CriticWorker
-from actors.training.handles import Scoring, ValueHandle, shards
-from actors.training.value_engine import ValueEngine
+from actors.training.handles import ValueHandle, shards
+from actors.training.scorer import Scorer
 from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.value import ValueObjective
@@ -41,6 +40,7 @@ from rlcore.types import TrainBatch
 VOCABULARY, WIDTH, LR, CLIP, LIMIT = 61, 32, 1e-3, 0.2, 30
 # Adam divides by the gradient's own size: a larger eps keeps rounding of near-zero gradients out of the comparison
 OPTIMIZER = OptimizerConfig(eps=1e-4, max_grad_norm=0.5)
+OBJECTIVE = ValueObjective(CLIP)
 MODEL, WAIT = ModelConfig(), {"timeout_s": 300, "phase": "test"}
 LAYOUTS = [(size, stage) for size in (1, 2) for stage in (0, 2, 3)]
 HEAD = {
@@ -60,10 +60,15 @@ class Watched(CriticWorker):
         assert self._spec is not None
         engine = dataclasses.replace(self._spec.engine, zero_stage=stage, packing=packing)
         self._spec = dataclasses.replace(self._spec, model_path=folder, model=model, engine=engine)
-        self._engine = None
-        gc.collect()
-        self._engine = ValueEngine(folder, model, engine, "cpu", head)
+        self.head = head
+        self._build(folder, self.with_head)
         return self.describe()
+
+    def with_head(self, path: str, model: ModelConfig, trainable: bool) -> Scorer:
+        scorer = self._load(path, model, trainable)
+        if self.head:
+            scorer.head.load_state_dict(self.head)  # type: ignore[union-attr]
+        return scorer
 
     def watched_update(self, shard: TrainBatch, micro: list[list[int]], denominator: float, rate: float) -> Any:
         """Metrics, gradients and new weights."""
@@ -76,14 +81,16 @@ class Watched(CriticWorker):
 
         engine.step = step  # type: ignore[method-assign]
         try:
-            metrics = self.update(shard, micro, denominator, rate)
+            metrics = self.update(shard, micro, denominator, rate, OBJECTIVE)
         finally:
             del engine.step
         return metrics, {n: g.numpy() for n, g in seen.items()}, self.weights()
 
     def weights(self) -> dict[str, Any]:
         found = {n: t.clone() for bucket in self.engine.buckets(6000) for n, t in bucket}
-        found |= {f"head.{n}": t for n, t in self.engine.head_state().items()}
+        head: Any = self.engine.scorer.head
+        with self.engine._gathered(list(head.parameters())):
+            found |= {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
         return {n: t.float().numpy() for n, t in found.items()}
 
 
@@ -92,7 +99,7 @@ class Critic:
 
     def __init__(self, group: ActorGroup[Watched]) -> None:
         self.group = group
-        self.handle = ValueHandle(Scoring(group, LIMIT, 120.0), ValueObjective(CLIP), DeadlinesConfig())
+        self.handle = ValueHandle(group, LIMIT, DeadlinesConfig())
 
     def build(
         self, folder: str, stage: int, model: ModelConfig = MODEL, packing: bool = False, head: Any = HEAD
@@ -100,7 +107,7 @@ class Critic:
         return self.group.broadcast(Watched.rebuild, folder, stage, model, packing, head, **WAIT)
 
     def watched(self, batch: TrainBatch) -> tuple[M.Metrics, dict[str, Any], dict[str, Any]]:
-        denominator = ValueObjective(CLIP).denominator(batch)
+        denominator = OBJECTIVE.denominator(batch)
         calls = [(shard, micro, denominator, LR) for _, shard, micro in shards(batch, len(self.group), LIMIT)]
         answers = self.group.scatter(Watched.watched_update, calls, **WAIT)
         for _, gradient, weights in answers[1:]:
@@ -120,7 +127,7 @@ def started(size: int, folder: str) -> tuple[Placement, Critic]:
     address, port = group.one(0, Watched.address, **WAIT)
     engine = EngineConfig(optimizer=OPTIMIZER)
     calls = [
-        (StartSpec(rank, size, address, port, "cpu", folder, MODEL, engine, timeout_s=60.0), ValueObjective(CLIP))
+        (StartSpec(rank, size, address, port, "cpu", folder, MODEL, engine, timeout_s=60.0),)
         for rank in range(size)
     ]
     described = group.scatter(Watched.start, calls, **WAIT)
@@ -283,9 +290,9 @@ def test_updates_on_one_batch_teach_it_the_returns(
     batch, losses = make_batch(seed=3), []
     for _ in range(40):
         batch = batch.with_arrays(values=critic.handle.values(batch))
-        losses.append(M.values(critic.handle.update(batch, 3e-3))["critic/vf_loss"])
+        losses.append(M.values(critic.handle.update(batch, 3e-3, OBJECTIVE))["critic/vf_loss"])
     assert losses[-1] < 0.1 * losses[0]
-    found = M.values(critic.handle.update(batch.with_arrays(values=critic.handle.values(batch)), 0.0))
+    found = M.values(critic.handle.update(batch.with_arrays(values=critic.handle.values(batch)), 0.0, OBJECTIVE))
     assert found["critic/explained_variance"] > 0.8
 
 
@@ -299,7 +306,7 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(
 
     def updates(seeds: range) -> None:
         for seed in seeds:
-            critic.handle.update(make_batch(seed=seed), LR)
+            critic.handle.update(make_batch(seed=seed), LR, OBJECTIVE)
 
     critic.build(folders["first"], stage, model)
     updates(range(2))
@@ -322,12 +329,12 @@ def test_initialize_takes_the_body_and_forgets_the_head_and_the_optimizer(
 ) -> None:
     critic, batch = critics[size], make_batch(seed=5)
     critic.build(folders["first"], stage)
-    critic.handle.update(batch, LR)
+    critic.handle.update(batch, LR, OBJECTIVE)
     critic.handle.initialize(Path(folders["second"]))
     assert not critic.handle.values(batch).any()  # as in a process that has just started
     plain = Plain(folders["second"], {name: torch.zeros_like(value) for name, value in HEAD.items()})
     plain.update(batch)
-    critic.handle.update(batch, LR)
+    critic.handle.update(batch, LR, OBJECTIVE)
     for name, weight in critic.weights().items():
         assert np.abs(weight - plain.parameters[name].detach().numpy()).max() < 1e-2 * LR, name
     with pytest.raises(WorkerError, match="another architecture"):
@@ -355,4 +362,4 @@ def test_adapters_are_the_policys_alone(critics: Any, folders: Any) -> None:
 def test_a_batch_without_returns_is_refused_by_name(critics: Any, folders: Any) -> None:
     critics[1].build(folders["first"], 0)
     with pytest.raises(WorkerError, match="the objective needs returns"):
-        critics[1].handle.update(dataclasses.replace(make_batch(), returns=None), LR)
+        critics[1].handle.update(dataclasses.replace(make_batch(), returns=None), LR, OBJECTIVE)

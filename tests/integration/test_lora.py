@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from actors.config.schema import DType, EngineConfig, LoraConfig, ModelConfig, RolloutConfig
 from actors.training.engine import TrainEngine, init_distributed
-from actors.training.policy import PolicyWorker
 from actors.training.scorer import real
+from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec
 from rlcore import metrics as M
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops import logprobs as ops
@@ -72,7 +72,6 @@ def build(here: Any, path: str, stage: int, lora: LoraConfig = FULL, chunk: int 
         init_distributed(here.rank, here.size, "127.0.0.1", here.port, "cpu", 60.0)
     engine = EngineConfig(zero_stage=stage, optimizer=OPTIMIZER, packing=options.pop("packing", False))
     here.worker, here.started = PolicyWorker(), True
-    here.worker._objectives = OBJECTIVES
     here.worker._engine = TrainEngine(path, ModelConfig(path=path, lora=lora, **options), engine, "cpu")
 
 
@@ -83,16 +82,19 @@ def trained_parameters(here: Any) -> dict[str, int]:
 
 
 def frozen(here: Any, path: str, stage: int, shard: TrainBatch, micro: list[list[int]]) -> Any:
-    engine = TrainEngine(path, ModelConfig(path=path, lora=LORA), EngineConfig(zero_stage=stage), "cpu", False)
-    return engine.logprobs(shard, micro, TEMPERATURE)
+    worker = ReferenceWorker()
+    worker._engine = TrainEngine(path, ModelConfig(path=path, lora=LORA), EngineConfig(zero_stage=stage), "cpu", False)
+    return worker.numbers(shard, micro, TEMPERATURE)
 
 
 def dropped(here: Any, tokens: Any) -> Any:
     """Log-probs in two training passes and two scoring passes."""
     engine = here.worker.engine
-    train = [engine.forward(tokens, 1.0)[0].detach() for _ in range(2)]
+    lengths = torch.full(tokens.shape[:1], tokens.shape[1])
+    batch = TensorBatch(tokens, lengths, torch.ones_like(tokens, dtype=torch.bool))
+    train = [engine.forward(batch).numbers.detach() for _ in range(2)]
     with torch.no_grad():
-        score = [engine.forward(tokens, 1.0)[0] for _ in range(2)]
+        score = [engine.forward(batch).numbers for _ in range(2)]
     return [x.numpy() for x in (*train, *score)]
 
 
@@ -121,7 +123,7 @@ def test_chunks_and_packing_train_as_one_plain_batch(
         batch = make_batch(seed=step)
         calls = deal(batch, split)
         before = scored(plain, batch)
-        pieces = ranks.run(call, "logprobs", per_rank=[(shard, micro, TEMPERATURE) for shard, micro in calls])
+        pieces = ranks.run(call, "numbers", per_rank=[(shard, micro, TEMPERATURE) for shard, micro in calls])
         for (rows, _), piece in zip(split, pieces, strict=True):
             assert np.abs(piece - before[list(rows)][:, : piece.shape[1]]).max(initial=0.0) < 2e-5
         wanted, gradient, _ = plain.update(batch, "rl")
@@ -286,7 +288,7 @@ def test_the_export_is_the_merged_model(two: Ranks, folders: Any, tmp_path: Path
     assert not list(tmp_path.glob("*adapter*"))
     assert (tmp_path / "tokenizer_config.json").read_text() == '{"kept": true}'
     shard, micro = batch.select(range(7)), [[0, 1, 2], [3, 4, 5, 6]]
-    ours = two.run(call, "logprobs", shard, micro, TEMPERATURE)[0]
+    ours = two.run(call, "numbers", shard, micro, TEMPERATURE)[0]
     assert np.abs(ours - scored(Plain(str(tmp_path)), batch)).max() < 1e-4
     base = scored(Plain(folders[name]), batch)
     assert np.abs(ours - base).max() > 1e-2
@@ -344,7 +346,6 @@ def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, ti
     import ray
 
     from actors.generation.rollout import RolloutWorker
-    from actors.training.worker import StartSpec
     from rlcore.interfaces import Sampling
     from tests.integration.test_rollout import PROMPTS, Rig, build_model
 
@@ -355,7 +356,7 @@ def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, ti
     ray.get(engine.start.remote(str(tmp_path), RolloutConfig(cpu_kv_cache_gib=0.25), "cpu", "float32", 320, 1, 0))
     host, port = ray.get(policy.address.remote())
     spec = StartSpec(0, 1, host, port, "cpu", str(tmp_path), model, EngineConfig(zero_stage=stage))
-    ray.get(policy.start.remote(spec, OBJECTIVES))
+    ray.get(policy.start.remote(spec))
     ray.get(policy.connect.remote("host", [engine], "float32", 50_000, 120.0))
     rig = Rig.__new__(Rig)  # its way to sample and collect, with this engine
     rig.engine, rig.calls, rig.model = engine, 0, base
@@ -378,13 +379,13 @@ def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, ti
                     tokens=padded(rows), lengths=np.array([len(r) for r in rows], dtype=np.int32),
                     loss_mask=padded(rows) > 0, sample_ids=["s"] * len(rows),
                 )  # fmt: skip
-                ours = ray.get(policy.logprobs.remote(shard, [list(range(len(rows)))], 1.0))
+                ours = ray.get(policy.numbers.remote(shard, [list(range(len(rows)))], 1.0))
                 for row, sample in zip(ours, group.samples, strict=True):
                     got = row[len(prompt) : len(prompt) + len(sample.token_ids)]
                     assert np.abs(got - sample.logprobs).max() < 1e-4
             for _ in range(10):
                 count = float(taught.num_loss_tokens)
-                ray.get(policy.update.remote(taught, [list(range(len(PROMPTS)))], count, 1e-2, "sft"))
+                ray.get(policy.update.remote(taught, [list(range(len(PROMPTS)))], count, 1e-2, OBJECTIVES["sft"]))
     finally:
         for actor in (engine, policy):
             ray.kill(actor)

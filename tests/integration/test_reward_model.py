@@ -31,21 +31,20 @@ from actors.config.schema import (
 )
 from actors.placement.group import ActorGroup, WorkerError
 from actors.placement.placement import Placement
-from actors.training.handles import Scoring
+from actors.training.handles import RewardModelHandle
 from actors.training.models import load_tokenizer, prepare_model
-from actors.training.reward_handle import RewardModelHandle
 from actors.training.reward_model import RewardModelWorker
 from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.reward_config import RewardLoss, RewardTrainingConfig, Weighting
-from rlcore.algorithms.reward_modeling import FILE, RewardObjective, RewardScale, first_labels
+from rlcore.algorithms.reward_modeling import RewardObjective, first_labels
 from rlcore.data.batching.reward import reward_batch_pairs, reward_batch_samples
 from rlcore.data.tokenizer import encode
 from rlcore.interfaces import RewardModel
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
-from rlcore.types import Pair, Prompt, RewardResult, Sample, TrainBatch
+from rlcore.types import Pair, Prompt, RewardResult, RewardScale, Sample, TrainBatch
 
 V, LR, LIMIT = 61, 1e-3, 60
 # Adam divides by the gradient's own size: a larger eps keeps rounding of near-zero gradients out of the comparison
@@ -53,6 +52,7 @@ OPTIMIZER = OptimizerConfig(eps=1e-4, max_grad_norm=0.5)
 WAIT: dict[str, Any] = {"timeout_s": 300, "phase": "test"}
 LAYOUTS = [(1, 0), (1, 2), (1, 3), (2, 0), (2, 3)]
 GRADED = RewardTrainingConfig(loss=RewardLoss.soft_label, attributes=["reward", "truth"], grade_coef=0.3)
+OBJECTIVE = RewardObjective(GRADED)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -76,7 +76,7 @@ class Model:
 
     def __init__(self, group: ActorGroup[Watched]) -> None:
         self.group = group
-        self.handle = RewardModelHandle(Scoring(group, LIMIT, 300.0), DeadlinesConfig())
+        self.handle = RewardModelHandle(group, LIMIT, DeadlinesConfig())
 
     def build(self, folder: str, stage: int, *args: Any) -> RewardModelHandle:
         self.handle.scale = self.group.broadcast(Watched.rebuild, folder, stage, *args, **WAIT)[0]
@@ -96,9 +96,10 @@ def started(size: int, folder: str) -> tuple[Placement, Model]:
         StartSpec(rank, size, address, port, "cpu", folder, ModelConfig(), EngineConfig(), timeout_s=60.0)
         for rank in range(size)
     ]
-    described = group.scatter(Watched.start, [(spec,) for spec in specs], **WAIT)
-    assert [d["attributes"] for d in described] == [("reward", "truth")] * size
-    return placement, Model(group)
+    group.scatter(Watched.start, [(spec,) for spec in specs], **WAIT)
+    model = Model(group)
+    assert model.handle.attributes == ("reward", "truth")
+    return placement, model
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +165,8 @@ class Plain:
         return torch.cat([self.hf(input_ids=row).logits for row in rows])
 
     def update(self, batch: TrainBatch) -> tuple[M.Metrics, float]:
-        objective = RewardObjective(GRADED)
         tensors = TensorBatch.from_train_batch(batch)
-        loss, metrics = objective.loss(Outputs(self.scores(batch)), tensors, objective.denominator(batch))
+        loss, metrics = OBJECTIVE.loss(Outputs(self.scores(batch)), tensors, OBJECTIVE.denominator(batch))
         self.adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.hf.parameters(), OPTIMIZER.max_grad_norm)
@@ -181,10 +181,10 @@ def test_every_layout_scores_and_learns_as_plain_pytorch(
     handle: RewardModel = models[size].build(folders["classifier"], stage)
     plain, batch = Plain(folders["classifier"]), make_batch()
     np.testing.assert_allclose(handle.scores(batch), plain.scores(batch).detach().numpy(), atol=1e-5)
-    handle.begin(RewardObjective(GRADED))
+    handle.use(OBJECTIVE.scale)
     for seed in (0, 1):
         wanted, norm = plain.update(make_batch(seed=seed))
-        got = M.values(handle.update(make_batch(seed=seed), LR))
+        got = M.values(handle.update(make_batch(seed=seed), LR, OBJECTIVE))
         assert got["reward_model/grad_norm"] == pytest.approx(norm, rel=1e-4)
         assert (got["reward_model/skipped_steps"], got["reward_model/lr"]) == (0.0, LR)
         for name, value in M.values(wanted).items():
@@ -199,14 +199,14 @@ def test_a_checkpoint_goes_on_exactly_and_an_export_says_the_same(
     models: dict[int, Model], folders: dict[str, str], tmp_path: Path, size: int, stage: int
 ) -> None:
     handle, batches = models[size].build(folders["classifier"], stage), [make_batch(seed=s) for s in range(4)]
-    handle.begin(RewardObjective(GRADED))
+    handle.use(OBJECTIVE.scale)
     for batch in batches[:2]:
-        handle.update(batch, LR)
+        handle.update(batch, LR, OBJECTIVE)
     handle.normalize(0.25, 2.0)
     handle.save(tmp_path / "checkpoint")
     before = handle.scores(batches[3])
     for batch in batches[2:]:
-        handle.update(batch, LR)
+        handle.update(batch, LR, OBJECTIVE)
     wanted = models[size].weights()
 
     handle.initialize(Path(folders["classifier"]))
@@ -214,11 +214,8 @@ def test_a_checkpoint_goes_on_exactly_and_an_export_says_the_same(
     handle.load(tmp_path / "checkpoint")
     assert (handle.scale.mean, handle.scale.std) == (0.25, 2.0)
     np.testing.assert_array_equal(handle.scores(batches[3]), before)
-    with pytest.raises(RuntimeError, match="before begin"):
-        handle.update(batches[2], LR)
-    handle.begin(RewardObjective(GRADED))
     for batch in batches[2:]:
-        handle.update(batch, LR)
+        handle.update(batch, LR, OBJECTIVE)
     assert all(np.array_equal(w, wanted[n]) for n, w in models[size].weights().items())
 
     handle.normalize(-0.5, 3.0)
@@ -226,7 +223,7 @@ def test_a_checkpoint_goes_on_exactly_and_an_export_says_the_same(
     scores, rewards = handle.scores(batches[0]), handle.rewards(batches[0])
     np.testing.assert_allclose(rewards, (scores[:, 0] + 0.5) / 3, rtol=1e-5)
     np.testing.assert_allclose(Plain(str(tmp_path / "export")).scores(batches[0]).detach(), scores, atol=1e-5)
-    held = json.loads((tmp_path / "export" / FILE).read_text())
+    held = json.loads((tmp_path / "export" / RewardScale.FILE).read_text())
     assert (held["attributes"], held["weights"]) == (["reward", "truth"], [1.0, 0.0])
     assert (held["mean"], held["std"], held["trained_with"]["loss"]) == (-0.5, 3.0, "soft_label")
     assert (tmp_path / "export" / "tokenizer_config.json").read_text() == '{"kept": true}'
@@ -246,12 +243,12 @@ def test_other_models_in_the_same_processes(models: dict[int, Model], folders: d
     assert handle.attributes == ("reward", "a", "b")
     assert handle.scores(batch).shape == (10, 3)
     assert not handle.scores(batch).any()
-    with pytest.raises(WorkerError, match="about reward, truth, the model about reward, a, b: initialize it"):
-        handle.begin(RewardObjective(GRADED))
+    with pytest.raises(ValueError, match="about reward, truth, the reward model about reward, a, b: initialize it"):
+        handle.use(RewardObjective(GRADED).scale)
     handle.initialize(Path(folders["bert"]))
     np.testing.assert_allclose(handle.scores(batch), Plain(folders["bert"]).scores(batch).detach(), atol=1e-5)
-    handle.begin(RewardObjective(GRADED))
-    losses = [M.values(handle.update(batch, LR))["reward_model/pair_loss"] for _ in range(8)]
+    handle.use(OBJECTIVE.scale)
+    losses = [M.values(handle.update(batch, LR, OBJECTIVE))["reward_model/pair_loss"] for _ in range(8)]
     assert losses[-1] < losses[0]
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForTokenClassification"]}')
     with pytest.raises(WorkerError, match="BertForTokenClassification: a reward model starts from"):
@@ -262,13 +259,13 @@ def test_other_models_in_the_same_processes(models: dict[int, Model], folders: d
 
 def test_a_loss_that_is_not_finite_skips_the_step_everywhere(models: dict[int, Model], folders: dict[str, str]) -> None:
     handle = models[2].build(folders["classifier"], 0)
-    handle.begin(RewardObjective(GRADED))
+    handle.use(OBJECTIVE.scale)
     before, batch = models[2].weights(), make_batch()
     bad = dataclasses.replace(batch, weights=np.where(np.arange(10) < 2, np.inf, 1.0).astype(np.float32))
-    got = M.values(handle.update(bad, LR))
+    got = M.values(handle.update(bad, LR, OBJECTIVE))
     assert got["reward_model/skipped_steps"] == 1.0
     assert all(np.array_equal(w, before[n]) for n, w in models[2].weights().items())
-    assert M.values(handle.update(batch, LR))["reward_model/skipped_steps"] == 0.0
+    assert M.values(handle.update(batch, LR, OBJECTIVE))["reward_model/skipped_steps"] == 0.0
 
 
 def test_bfloat16(models: dict[int, Model], folders: dict[str, str]) -> None:
@@ -276,8 +273,8 @@ def test_bfloat16(models: dict[int, Model], folders: dict[str, str]) -> None:
     scores = handle.scores(batch)
     np.testing.assert_allclose(scores, Plain(folders["classifier"]).scores(batch).detach(), atol=0.1)
     assert (scores != torch.tensor(scores).bfloat16().float().numpy()).mean() > 0.8
-    handle.begin(RewardObjective(GRADED))
-    losses = [M.values(handle.update(batch, LR))["reward_model/pair_loss"] for _ in range(12)]
+    handle.use(OBJECTIVE.scale)
+    losses = [M.values(handle.update(batch, LR, OBJECTIVE))["reward_model/pair_loss"] for _ in range(12)]
     assert losses[-1] < losses[0]
 
 
@@ -315,7 +312,7 @@ class Strings:
 
 def wide(model: Model) -> RewardModelHandle:
     """A handle whose micro-batches are as large as one core likes."""
-    return RewardModelHandle(dataclasses.replace(model.handle.scoring, max_tokens=1024), DeadlinesConfig())
+    return RewardModelHandle(model.group, 1024, DeadlinesConfig())
 
 
 def test_pairs_of_a_known_answer(models: dict[int, Model], folders: dict[str, str]) -> None:
@@ -323,11 +320,12 @@ def test_pairs_of_a_known_answer(models: dict[int, Model], folders: dict[str, st
     models[1].build(folders["tiny"], 0, DType.float32, 1e-8)
     handle, data = wide(models[1]), Strings(folders["tiny"], 1)
     config = RewardTrainingConfig(pairs_per_step=32, learning_rate=1e-3, warmup_steps=20)
-    handle.begin(RewardObjective(config))
+    objective = RewardObjective(config)
+    handle.use(objective.scale)
     train, held = [data.pair() for _ in range(50 * 32)], [data.pair() for _ in range(512)]
     for step, chosen in enumerate(np.random.default_rng(0).permutation(len(train)).reshape(-1, config.pairs_per_step)):
         batch = reward_batch_pairs([train[i] for i in chosen], per_prompt=config.per_prompt)
-        handle.update(batch, config.learning_rate * min(1.0, (step + 1) / config.warmup_steps))
+        handle.update(batch, config.learning_rate * min(1.0, (step + 1) / config.warmup_steps), objective)
     raw = handle.rewards(reward_batch_pairs(held))
     found = pair_metrics(raw[::2], raw[1::2], [p.strength for p in held])
     assert found["accuracy"] >= 0.95
@@ -348,10 +346,11 @@ def test_attributes_of_a_known_answer(models: dict[int, Model], folders: dict[st
         attribute_weights={"as": 1.0, "length": -0.5},
     )  # fmt: skip
     handle.initialize(Path(folders["tiny"]), config.outputs)
-    handle.begin(RewardObjective(config))
+    objective = RewardObjective(config)
+    handle.use(objective.scale)
     for step in range(110):
         batch = reward_batch_samples([data.sample(labelled=0.8) for _ in range(64)], config.outputs)
-        handle.update(batch, 1e-3 * min(1.0, (step + 1) / 20))
+        handle.update(batch, 1e-3 * min(1.0, (step + 1) / 20), objective)
     held = [data.sample() for _ in range(512)]
     batch = reward_batch_samples(held, config.outputs)
     assert batch.targets is not None
@@ -373,11 +372,11 @@ def test_smoothing_keeps_a_model_from_learning_wrong_labels_by_heart(
     for beta in (0.0, 0.7):
         handle = models[1].build(folders["causal"], 0, DType.float32, 1e-8)
         config = RewardTrainingConfig(smoothing_beta=beta)
-        handle.begin(RewardObjective(config))
+        objective = RewardObjective(config)
         labels = first_labels(np.full(len(pairs), np.nan), config)
         for _ in range(10):
             batch = reward_batch_pairs(pairs, labels=labels)
-            handle.update(batch, 3e-3)
+            handle.update(batch, 3e-3, objective)
             raw = handle.rewards(batch)
             labels = smoothed_labels(labels, raw[::2], raw[1::2], beta)
         sure[beta] = float(np.abs(raw[::2] - raw[1::2]).mean())

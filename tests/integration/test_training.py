@@ -22,10 +22,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from actors.config.schema import DType, EngineConfig, ModelConfig, OptimizerConfig
 from actors.training.engine import TrainEngine
 from actors.training.masters import NAME
-from actors.training.policy import PolicyWorker
-from actors.training.reference import ReferenceWorker
 from actors.training.scorer import real
-from actors.training.worker import StartSpec
+from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
@@ -184,10 +182,10 @@ def build(here: Any, path: str, stage: int, **options: Any) -> None:
     engine = EngineConfig(zero_stage=stage, optimizer=optimizer, offload_optimizer=offload)
     worker = PolicyWorker()
     if here.started:
-        worker._engine, worker._objectives = TrainEngine(path, model, engine, "cpu"), OBJECTIVES
+        worker._engine = TrainEngine(path, model, engine, "cpu")
     else:
         spec = StartSpec(here.rank, here.size, "127.0.0.1", here.port, "cpu", path, model, engine, 5, 1, 60.0)
-        described = worker.start(spec, OBJECTIVES)
+        described = worker.start(spec)
         assert described["pid"] == os.getpid()
         assert (described["rank"], described["world_size"]) == (here.rank, here.size)
     here.started, here.worker = True, worker
@@ -216,7 +214,7 @@ def update(here: Any, denominator: float, objective: str, shard: TrainBatch, mic
 
     engine.step = step
     try:
-        metrics = here.worker.update(shard, micro, denominator, LR, objective)
+        metrics = here.worker.update(shard, micro, denominator, LR, OBJECTIVES[objective])
     finally:
         del engine.step
     return metrics, {n: g.numpy() for n, g in seen.items()}, numpy(weights(engine))
@@ -249,7 +247,7 @@ def frozen_logprobs(here: Any, path: str, stage: int, shard: TrainBatch, micro: 
     worker = ReferenceWorker()
     worker._engine = TrainEngine(path, ModelConfig(path=path), EngineConfig(zero_stage=stage), "cpu", trainable=False)
     assert worker.engine._adam is None if stage == 3 else worker.engine._engine is None
-    return worker.logprobs(shard, micro, TEMPERATURE), worker.describe()
+    return worker.numbers(shard, micro, TEMPERATURE), worker.describe()
 
 
 # ---- the plain twin
@@ -373,7 +371,7 @@ def test_logprobs_are_those_of_a_plain_forward(two: Ranks, folders: Any, stage: 
     for split in SPLITS_TWO.values():
         calls = deal(batch, split)
         if kind == "policy":
-            pieces = two.run(call, "logprobs", per_rank=[(shard, micro, TEMPERATURE) for shard, micro in calls])
+            pieces = two.run(call, "numbers", per_rank=[(shard, micro, TEMPERATURE) for shard, micro in calls])
         else:
             answers = two.run(frozen_logprobs, folders["untied"], stage, per_rank=calls)
             pieces = [piece for piece, _ in answers]

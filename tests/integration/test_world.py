@@ -15,8 +15,10 @@ import ray
 from actors.build import Built, open_world, prepare
 from actors.config.compose import compose
 from rlcore import metrics as M
+from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.data.batching.collate import collate, supervised_batch
 from rlcore.interfaces import Sampling
+from rlcore.loops.learning import objectives_of
 from rlcore.types import Group, TrainBatch
 from tests.fakes import FakeTracker
 
@@ -25,6 +27,8 @@ OVERRIDES = [
     "model.tiny.num_layers=2", "model.tiny.hidden_size=64", "model.tiny.intermediate_size=128",
     "model.tiny.num_heads=2", "data.num_eval=20", "rollout.cpu_kv_cache_gib=0.25",
 ]  # fmt: skip
+SFT = SupervisedObjective()
+RL, VALUES = objectives_of(compose(OVERRIDES).algorithm, Sampling(2, 4))
 AGREE, APART = 1e-4, 1e-2  # nats per token, of engine and trainer
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tracker: FakeTracker) -> Ite
         world = built.world
         batch = supervised_batch(world.prompts.take(32), inputs.tokenizer)
         for _ in range(10):  # away from the reference
-            world.policy.update(batch, 2e-3, "sft")
+            world.policy.update(batch, 2e-3, SFT)
         world.weights.publish(after=0)
         yield built
 
@@ -105,16 +109,16 @@ def test_the_critic_learns_beside_the_policy_and_both_fit_in_one_checkpoint(buil
     assert values.shape == batch.tokens.shape
     assert not values.any()
     batch = batch.with_arrays(values=values, returns=np.where(batch.loss_mask, 0.1, 0).astype(np.float32))
-    first = M.values(world.critic.update(batch, 1e-3))
+    first = M.values(world.critic.update(batch, 1e-3, VALUES))
     for _ in range(5):
-        last = M.values(world.critic.update(batch, 1e-3))
+        last = M.values(world.critic.update(batch, 1e-3, VALUES))
     assert last["critic/vf_loss"] < first["critic/vf_loss"]
     learnt, logprobs = world.critic.values(batch), world.policy.logprobs(batch)
 
     world.policy.save(tmp_path)
     world.critic.save(tmp_path / "critic")
-    world.critic.update(batch, 1e-2)
-    world.policy.update(supervised_batch(built.inputs.data.train[:16], built.inputs.tokenizer), 1e-2, "sft")
+    world.critic.update(batch, 1e-2, VALUES)
+    world.policy.update(supervised_batch(built.inputs.data.train[:16], built.inputs.tokenizer), 1e-2, SFT)
     assert not np.array_equal(world.critic.values(batch), learnt)
     assert not np.array_equal(world.policy.logprobs(batch), logprobs)
     world.policy.load(tmp_path)
@@ -136,6 +140,6 @@ def test_pairs_are_trained_together(built: Built) -> None:
         advantages=np.where(batch.loss_mask, 1, 0).astype(np.float32),
     )
     batch.scores, batch.rows_per_unit = np.tile([1, 0], len(batch) // 2).astype(np.float32), 2
-    found = M.values(built.world.policy.update(batch, 0.0, "rl"))
+    found = M.values(built.world.policy.update(batch, 0.0, RL))
     assert np.isfinite(found["actor/pref_loss"])
     assert found["actor/skipped_steps"] == 0

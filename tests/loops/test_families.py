@@ -13,11 +13,12 @@ from actors.config.compose import compose
 from rlcore.algorithms.config import AlgorithmConfig, Family, FilterConfig, KLPlace, Opponent, PreferenceConfig, Scale
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
+from rlcore.algorithms.value import ValueObjective
 from rlcore.interfaces import Sampling
 from rlcore.loops import online
 from rlcore.loops.config import CheckpointConfig, LearningRateConfig, ParityConfig
 from rlcore.loops.experience import collect
-from rlcore.loops.learning import unit_rows
+from rlcore.loops.learning import objectives_of, unit_rows
 from rlcore.loops.ledger import Ledger
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import RewardResult
@@ -29,14 +30,23 @@ PRESETS = sorted(p.stem for p in (Path(__file__).parents[2] / "conf/algorithm").
 
 def family_run(tmp_path: Path, algorithm: AlgorithmConfig, **changes) -> online.OnlineRun:
     run = make_run(tmp_path, **changes)
-    build = PreferenceObjective if algorithm.family is Family.preference else PolicyGradientObjective
-    run.world.policy.objectives = {"rl": build(algorithm, 1.0, 2)}
     if algorithm.needs_critic:
         run.world.critic = FakeCritic()
     if algorithm.needs_reference:
         run.world.reference = FakeReference()
         run.world.reference_weights = run.world.weights
     return dataclasses.replace(run, algorithm=algorithm)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(Family.policy_gradient, PolicyGradientObjective), (Family.preference, PreferenceObjective)],
+)
+def test_objectives_of_the_family(family: Family, kind: type):
+    policy, critic = objectives_of(AlgorithmConfig(family=family, value_clip=0.5), Sampling(4, 9, temperature=0.7))
+    assert isinstance(policy, kind)
+    assert (policy.temperature, policy.max_new_tokens) == (0.7, 9)
+    assert critic == ValueObjective(0.5)
 
 
 def preset(name: str) -> AlgorithmConfig:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig, FilterConfig
-from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
 from rlcore.loops import online
@@ -39,7 +38,7 @@ def make_run(tmp_path: Path, steps: int = 6, judge=None, broken_sync: bool = Fal
         checkpoint=CheckpointConfig(every=2),
     )
     trainer = dataclasses.replace(trainer, **changes.pop("trainer", {}))
-    policy = FakePolicy({"rl": PolicyGradientObjective(algorithm, temperature=1.0, max_new_tokens=2)})
+    policy = FakePolicy()
     rollout = FakeRollout()
     world = World(
         prompts=PromptStream(prompts(), seed=3, shuffle=True),

@@ -13,8 +13,6 @@ import pytest
 import torch
 
 from rlcore.algorithms.config import AlgorithmConfig, CorrectionConfig
-from rlcore.algorithms.policy_gradient import PolicyGradientObjective
-from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.data import tables
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import Sampling, World
@@ -157,7 +155,7 @@ class Stand:
         return found
 
     def actors(self, start: Artefact) -> RunContext:
-        policy = FakePolicy({"sft": SupervisedObjective()})
+        policy = FakePolicy()
         policy.initialize(start.path)
         policy.loaded.clear()
         rollout, reward_model = Rollout(self.log, self.say), FakeRewardModel()
@@ -166,16 +164,16 @@ class Stand:
         rollout.before_group = lambda i: self.at("group")
         update = policy.update
 
-        def noted(batch: Any, rate: float, objective: str) -> Any:
+        def noted(batch: Any, rate: float, objective: Any) -> Any:
             found = update(batch, rate, objective)
-            self.log.append(("update", objective, tuple(batch.sample_ids), rate))
+            self.log.append(("update", repr(objective), tuple(batch.sample_ids), rate))
             return found
 
         policy.update = noted  # type: ignore[method-assign]
         fit = reward_model.update
 
-        def fitted(batch: Any, rate: float) -> Any:
-            found = fit(batch, rate)
+        def fitted(batch: Any, rate: float, objective: Any) -> Any:
+            found = fit(batch, rate, objective)
             self.log.append(("fit", tuple(batch.sample_ids), rate))
             return found
 
@@ -203,7 +201,6 @@ class Stand:
         assert self.live is not None
         steps = int(dict(o.split("=") for o in overrides).get("trainer.steps", 2))
         algorithm = AlgorithmConfig(correction=CorrectionConfig())
-        world.policy.set_objective("rl", PolicyGradientObjective(algorithm, temperature=1.0, max_new_tokens=4))
         trainer = TrainerConfig(
             steps=steps, prompts_per_step=4, samples_per_prompt=4, learning_rate=LearningRateConfig(peak=2.0),
             eval=EvalConfig(every=0), checkpoint=CheckpointConfig(every=1),

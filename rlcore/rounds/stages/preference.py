@@ -80,8 +80,7 @@ def run(context: StageContext) -> Artefact:
         batch = lambda units: known.put(plain(units), units)  # noqa: E731
     context.live.load_policy(context.one("start"), to_train=True)
     policy = context.live.world.policy
-    policy.set_objective(config.loss, objective)
-    last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, config.loss))
+    last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, objective))
     return finish_model(context, {"pairs": table.num_rows, **last})
 
 
@@ -135,8 +134,8 @@ def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
         assert far.ref_logprobs is not None
         sums = [(x * far.loss_mask).sum(axis=1) for x in (policy.logprobs(far, 1.0), far.ref_logprobs)]
         point = float(kto_reference_point(*(torch.from_numpy(s) for s in sums)))
-        policy.set_objective(KTO, replace(base, kl=point))
-        return policy.update(known.put(plain(units), units), rate, KTO) | {"actor/kto_kl": M.Last(point)}
+        metrics = policy.update(known.put(plain(units), units), rate, replace(base, kl=point))
+        return metrics | {"actor/kto_kl": M.Last(point)}
 
     last = train(context, table.num_rows, update)
     counts = {"samples": table.num_rows, "desirable": int(good.sum()), "dropped_unscored": dropped}

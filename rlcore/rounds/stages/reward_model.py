@@ -79,7 +79,7 @@ def run(context: StageContext) -> Artefact:
     live.reward_model_weights = ""
     names = None if start.made is Made.reward_model else training.outputs
     model.initialize(start.path, names)
-    model.begin(RewardObjective(training))
+    model.use(plan.objective.scale)
     report: dict[str, Any] = {"too_long": len(records) - len(fitting), "unlabelled": len(fitting) - len(labelled)}
     report["trained_on"] = len(plan.records)
     report |= _fit(context, plan)
@@ -113,8 +113,10 @@ class RewardTrainingPlan:
     labels: Float64 | None = None
     labels_epoch: int = 0  # number of epochs that smoothed the labels
     groups: list[list[int]] = field(init=False)  # records of each unit: the pairs of a prompt, or a single sample
+    objective: RewardObjective = field(init=False)
 
     def __post_init__(self) -> None:
+        self.objective = RewardObjective(self.config)
         by_prompt: dict[str, list[int]] = {}
         for i, record in enumerate(self.records):
             by_prompt.setdefault(record.prompt.uid if self.on_pairs else str(i), []).append(i)
@@ -132,7 +134,7 @@ class RewardTrainingPlan:
         return self.collate([self.records[i] for i in rows], None if self.labels is None else self.labels[rows])
 
     def update(self, units: Units, rate: float) -> Metrics:
-        return self.model.update(self.batch(units), rate)
+        return self.model.update(self.batch(units), rate, self.objective)
 
     def collate(self, records: Sequence[Any], labels: Float64 | None = None) -> TrainBatch:
         names = self.model.attributes

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.data import tables
 from rlcore.data.batching.records import samples_batch
 from rlcore.loops.config import OfflineTrainConfig
@@ -60,9 +61,9 @@ def run(context: StageContext) -> Artefact:
         return samples_batch(table.take(units), ignored)
 
     context.live.load_policy(context.one("start"), to_train=True)
-    policy = context.live.world.policy
+    policy, objective = context.live.world.policy, SupervisedObjective()
     enough = reached(context) if config.stop_at_accuracy is not None else None
-    last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, "sft"), enough)
+    last = train(context, table.num_rows, lambda units, rate: policy.update(batch(units), rate, objective), enough)
     return finish_model(context, {"sequences": table.num_rows, **last})
 
 

@@ -152,7 +152,7 @@ def test_what_an_rl_stage_cannot_change_is_refused(override, key, text):
 
 def test_an_rl_stage_trains_critic_and_policy_by_its_own_algorithm(tmp_path):
     overrides = line({"a": {"kind": "rl"}}, "algorithm.value_clip=0.3")
-    config, policy, critic = compose(overrides), FakePolicy({}), FakeCritic()
+    config, policy, critic = compose(overrides), FakePolicy(), FakeCritic()
     world = World(None, None, None, policy, None, None, None, critic=critic)
     inputs = SimpleNamespace(tokenizer=FakeTokenizer(), data=SimpleNamespace(train=prompts(), eval=[]))
     built = Built(world, inputs, "cpu", None)
@@ -162,10 +162,10 @@ def test_an_rl_stage_trains_critic_and_policy_by_its_own_algorithm(tmp_path):
     orders = []
     for seed in (7, 8):
         run = planned(["algorithm=ppo", f"algorithm.value_clip={seed}"], table, world, tmp_path, seed)
-        assert (run.seed, critic.objective.value_clip, policy.objectives["rl"].config.name) == (seed, seed, "ppo")
+        assert (run.seed, run.algorithm.value_clip, run.algorithm.name) == (seed, seed, "ppo")
         orders.append([p.uid for p in run.world.prompts.take(20)])
-    planned([], table, world, tmp_path, 7)  # the next stage is not the one before
-    assert critic.objective.value_clip == 0.3
+    run = planned([], table, world, tmp_path, 7)  # the next stage is not the one before
+    assert run.algorithm.value_clip == 0.3
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
 

@@ -15,20 +15,19 @@ import pytest
 
 from actors.build import Builder
 from actors.config.compose import compose
+from actors.config.schema import DeadlinesConfig
 from actors.generation.handle import RolloutHandle
 from actors.generation.rollout import Finished, Request, Sample
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorDied
 from actors.placement.restarts import RestartPolicy
-from actors.training.handles import Scoring
-from actors.training.reward_handle import RewardModelHandle
-from rlcore.algorithms.reward_modeling import RewardScale
+from actors.training.handles import ModelHandle, RewardModelHandle
 from rlcore.data.batching.collate import collate
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score
 from rlcore.rewards.config import RewardConfig
 from rlcore.rewards.scorers import RewardModelScorer
-from rlcore.types import Group, Prompt, TrainBatch
+from rlcore.types import Group, Prompt, RewardScale, TrainBatch
 from tests.actors.weights.test_handle import INFO, Pool
 from tests.fakes import FakeTracker
 
@@ -84,7 +83,7 @@ class RewardWorker:
     def scale(self) -> RewardScale:
         return RewardScale.of(("reward",))
 
-    def scores(self, shard: TrainBatch, micro_batches: list[list[int]]) -> Any:
+    def numbers(self, shard: TrainBatch, micro_batches: list[list[int]]) -> Any:
         self.log.append(f"scores {len(shard)}, engines {'asleep' if self.engines[0].asleep else 'awake'}")
         return shard.tokens[:, :1].astype(np.float32)
 
@@ -97,8 +96,7 @@ class Rig:
         reward_pool: Any = Pool(RewardWorker(self.log, self.engines))
         self.sharing = GpuSharing(pool, level, 5.0, [reward_pool] if shared else [])
         self.sharing.resend = self.resend
-        scoring = Scoring(reward_pool, 100, 5.0, self.sharing if shared else None)
-        self.model = RewardModelHandle(scoring, SimpleNamespace(checkpoint_s=5.0))  # type: ignore[arg-type]
+        self.model = RewardModelHandle(reward_pool, 100, DeadlinesConfig(), self.sharing if shared else None)
         self.scorer = RewardModelScorer(
             self.model.rewards, 5.0, lambda groups: collate([t for g in groups for t in g.trajectories]),
             ready=self.sharing.wait_for_generation if shared else None,
@@ -206,7 +204,9 @@ def test_only_roles_on_the_engines_gpus_take_turns_with_them() -> None:
         nothing: Any = None
         builder = Builder(compose(overrides), nothing, nothing, "cuda", ExitStack())
         sharing = GpuSharing(nothing, 1, 1.0)
-        return builder.scoring(role, nothing, sharing).sharing is sharing
+        group: Any = SimpleNamespace(name=role)
+        weights: Any = SimpleNamespace(renewed=lambda group: None)
+        return builder.handle(sharing, weights, ModelHandle, group).sharing is sharing
 
     for role in ("policy", "reference", "critic", "reward"):
         assert shares(role, "cluster=gpu64_colocated", "cluster.roles.reward.num_workers=64")

@@ -17,8 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from actors.training.critic import CriticWorker
-from actors.training.value_engine import ValueScorer, body_of
+from actors.training.critic import CriticWorker, ValueScorer, body_of
 
 VOCABULARY, WIDTH = 23, 32
 COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_attention_heads": 2}
@@ -48,7 +47,9 @@ def random_head(width: int) -> dict[str, torch.Tensor]:
 
 def scorer(name: str, dtype: torch.dtype = torch.float32) -> ValueScorer:
     body, width = body_of(causal(name, dtype))
-    return ValueScorer(body, width, random_head(width))
+    made = ValueScorer(body, width)
+    made.head.load_state_dict(random_head(width))
+    return made
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -13,8 +13,7 @@ from actors.config.schema import DType, EngineConfig, ModelConfig, OptimizerConf
 from actors.placement import process
 from actors.training.engine import deepspeed_config, zero_stage
 from actors.training.model_folder import copy_companions, load_model
-from actors.training.policy import PolicyWorker, first_column, padding_row
-from actors.training.reference import ReferenceWorker
+from actors.training.worker import PolicyWorker, ReferenceWorker, first_column, padding_row
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.objective import Outputs, TensorBatch
@@ -150,7 +149,7 @@ def test_companions_are_copied_byte_for_byte_and_weights_are_not(tmp_path: Path)
 @pytest.mark.parametrize("worker", [PolicyWorker, ReferenceWorker])
 def test_a_worker_that_was_not_started_says_so(worker: type[PolicyWorker] | type[ReferenceWorker]) -> None:
     with pytest.raises(RuntimeError, match="not started"):
-        worker().logprobs(batch([[0, 1]]), [[0]], 1.0)
+        worker().numbers(batch([[0, 1]]), [[0]], 1.0)
     with pytest.raises(RuntimeError, match="not started"):
         worker().describe()
 

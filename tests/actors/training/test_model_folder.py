@@ -11,7 +11,7 @@ import transformers
 
 from actors.config.schema import ModelConfig
 from actors.training.model_folder import check_export, load_model, save_model
-from actors.training.reward_engine import RewardFolder
+from actors.training.reward_model import RewardFolder
 from tests.integration.families import add_to, build
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [1, 3]}

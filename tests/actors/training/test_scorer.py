@@ -92,8 +92,8 @@ def test_scores_and_gradients_are_those_of_rows_alone(
         assert float((p.grad - gradient[n]).abs().max()) <= 1e-4 * scale + 1e-7, n
     with torch.no_grad():
         alone = scorer(TOKENS, LENGTHS, 0.7, 3, False, packing)
-    assert alone.shape == (1, *TOKENS.shape)
-    torch.testing.assert_close(alone[0], wanted[0], rtol=1e-4, atol=1e-5)
+    assert alone.shape == TOKENS.shape
+    torch.testing.assert_close(alone, wanted[0], rtol=1e-4, atol=1e-5)
 
 
 def test_without_lengths_every_token_is_real() -> None:
@@ -133,7 +133,7 @@ def test_a_refused_check_leaves_the_scorer_usable() -> None:
     scorer = CausalScorer(build("Mamba", "eager"))
     with pytest.raises(ValueError, match="packing"):
         scorer.check(True, CPU)
-    assert scorer(TOKENS).shape == (1, *TOKENS.shape)
+    assert scorer(TOKENS).shape == TOKENS.shape
 
 
 def test_the_model_s_own_forward_still_works() -> None:

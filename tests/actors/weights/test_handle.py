@@ -17,20 +17,14 @@ from actors.config.schema import DeadlinesConfig
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorError, ActorInfo, WorkerError
 from actors.placement.restarts import RestartPolicy, WorkerFailed
-from actors.training.handles import (
-    LogprobHandle,
-    PolicyHandle,
-    ReferenceHandle,
-    Scoring,
-    ValueHandle,
-    shards,
-)
+from actors.training.handles import LanguageModelHandle, ModelHandle, ValueHandle, shards
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import WeightSyncError
 from rlcore import metrics as M
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.algorithms.value import ValueObjective
 from rlcore.data.batching.balance import split
+from rlcore.objective import Objective
 from rlcore.types import TrainBatch
 
 INFO = ActorInfo("rollout", 0, "here", 1, "ALIVE", "id")
@@ -158,14 +152,11 @@ class Model:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def logprobs(self, shard: TrainBatch, micro_batches: list[list[int]], temperature: float) -> Any:
-        return self.values(shard, micro_batches) + np.float32(temperature) * (shard.tokens > 0)
-
-    def values(self, shard: TrainBatch, micro_batches: list[list[int]]) -> Any:
+    def numbers(self, shard: TrainBatch, micro_batches: list[list[int]], temperature: float = 0.0) -> Any:
         result = np.zeros(shard.tokens.shape, dtype=np.float32)
         for rows in micro_batches:
             result[rows] = shard.tokens[rows]
-        return result
+        return result + np.float32(temperature) * (shard.tokens > 0)
 
     def update(self, shard: TrainBatch, micro_batches: list[list[int]], denominator: float, rate: float, *rest: Any):
         self.calls.append((list(shard.sample_ids), micro_batches, denominator, rate, *rest))
@@ -185,10 +176,10 @@ class Model:
 def test_answers_come_back_in_their_places(ranks: int, unit: int) -> None:
     """Scoring needs no units: any rows will do."""
     batch = batch_of([3, 9, 1, 4, 7], unit)
-    scoring = Scoring(Pool(*(Model() for _ in range(ranks))), 12, 1.0)  # type: ignore[arg-type]
-    handle = LogprobHandle(scoring, 0.5)
+    pool: Any = Pool(*(Model() for _ in range(ranks)))
+    handle = LanguageModelHandle(pool, 12, DeadlinesConfig(), temperature=0.5)
     assert np.array_equal(handle.logprobs(batch), np.where(batch.tokens > 0, batch.tokens + 0.5, 0))
-    assert np.array_equal(ValueHandle(scoring, ValueObjective(), DeadlinesConfig()).values(batch), batch.tokens)
+    assert np.array_equal(ValueHandle(pool, 12, DeadlinesConfig()).values(batch), batch.tokens)
 
 
 def test_the_reference_can_begin_elsewhere(tmp_path) -> None:
@@ -198,24 +189,22 @@ def test_the_reference_can_begin_elsewhere(tmp_path) -> None:
         def initialize(self, directory: str) -> None:
             begun.append(directory)
 
-    handle = ReferenceHandle(Scoring(Pool(Movable(), Movable()), 12, 1.0), 0.5, 1.0)  # type: ignore[arg-type]
+    handle = LanguageModelHandle(Pool(Movable(), Movable()), 12, DeadlinesConfig())  # type: ignore[arg-type]
     handle.initialize(tmp_path)
     assert begun == [str(tmp_path)] * 2
 
 
-@pytest.mark.parametrize("kind", ["policy", "critic"])
-def test_an_update_counts_its_denominator_over_all_ranks(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "objective"), [(LanguageModelHandle, SupervisedObjective()), (ValueHandle, ValueObjective())]
+)
+def test_an_update_counts_its_denominator_over_all_ranks(kind: type[ModelHandle], objective: Objective) -> None:
     workers = [Model() for _ in range(3)]
-    scoring, batch = Scoring(Pool(*workers), 16, 1.0), batch_of([3, 9, 1, 4, 7, 2], 2)  # type: ignore[arg-type]
-    if kind == "policy":
-        objectives = {"sft": SupervisedObjective()}
-        policy = PolicyHandle(Pool(*workers), LogprobHandle(scoring, 1.0), objectives, DeadlinesConfig())  # type: ignore[arg-type]
-        merged, rest = policy.update(batch, 0.1, "sft"), ("sft",)
-    else:
-        merged, rest = ValueHandle(scoring, ValueObjective(), DeadlinesConfig()).update(batch, 0.1), ()
+    pool: Any = Pool(*workers)
+    batch = batch_of([3, 9, 1, 4, 7, 2], 2)
+    merged = kind(pool, 16, DeadlinesConfig()).update(batch, 0.1, objective)
     total = batch.num_loss_tokens
     assert merged == {"x": M.Mean(total, 3 * total)}
-    assert [call[2:] for worker in workers for call in worker.calls] == [(total, 0.1, *rest)] * 3
+    assert [call[2:] for worker in workers for call in worker.calls] == [(total, 0.1, objective)] * 3
     dealt = [ids for worker in workers for ids, *_ in worker.calls]
     assert sorted(name for ids in dealt for name in ids) == list(batch.sample_ids)
     assert all(ids[0::2] == [f"s{int(x[1:]) - 1}" for x in ids[1::2]] for ids in dealt)
@@ -223,7 +212,7 @@ def test_an_update_counts_its_denominator_over_all_ranks(kind: str) -> None:
 
 def test_the_critic_is_saved_loaded_and_initialised_on_every_rank() -> None:
     workers = [Model(), Model()]
-    handle = ValueHandle(Scoring(Pool(*workers), 16, 1.0), ValueObjective(), DeadlinesConfig())  # type: ignore[arg-type]
+    handle = ValueHandle(Pool(*workers), 16, DeadlinesConfig())  # type: ignore[arg-type]
     handle.save(Path("a"))
     handle.load(Path("b"))
     handle.initialize(Path("c"))
@@ -341,12 +330,7 @@ def test_a_model_that_begins_elsewhere_joins_the_engines_again(
     if holder == "reference":
         rig.weights.publish_reference()
     group: Any = rig.weights.policy if renewed == "policy" else rig.weights.reference
-    scorer = LogprobHandle(Scoring(group, 12, 1.0), 1.0)
-    handle = (
-        PolicyHandle(group, scorer, {}, DeadlinesConfig(), partial(rig.weights.renewed, group))
-        if renewed == "policy"
-        else ReferenceHandle(scorer.scoring, 1.0, 1.0, partial(rig.weights.renewed, group))
-    )
+    handle = LanguageModelHandle(group, 12, DeadlinesConfig(), renewed=partial(rig.weights.renewed, group))
     handle.initialize(tmp_path)
     for version in (1, 2):
         rig.weights.publish()

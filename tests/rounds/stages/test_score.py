@@ -16,7 +16,7 @@ from tests.fakes import FakePolicy, FakeRewardModel, FakeTokenizer
 
 def context(question: QuestionConfig, held: list[str]) -> tuple[Any, FakePolicy]:
     """A policy that says its first token after a question of one token by its table."""
-    policy = FakePolicy({})
+    policy = FakePolicy()
     policy.table.data = torch.randn(policy.table.shape, generator=torch.Generator().manual_seed(5))
     tokenizer = FakeTokenizer()
     live = SimpleNamespace(

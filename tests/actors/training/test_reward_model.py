@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,9 +23,8 @@ from transformers import (
 )
 
 from actors.config.schema import DType, ModelConfig
-from actors.training.reward_engine import RewardFolder, RewardScorer
-from actors.training.reward_model import RewardModelWorker
-from rlcore.algorithms.reward_modeling import FILE, RewardScale
+from actors.training.reward_model import RewardFolder, RewardModelWorker, RewardScorer
+from rlcore.types import RewardScale
 
 V, WIDTH, PAD = 41, 32, 3
 COMMON: dict[str, Any] = {"vocab_size": V, "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -143,7 +141,7 @@ def test_folders_that_cannot_be_a_reward_model(tmp_path: Path) -> None:
     RewardScale(("x",), (1.0,)).write(two)
     with pytest.raises(ValueError, match=r"reward_model\.json names \('x',\), the head has 2"):
         RewardFolder.inspect(str(two), MODEL)
-    (two / FILE).write_text("{")
+    (two / RewardScale.FILE).write_text("{")
     with pytest.raises(ValueError, match="does not describe a reward model"):
         RewardFolder.inspect(str(two), MODEL)
     AutoModelForTokenClassification.from_config(CONFIGS["bert"]).save_pretrained(tagger)
@@ -164,17 +162,17 @@ def test_a_classification_folder_without_its_head_is_refused(tmp_path: Path) -> 
 
 def test_padding_with_the_end_token_is_warned_about(tmp_path: Path, caplog: Any) -> None:
     path = causal(tmp_path / "same", "llama", pad_token_id=None, eos_token_id=2)
-    with caplog.at_level(logging.WARNING, logger="actors.training.reward_engine"):
+    with caplog.at_level(logging.WARNING, logger="actors.training.reward_model"):
         model = scorer_of(path)
     assert "pads with its end token 2" in caplog.text
     assert model.hf.config.pad_token_id == 2
     model.hf.save_pretrained(tmp_path / "given")
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="actors.training.reward_engine"):
+    with caplog.at_level(logging.WARNING, logger="actors.training.reward_model"):
         scorer_of(str(tmp_path / "given"))  # with a head of its own
     assert "given pads with its end token 2" in caplog.text
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="actors.training.reward_engine"):
+    with caplog.at_level(logging.WARNING, logger="actors.training.reward_model"):
         scorer_of(causal(tmp_path / "apart", "llama", eos_token_id=2))
     assert "pads with" not in caplog.text
 
@@ -209,8 +207,7 @@ def test_dropout_is_off_or_refused(tmp_path: Path) -> None:
 
 def test_a_model_with_scores_of_another_shape_is_refused(tmp_path: Path) -> None:
     model = scorer_of(classifier(tmp_path, "llama"))
-    assert isinstance(model.hf, nn.Module)
-    model.hf.config.num_labels = 5
+    model.num_outputs = 5
     with pytest.raises(ValueError, match=r"scores of shape \(3, 2\), wanted \(3, 5\)"):
         model.check(False, torch.device("cpu"))
 
@@ -221,7 +218,6 @@ def test_a_worker_that_was_not_started_says_so() -> None:
         RewardModelWorker().scale,
         lambda: RewardModelWorker().initialize("x"),
         lambda: RewardModelWorker().save("x"),
-        lambda: RewardModelWorker().normalize(0.0, 1.0),
     ):
         with pytest.raises(RuntimeError, match="not started"):
             call()

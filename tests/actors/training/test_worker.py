@@ -12,9 +12,7 @@ from torch import Tensor
 
 from actors.config.schema import EngineConfig, ModelConfig
 from actors.training.critic import CriticWorker
-from actors.training.policy import PolicyWorker
-from actors.training.reference import ReferenceWorker
-from actors.training.worker import StartSpec, padding_row, train_step
+from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec, padding_row
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
@@ -26,6 +24,8 @@ from rlcore.algorithms.value import ValueObjective
 from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.types import TrainBatch
 
+SFT = SupervisedObjective()
+
 
 class Recorder:
     """An engine with one weight; `outcome` is what its step returns."""
@@ -35,7 +35,7 @@ class Recorder:
     def __init__(self, rank: int = 0, outcome: tuple[float, bool] = (2.5, True)) -> None:
         self.rank, self.outcome = rank, outcome
         self.weight = torch.zeros(1, requires_grad=True)
-        self.seen: list[tuple[list[list[int]], list[int] | None]] = []
+        self.seen: list[tuple[list[list[int]], list[int]]] = []
         self.lasts: list[bool] = []
         self.agreed: list[int] = []
         self.rates: list[float] = []
@@ -43,11 +43,10 @@ class Recorder:
     def check_agreement(self, value: int, what: str) -> None:
         self.agreed.append(value)
 
-    def forward(
-        self, tokens: Tensor, temperature: float, first: int = 1, entropy: bool = False, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        self.seen.append((tokens.tolist(), None if lengths is None else lengths.tolist()))
-        return self.weight.expand(tokens.shape), torch.zeros(tokens.shape) if entropy else None
+    def forward(self, batch: TensorBatch, temperature: float = 1.0, first: int = 1, entropy: bool = False) -> Outputs:
+        shape = batch.tokens.shape
+        self.seen.append((batch.tokens.tolist(), batch.lengths.tolist()))
+        return Outputs(self.weight.expand(shape), torch.zeros(shape) if entropy else None)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         loss.backward()
@@ -71,13 +70,13 @@ def batch(rows_per_unit: int = 1) -> TrainBatch:
 
 def policy(engine: Recorder) -> PolicyWorker:
     worker = PolicyWorker()
-    worker._engine, worker._objectives = engine, {"sft": SupervisedObjective()}  # type: ignore[assignment]
+    worker._engine = engine  # type: ignore[assignment]
     return worker
 
 
 def test_a_step_is_all_micro_batches_then_one_optimizer_step() -> None:
     engine = Recorder()
-    metrics = policy(engine).update(batch(), [[0], [], [3, 1, 2]], 4.0, 0.01, "sft")
+    metrics = policy(engine).update(batch(), [[0], [], [3, 1, 2]], 4.0, 0.01, SFT)
     assert engine.agreed == [3]
     assert engine.lasts == [False, False, True]
     assert engine.rates == [0.01]
@@ -97,24 +96,21 @@ def test_a_step_is_all_micro_batches_then_one_optimizer_step() -> None:
 @pytest.mark.parametrize(("rank", "counted"), [(0, 1.0), (1, 0.0)])
 def test_a_skipped_step_is_counted_by_one_rank(rank: int, counted: float) -> None:
     engine = Recorder(rank, (math.inf, False))
-    found = M.values(policy(engine).update(batch(), [[0, 1, 2, 3]], 5.0, 0.01, "sft"))
+    found = M.values(policy(engine).update(batch(), [[0, 1, 2, 3]], 5.0, 0.01, SFT))
     assert found["actor/skipped_steps"] == counted
     assert math.isnan(found["actor/grad_norm"])
 
 
-def test_no_micro_batch_and_no_objective_are_refused() -> None:
+def test_no_micro_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one micro-batch"):
-        policy(Recorder()).update(batch(), [], 5.0, 0.01, "sft")
-    with pytest.raises(KeyError, match="dpo"):
-        policy(Recorder()).update(batch(), [[0]], 5.0, 0.01, "dpo")
+        policy(Recorder()).update(batch(), [], 5.0, 0.01, SFT)
 
 
 def test_metrics_carry_the_name_of_the_model() -> None:
-    def loss(micro: TrainBatch) -> tuple[Tensor, M.Metrics]:
-        return torch.zeros((), requires_grad=True), {}
-
-    assert set(train_step(Recorder(), batch(), [[0]], 0.1, loss, "critic")) == {  # type: ignore[arg-type]
-        "critic/grad_norm", "critic/lr", "critic/skipped_steps",
+    worker = CriticWorker()
+    worker._engine = Recorder()  # type: ignore[assignment]
+    assert set(worker.update(batch(), [[0]], 5.0, 0.1, SFT)) == {
+        "critic/grad_norm", "critic/lr", "critic/skipped_steps", "sft/loss",
     }  # fmt: skip
 
 
