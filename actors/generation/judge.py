@@ -11,14 +11,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actors.config.schema import RolloutConfig
 from actors.generation.rollout import RolloutWorker
-from actors.generation.vllm_engine import PendingGroup, Request
-from actors.generation.vllm_settings import sampling_parameters
+from actors.generation.vllm_engine import Request, Sample
 from actors.placement.group import ActorError, ActorGroup
 from actors.placement.restarts import RestartPolicy
 from actors.training.models import load_tokenizer
@@ -37,87 +35,25 @@ class JudgeError(UserError, ValueError):
     """A judge that cannot be used as it is set up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Of one prompt; `logprobs` by token id where choices were given."""
-
-    text: str
-    finish_reason: str
-    logprobs: dict[int, float]
-
-
 class JudgeWorker(RolloutWorker):
-    """One vLLM engine with the weights of its folder. `complete` may be called from several threads."""
-
-    def start_frozen(
-        self,
-        model_path: str,
-        config: RolloutConfig,
-        device: str,
-        dtype: str,
-        max_model_len: int,
-        threads: int,
-        seed: int,
-    ) -> dict[str, Any]:
-        """As `start`, with the weights of the folder."""
-        extra: dict[str, Any] = {"load_format": "auto", "hf_overrides": {}}  # never synced: ties may stay tied
-        frozen = RolloutConfig(**{**vars(config), "extra": extra | config.extra})
-        self.start(model_path, frozen, device, dtype, max_model_len, threads, seed)
-
-        def ready() -> None:
-            self._engine.version, self._engine.unusable = 0, ""
-
-        self._on_loop(ready)
-        return self.describe()
+    """One vLLM engine. `complete` may be called from several threads."""
 
     def complete(
         self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int], timeout_s: float
-    ) -> dict[int, Answer]:
+    ) -> dict[int, Sample]:
         """Answers by index of the request; those not there by the deadline are dropped and left out.
 
         Args:
-            allowed: if given, one of these tokens is generated, and `Answer.logprobs` are those of all of them,
-                renormalised over them.
+            allowed: see `submit`.
         """
         ends_at = time.monotonic() + timeout_s
-        self._on_loop(lambda: self._add_frozen(call_id, requests, sampling, allowed))
-        done: list[PendingGroup] = []
-        with self._changed:
-            while len(done) < len(requests) and (left := ends_at - time.monotonic()) > 0:
-                mine = [g for g in self._finished if g.call_id == call_id]
-                self._finished = [g for g in self._finished if g.call_id != call_id]
-                done += mine
-                if not mine:
-                    self._check_alive()
-                    self._changed.wait(timeout=min(left, 1.0))
-        if len(done) < len(requests):
+        self.submit(call_id, requests, sampling, allowed)
+        answers: dict[int, Sample] = {}
+        while len(answers) < len(requests) and (left := ends_at - time.monotonic()) > 0:
+            answers |= {group.index: group.samples[0] for group in self.collect(left, call_id)}
+        if len(answers) < len(requests):
             self.abort(call_id)
-        if not done:  # of an empty list some tokenizers decode one empty text
-            return {}
-        texts = self._engine.tokenizer.batch_decode(
-            [list(g.output.outputs[0].token_ids) for g in done], skip_special_tokens=True
-        )
-        return {g.index: _answer(g, text, allowed) for g, text in zip(done, texts, strict=True)}
-
-    def _add_frozen(
-        self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int]
-    ) -> None:
-        parameters = sampling_parameters(sampling)
-        if allowed:
-            parameters.allowed_token_ids, parameters.logprobs = list(allowed), len(allowed)
-        names = [f"{call_id}/{request.index}" for request in requests]
-        self._engine._add(names, list(requests), parameters)
-        for name, request in zip(names, requests, strict=True):
-            self._engine.groups[name] = PendingGroup(call_id, request.index, self._engine.version, {})
-
-
-def _answer(group: PendingGroup, text: str, allowed: Sequence[int]) -> Answer:
-    output = group.output.outputs[0]
-    logprobs: dict[int, float] = {}
-    if allowed and len(output.logprobs):
-        first = output.logprobs[0]
-        logprobs = {token: float(first[token].logprob) for token in allowed if token in first}
-    return Answer(text, output.finish_reason or "stop", logprobs)
+        return answers
 
 
 class JudgeEngine:
@@ -159,7 +95,7 @@ class JudgeEngine:
         sampling = Sampling(1, budget, temperature=0.0 if choices else temperature)
         engines = len(self.group)
         shares = [(rank, fitting[rank::engines]) for rank in range(engines) if fitting[rank::engines]]
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Sample] = {}
         with ThreadPoolExecutor(max(1, len(shares))) as pool:
             for part in pool.map(lambda share: self._ask(share[0], share[1], sampling, allowed), shares):
                 answers |= part
@@ -169,7 +105,7 @@ class JudgeEngine:
     def limit_s(self, num_prompts: int) -> float:
         return (self.config.deadline_s + SLACK_S) * (1 + self.config.max_restarts)
 
-    def _ask(self, rank: int, share: list[Request], sampling: Sampling, allowed: list[int]) -> dict[int, Answer]:
+    def _ask(self, rank: int, share: list[Request], sampling: Sampling, allowed: list[int]) -> dict[int, Sample]:
         limit = self.config.deadline_s
         while True:
             call, starts = f"judge-{next(self._calls)}", self._restarts.starts(rank)
@@ -206,7 +142,7 @@ class JudgeEngine:
     def _reply(
         self,
         request: Request,
-        answer: Answer | None,
+        answer: Sample | None,
         fits: bool,
         choices: Sequence[str],
         tokens: Sequence[Sequence[int]],
@@ -225,7 +161,7 @@ class JudgeEngine:
             )
         if not choices:
             return Reply(answer.text, finish_reason=answer.finish_reason)
-        logprobs = tuple(log_sum([answer.logprobs[t] for t in ids if t in answer.logprobs]) for ids in tokens)
+        logprobs = tuple(log_sum([answer.choices[t] for t in ids if t in answer.choices]) for ids in tokens)
         return Reply(choices[max(range(len(choices)), key=logprobs.__getitem__)], logprobs=logprobs)
 
 
@@ -255,7 +191,8 @@ def start_judge(
     path = str(Path(config.path).expanduser()) if Path(config.path).expanduser().is_dir() else config.path
     tokenizer = load_tokenizer(path, config.trust_remote_code)
     length = min(config.max_model_len, _longest(path))
-    extra = {"trust_remote_code": config.trust_remote_code} | config.extra
+    # never synced: weights come from the folder, and ties may stay tied
+    extra = {"load_format": "auto", "hf_overrides": {}, "trust_remote_code": config.trust_remote_code} | config.extra
     rollout = RolloutConfig(
         tensor_parallel_size=config.tensor_parallel_size,
         max_num_seqs=config.max_num_seqs,
@@ -269,10 +206,10 @@ def start_judge(
         return (path, rollout, device, config.dtype, length, threads, seed + rank)
 
     def restart(ranks: Sequence[int]) -> None:
-        group.restart(ranks, JudgeWorker.start_frozen, arguments, timeout_s)
+        group.restart(ranks, JudgeWorker.start, arguments, timeout_s)
 
     calls = [arguments(rank) for rank in range(len(group))]
-    group.scatter(JudgeWorker.start_frozen, calls, timeout_s=timeout_s, phase="start judge")
+    group.scatter(JudgeWorker.start, calls, timeout_s=timeout_s, phase="start judge")
     key = f"reward.judge.engine.max_restarts={config.max_restarts}"
     restarts = RestartPolicy(group, restart, config.max_restarts, key, message)
     return JudgeEngine(group, tokenizer, config, length, restarts)

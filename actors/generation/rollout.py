@@ -72,7 +72,8 @@ class RolloutWorker:
         """Builds the engine with dummy weights; the first update brings the real ones.
 
         Args:
-            model_path: Hugging Face folder: config and tokenizer are read, weights are not.
+            model_path: Hugging Face folder: config and tokenizer are read; weights only with `load_format` in
+                `config.extra`.
             device: "cpu" or "cuda".
             dtype: "float32" or "bfloat16".
             threads: OpenMP threads per tensor-parallel worker; CPU only.
@@ -127,35 +128,48 @@ class RolloutWorker:
 
     # ---- sampling
 
-    def submit(self, call_id: str, requests: Sequence[Request], sampling: Sampling) -> None:
+    def submit(
+        self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int] = ()
+    ) -> None:
         """Adds all requests between two steps. Results come from `collect`, tagged with `call_id`.
 
         With `sampling.seed`, on an engine that has nothing else to do, equal weights, prompts and seed give equal
         samples: the generators are seeded and the prefix cache is emptied, so that every step has the same batch.
 
+        Args:
+            allowed: if given, only these tokens are generated; see `Sample.choices`.
+
         Raises:
             ValueError: a prompt leaves no room for a token, an index or `call_id` is in use; nothing was added.
             RuntimeError: no whole set of weights is loaded.
         """
-        self._on_loop(lambda: self._engine.submit(call_id, requests, sampling))
+        self._on_loop(lambda: self._engine.submit(call_id, requests, sampling, allowed))
 
-    def collect(self, timeout_s: float) -> list[Finished]:
+    def collect(self, timeout_s: float, call_id: str | None = None) -> list[Finished]:
         """Groups finished since the last call: waits until there is one, or `timeout_s` has passed (empty list).
+
+        Args:
+            call_id: whose groups; None: all.
 
         Raises:
             RuntimeError: requests wait, but the weights are unusable (a weight update broke off).
         """
         ends_at = time.monotonic() + timeout_s
         self._check_alive()
+
+        def found() -> list[PendingGroup]:
+            return [group for group in self._finished if call_id in (None, group.call_id)]
+
         with self._changed:
-            self._changed.wait_for(lambda: self._finished or self._error or self._stuck(), timeout=timeout_s)
+            self._changed.wait_for(lambda: found() or self._error or self._stuck(), timeout=timeout_s)
             self._check_alive()
-            if not self._finished and self._stuck():
+            if not found() and self._stuck():
                 raise RuntimeError(f"cannot sample: {self._engine.unusable}")
-            if self._finished and self._engine.groups:
+            if found() and self._engine.groups:
                 linger = min(LINGER_S, max(ends_at - time.monotonic(), 0.0))
                 self._changed.wait_for(lambda: self._error or not self._engine.groups, timeout=linger)
-            done, self._finished = self._finished, []
+            done = found()
+            self._finished = [group for group in self._finished if call_id not in (None, group.call_id)]
         return self._engine.records(done) if done else []
 
     def abort(self, call_id: str) -> None:

@@ -12,8 +12,8 @@ import random
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Sample:
     versions: Int32  # [T] weight version that produced each token
     finish_reason: str  # "stop" | "length"
     text: str  # all tokens decoded, a stop string included, special tokens left out
+    choices: Mapping[int, float] = field(default_factory=dict)  # log-probs of the allowed tokens at the first position
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class PendingGroup:
     call_id: str
     index: int
     version: int  # when it was submitted
+    allowed: tuple[int, ...]  # the only tokens that are generated; empty: all are
     marks: dict[int, list[tuple[int, int]]]  # sample -> (tokens it had, version that takes over), in order
     output: Any = None
 
@@ -80,7 +82,8 @@ def label_versions(num_tokens: int, first: int, marks: Sequence[tuple[int, int]]
 
 
 class VllmEngine:
-    """One vLLM engine with dummy weights; the first update brings the real ones. Use from one thread only.
+    """One vLLM engine. With dummy weights it cannot sample until the first update; those of a folder are version 0. Use
+    from one thread only.
 
     Args:
         arguments: of `engine_arguments`.
@@ -89,8 +92,9 @@ class VllmEngine:
 
     def __init__(self, arguments: dict[str, Any], device: str) -> None:
         self.groups: dict[str, PendingGroup] = {}  # vLLM request id -> group under way
-        self.version = -1  # of the loaded weights
-        self.unusable = "no weights were ever sent to it"  # why it cannot sample; "" when it can
+        dummy = arguments["load_format"] == "dummy"
+        self.version = -1 if dummy else 0  # of the loaded weights
+        self.unusable = "no weights were ever sent to it" if dummy else ""  # why it cannot sample; "" when it can
         self.asleep = False
         self.update: tuple[int, float] | None = None  # version and time limit of the update under way
         self._broken = False  # vLLM has not closed its side of an update that broke off
@@ -116,7 +120,9 @@ class VllmEngine:
                 done.append(group)
         return done
 
-    def submit(self, call_id: str, requests: Sequence[Request], sampling: Sampling) -> None:
+    def submit(
+        self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int] = ()
+    ) -> None:
         """See `RolloutWorker.submit`."""
         if self.unusable:
             raise RuntimeError(f"cannot sample: {self.unusable}")
@@ -133,9 +139,9 @@ class VllmEngine:
             if not self.groups:
                 self._reset_prefix_cache()
             self._rpc(_reseed, sampling.seed)
-        self._add(names, requests, sampling_parameters(sampling))
+        self._add(names, requests, sampling_parameters(sampling, allowed))
         for name, request in zip(names, requests, strict=True):
-            self.groups[name] = PendingGroup(call_id, request.index, self.version, defaultdict(list))
+            self.groups[name] = PendingGroup(call_id, request.index, self.version, tuple(allowed), defaultdict(list))
 
     def _add(self, names: list[str], requests: Sequence[Request], parameters: Any) -> None:
         salt = str(self.version)  # keys the prefix cache: blocks made by other weights are never hit
@@ -311,10 +317,15 @@ def _reseed(worker: Any, seed: int) -> None:
 def _sample(output: Any, text: str, group: PendingGroup) -> Sample:
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a sample of {group.call_id}/{group.index} with {output.finish_reason!r}")
+    logprobs, choices = output.logprobs.logprobs, dict[int, float]()  # flat lists: one entry per position
+    if group.allowed:  # or more
+        logprobs = [output.logprobs[i][token].logprob for i, token in enumerate(output.token_ids)]
+        choices = {token: float(found.logprob) for token, found in output.logprobs[0].items() if token in group.allowed}
     return Sample(
         token_ids=np.array(output.token_ids, dtype=np.int32),
-        logprobs=np.array(output.logprobs.logprobs, dtype=np.float32),  # flat lists: one entry per position
+        logprobs=np.array(logprobs, dtype=np.float32),
         versions=label_versions(len(output.token_ids), group.version, group.marks.get(output.index, ())),
         finish_reason=output.finish_reason,
         text=text,
+        choices=choices,
     )

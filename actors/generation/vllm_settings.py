@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from actors.config.schema import RolloutConfig
@@ -88,8 +89,10 @@ def build_engine(arguments: dict[str, Any]) -> Any:
     return LLMEngine.from_engine_args(EngineArgs(**arguments, weight_transfer_config=transfer))
 
 
-def sampling_parameters(sampling: Sampling) -> Any:
+def sampling_parameters(sampling: Sampling, allowed: Sequence[int] = ()) -> Any:
     """vLLM's `SamplingParams`: final outputs only, flat log-probs of the sampled tokens, text only for stop strings.
+
+    With `allowed` only these tokens are generated, and log-probs are those of all of them, renormalised over them.
 
     No per-request seed: on CPU it kills the engine when a prompt is prefilled in more than one step.
     """
@@ -103,7 +106,8 @@ def sampling_parameters(sampling: Sampling) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         stop=list(sampling.stop),
-        logprobs=0,
+        logprobs=len(allowed),
+        allowed_token_ids=list(allowed) or None,
         flat_logprobs=True,
         detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from actors.generation.judge import Answer, JudgeEngine, JudgeError, JudgeWorker
+from actors.generation.judge import JudgeEngine, JudgeError, JudgeWorker
+from actors.generation.vllm_engine import Sample
 from actors.placement.group import ActorDied, ActorInfo, WorkerError
 from actors.placement.restarts import RestartPolicy, WorkerFailed
 from rlcore.rewards.judge.config import JudgeEngineConfig
@@ -44,7 +46,11 @@ class Engines:
             raise self.script.pop(0)
         logprobs = {t: -float(i) for i, t in enumerate(allowed)}
         texts = {r.index: "".join(map(chr, r.token_ids[1:])) for r in requests}
-        return {i: Answer(f"{rank}:{t}", "length", logprobs) for i, t in texts.items() if t != "late"}
+        none = np.zeros(0, np.int32)
+        return {
+            i: Sample(none, none.astype(np.float32), none, "length", f"{rank}:{t}", logprobs)
+            for i, t in texts.items() if t != "late"
+        }  # fmt: skip
 
 
 def died():
