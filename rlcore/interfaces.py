@@ -140,7 +140,7 @@ class ReferencePublisher(Protocol):
 
 class CheckpointStore(Protocol):
     def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
-        """`write(directory)` puts the workers' files there; the driver's `state` (JSON-able) goes beside them."""
+        """`write(directory)` puts the workers' files there; the driver's `state` (JSON-able) goes next to them."""
         ...
 
     def load_latest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -208,8 +208,8 @@ class RewardModel(TrainedModel, Protocol):
 
     def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
         """Takes its weights from a Hugging Face folder, in the same processes: a causal language model (with a new
-        head that says 0), a sequence classification model (with its head), or what `export` wrote (with its weights of
-        attributes and normalisation too). The optimizer is reset.
+        zero-initialised head), a sequence classification model (with its head), or what `export` wrote (with its
+        weights of attributes and normalisation too). The optimizer is reset.
 
         Args:
             attributes: names of the outputs; None: those of the folder, or ("reward",) for a new head.
@@ -221,5 +221,5 @@ class RewardModel(TrainedModel, Protocol):
         ...
 
     def export(self, directory: Path) -> None:
-        """A folder that `AutoModelForSequenceClassification` loads, with `reward_model.json` beside it."""
+        """A folder that `AutoModelForSequenceClassification` loads, with `reward_model.json` next to it."""
         ...

@@ -1,6 +1,6 @@
 """What a training worker minimises, and the tensors it gets.
 
-A worker knows nothing of the algorithm: it runs its model on a micro-batch, hands the `Outputs` of the model's head to
+A worker knows nothing of the algorithm: it runs its model on a micro-batch, passes the `Outputs` of the model's head to
 `loss`, and calls `backward`. The denominator is counted once over the whole optimizer batch, before any split, so that
 the losses of all micro-batches and ranks add up to the loss of the batch.
 """
@@ -52,7 +52,7 @@ class TensorBatch:
 
 @dataclass
 class Outputs:
-    """What a model's head says of the b rows of a micro-batch, in float32 and with gradient."""
+    """What a model's head computes for the b rows of a micro-batch, in float32 and with gradient."""
 
     numbers: Tensor  # [b, t] log-probs of a language model or values of a critic, [b, K] scores of a reward model
     entropy: Tensor | None = None  # [b, t] nats, of a language model that was asked for it
@@ -65,7 +65,7 @@ class Objective(Protocol):
     def needs_entropy(self) -> bool: ...
     @property
     def temperature(self) -> float:
-        """Of the log-probs and the entropy handed to `loss`; 1 where the model is no language model."""
+        """Of the log-probs and the entropy passed to `loss`; 1 where the model is no language model."""
         ...
 
     def denominator(self, batch: TrainBatch) -> Any:

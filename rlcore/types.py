@@ -170,7 +170,7 @@ class Pair:
     prompt: Prompt
     chosen: Sample
     rejected: Sample
-    strength: float | None = None  # how much better, on the data's own scale; None: not told
+    strength: float | None = None  # how much better, on the data's scale; None: unknown
 
     @property
     def uid(self) -> str:
@@ -196,7 +196,7 @@ class TrainBatch:
     advantages: Float32 | None = None  # [B, T]
     scores: Float32 | None = None  # [B], reward of each row
     targets: Float32 | None = None  # [B, K] labels of a reward model's outputs, NaN where not labelled
-    strengths: Float32 | None = None  # [B] of the preference a row is part of, NaN where not told
+    strengths: Float32 | None = None  # [B] of the preference a row is part of, NaN where unknown
     labels: Float32 | None = None  # [B] chance that a row is better than the other one of its pair
     weights: Float32 | None = None  # [B] of the pair a row is part of, in the loss
     rows_per_unit: int = 1  # rows that must stay together, in one micro-batch: 2 where they are pairs
@@ -242,7 +242,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class RewardScale:
-    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; lies beside the model as reward_model.json.
+    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; stored next to the model as reward_model.json.
 
     >>> RewardScale(("helpfulness", "verbosity"), (1.0, -0.5), mean=1.0, std=2.0).rewards(np.array([[4.0, 2.0]]))
     array([1.], dtype=float32)

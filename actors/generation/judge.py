@@ -1,4 +1,4 @@
-"""A frozen vLLM engine as judge: `rlcore.rewards.judge.prompts.Completer` over a group of its own actors.
+"""A frozen vLLM engine as judge: `rlcore.rewards.judge.prompts.Completer` over a group of actors.
 
 Its weights come from its folder and are never synced. A call blocks one actor thread until its prompts are done; calls
 run side by side in the engine's batch.
@@ -81,7 +81,7 @@ class JudgeEngine:
         temperature: float = 0.0,
         choices: Sequence[str] = (),
     ) -> list[Reply]:
-        """See `Completer.complete`. A prompt that leaves no room for its answer is an error of its own.
+        """See `Completer.complete`. A prompt that leaves no room for its answer gets an error as its reply.
 
         Raises:
             JudgeError: a choice that is not one token of the judge's tokenizer.

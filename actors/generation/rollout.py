@@ -1,4 +1,4 @@
-"""A rollout worker: vLLM held in the process, stepped by a loop thread of its own.
+"""A rollout worker: vLLM held in the process, stepped by a separate loop thread.
 
 Everything that touches the engine runs on that thread, as a command between two steps: adding the requests of a call in
 one go, taking new weights, aborting. Callers (Ray actor threads) put a command in a queue and wait for its result.
@@ -50,7 +50,7 @@ class RolloutWorker:
 
     def __init__(self) -> None:
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self._changed = threading.Condition()  # guards the next two; told after every command and finished group
+        self._changed = threading.Condition()  # guards the next two; notified after every command and finished group
         self._finished: list[PendingGroup] = []
         self._error: BaseException | None = None
         self._closing = False
@@ -149,7 +149,7 @@ class RolloutWorker:
         """Groups finished since the last call: waits until there is one, or `timeout_s` has passed (empty list).
 
         Args:
-            call_id: whose groups; None: all.
+            call_id: of the groups to return; None: all.
 
         Raises:
             RuntimeError: requests wait, but the weights are unusable (a weight update broke off).
@@ -241,7 +241,7 @@ class RolloutWorker:
         self._check_alive()
         result: Future[T] = Future()
         self._commands.put((function, result))
-        while not result.done():  # the loop may die between the check and the put, with nobody left to answer
+        while not result.done():  # the loop may die between the check and the put
             with contextlib.suppress(TimeoutError):
                 result.exception(timeout=1.0)
             if not result.done():
@@ -268,10 +268,10 @@ class RolloutWorker:
     def _serve(self) -> None:
         engine = self._engine
         while not self._closing:
-            told = self._run_commands(wait=not engine.can_step())
-            told = engine.check_deadline() or told
+            changed = self._run_commands(wait=not engine.can_step())
+            changed = engine.check_deadline() or changed
             done = engine.step() if engine.can_step() else []
-            if done or told:
+            if done or changed:
                 with self._changed:
                     self._finished += done
                     self._changed.notify_all()
@@ -300,8 +300,8 @@ def _share(reserved: float, turns: bool) -> float:
     total = float(torch.cuda.get_device_properties(0).total_memory)
     if (share := free_share(reserved, total, turns)) < MIN_SHARE:
         raise ValueError(
-            f"a GPU of {total / GIB:.0f} GiB has no room for a rollout engine beside the {reserved / GIB:.0f} GiB of "
+            f"a GPU of {total / GIB:.0f} GiB has no room for a rollout engine next to the {reserved / GIB:.0f} GiB of "
             "the roles that share it: more policy workers with engine.zero_stage=3, engine.offload_optimizer=true, "
-            "GPUs of its own (cluster.roles.rollout.colocate_with=null), or set rollout.gpu_memory_utilization"
+            "separate GPUs (cluster.roles.rollout.colocate_with=null), or set rollout.gpu_memory_utilization"
         )
     return share

@@ -1,7 +1,7 @@
 """vLLM's in-process engine with what RL needs of it: calls of many groups, weight updates between two steps, versions.
 
 No threads here: `actors.generation.rollout` owns the one that steps it. In-flight requests survive a weight update
-without a pause: they go on with the tokens and the KV cache they have, and each token is labelled with the version
+without a pause: they continue with the tokens and the KV cache they have, and each token is labelled with the version
 that produced it. Requests submitted after an update never read KV made by older weights.
 """
 
@@ -98,7 +98,7 @@ class VllmEngine:
         self.asleep = False
         self.update: tuple[int, float] | None = None  # version and time limit of the update under way
         self._broken = False  # vLLM has not closed its side of an update that broke off
-        self._staged = False  # the update under way waits for its last bucket, and sampling goes on
+        self._staged = False  # the update under way waits for its last bucket, and sampling continues
         self._begun_at, self._update_bytes = 0.0, 0  # of the update under way, or the last one
         self._transport, self._device, self._limit = "", device, arguments["max_model_len"]
         self._llm = build_engine(arguments)
@@ -190,7 +190,7 @@ class VllmEngine:
         self._update_rpc("start_weight_update")
 
     def _has_room(self) -> bool:
-        """Whether the weights fit beside the model. The last update says how large they are."""
+        """Whether the weights fit next to the model; their size is that of the last update."""
         if self._device == "cpu":
             return True
         free, _ = torch.cuda.mem_get_info()
@@ -213,7 +213,7 @@ class VllmEngine:
         self._update_rpc("finish_weight_update")
         if hasattr(self._llm, "set_weight_version"):  # vLLM 0.26 has none
             self._llm.set_weight_version(str(version))
-        # note how many tokens every running sample has, so that its later ones can be told apart
+        # note how many tokens every running sample has, to distinguish its later ones
         for state in self._llm.output_processor.request_states.values():
             if (group := self.groups.get(state.external_req_id)) is not None:
                 group.marks[state.request_index].append((state.detokenizer.num_output_tokens(), version))

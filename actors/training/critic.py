@@ -59,7 +59,7 @@ def body_of(causal: nn.Module) -> tuple[nn.Module, int]:
     body = getattr(causal, "base_model", causal)
     output = causal.get_output_embeddings()  # type: ignore[operator]
     if body is causal or output is None:
-        raise ValueError(f"{type(causal).__name__} has no body of its own to put a value head on")
+        raise ValueError(f"{type(causal).__name__} has no separate body to put a value head on")
     return body, output.weight.shape[1]
 
 

@@ -4,7 +4,7 @@ Two habits of DeepSpeed are undone here, and nowhere else:
 
 - it averages gradients over ranks and divides by the number of accumulation steps. `backward` scales so that the
   gradient is that of the plain sum of all losses over micro-batches and ranks;
-- it ends a step after a fixed number of micro-batches. `backward(last=...)` says which one is the last of a step.
+- it ends a step after a fixed number of micro-batches. `backward(last=...)` marks the last one of a step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXPORT_BUCKET_BYTES = 256 << 20
 def init_distributed(
     rank: int, world_size: int, master_addr: str, master_port: int, device: str, timeout_s: float
 ) -> None:
-    """Joins the process group (gloo on CPU, nccl on CUDA) and hands it to DeepSpeed. Once per process.
+    """Joins the process group (gloo on CPU, nccl on CUDA) and registers it with DeepSpeed. Once per process.
 
     DeepSpeed's shared-memory all-reduce, which it would compile with g++ at first use, serves tensor-parallel
     inference alone; it is switched off, so no compiler is needed.
@@ -123,7 +123,7 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
 
 
 class TrainEngine:
-    """One rank of a model, sharded as the ZeRO stage says. Every method but the properties is a collective.
+    """One rank of a model, sharded by its ZeRO stage. Every method but the properties is a collective.
 
     Without `trainable` there is no optimizer: below ZeRO-3 a plain module, under ZeRO-3 sharded inference.
 
@@ -186,7 +186,7 @@ class TrainEngine:
     def forward(
         self, batch: TensorBatch, temperature: float = 1.0, first: int = 1, entropy: bool = False
     ) -> Outputs:
-        """What the head says of each row; with gradient unless torch.no_grad() is on.
+        """The head's outputs for each row; with gradient unless torch.no_grad() is on.
 
         Args:
             batch: on the engine's device, padded on the right with any id.
@@ -278,7 +278,7 @@ class TrainEngine:
 
         Args:
             masters: in bfloat16, write the float32 master weights too (`masters.NAME`; a second copy in host memory),
-                so that a training that starts from the folder goes on from exactly these.
+                so that a training that starts from the folder continues from exactly these.
         """
         target, state = Path(directory), {}
         tied = set(self.tied_names())

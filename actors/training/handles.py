@@ -1,4 +1,4 @@
-"""The models that train or score, dressed as `rlcore.interfaces`. All splitting of a batch over ranks is here."""
+"""Handles of the model groups; they implement `rlcore.interfaces`. All splitting of a batch over ranks is here."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class RewardFolder:
 
     path: str
     scale: RewardScale
-    has_head: bool  # False: a causal language model, whose output layer gives way to a new head
+    has_head: bool  # False: a causal language model: a new head replaces its output layer
 
     @classmethod
     def inspect(cls, path: str, model: ModelConfig, attributes: Sequence[str] | None = None) -> RewardFolder:
@@ -111,7 +111,7 @@ class RewardFolder:
         if text.pad_token_id == end:
             log.warning(
                 "%s pads with its end token %s: the reward is read one token earlier, and a response that was cut off "
-                "looks like one that ended. Give its config.json a pad_token_id of its own",
+                "looks like one that ended. Set another pad_token_id in its config.json",
                 self.path,
                 end,
             )
@@ -121,7 +121,7 @@ class RewardFolder:
 
         try:
             found = AutoTokenizer.from_pretrained(self.path).pad_token_id
-        except (OSError, ValueError, KeyError, ImportError):  # a folder without a tokenizer is none the worse here
+        except (OSError, ValueError, KeyError, ImportError):  # a folder may lack a tokenizer
             return None
         return None if found is None else int(found)
 

@@ -24,11 +24,11 @@ SAME_LOW = 5e-2  # of half precision
 
 
 class Scorer(nn.Module):
-    """A Hugging Face model, held as `hf`, whose hidden states a subclass makes something of in `score`.
+    """A Hugging Face model, held as `hf`, and a head on its hidden states: the subclass's `score`.
 
     A forward pass is a call of the module itself, under `check` too: ZeRO-3 gathers weights in the modules' hooks.
-    `score` returns one tensor: ZeRO-3 readies the backward at every output that has a gradient. With two, a rank whose
-    loss leaves one out would gather in another order than the rest, and all would wait for ever.
+    `score` returns one tensor: ZeRO-3 readies the backward at every output that has a gradient. With two, a rank
+    where the loss uses only one would gather in another order than the others, and all would deadlock.
     """
 
     KEEPS_MASTERS: ClassVar[bool] = False  # whether a folder may hold float32 master weights of it
@@ -197,7 +197,7 @@ class CausalScorer(Scorer):
     def _head_is_all(self, tokens: Tensor) -> bool:
         """Whether logits are what the output layer returns, and its input is what `hidden_states` returns.
 
-        The layer is made to return large numbers of its own: a soft cap would not show on the small logits of a fresh
+        The layer is made to return large random numbers: a soft cap would not show on the small logits of a fresh
         model, and would on a trained one.
         """
         head = self._find_head()
@@ -284,7 +284,7 @@ def pack(tokens: Tensor, lengths: Tensor, varlen: bool = False) -> Packed | None
         lengths: [b] int64, each at least 1.
 
     Returns:
-        None when every row needs a block of its own, so that packing saves nothing.
+        None when every row needs a separate block, so that packing saves nothing.
     """
     sizes = lengths.tolist()
     width = sum(sizes) if varlen else max(sizes)
@@ -301,7 +301,7 @@ def pack(tokens: Tensor, lengths: Tensor, varlen: bool = False) -> Packed | None
     padded = real(tokens, lengths).flatten().nonzero().squeeze(-1)
     columns = padded % tokens.shape[1]
     packed = torch.tensor(starts, device=tokens.device)[padded // tokens.shape[1]] + columns
-    empty = tokens.new_zeros(len(filled) * width)  # position 0 at every padding token: a sequence of its own
+    empty = tokens.new_zeros(len(filled) * width)  # position 0 at every padding token: a separate sequence
     inputs = {
         "input_ids": empty.index_copy(0, packed, tokens.flatten()[padded]).view(-1, width),
         "position_ids": empty.index_copy(0, packed, columns).view(-1, width),

@@ -27,7 +27,7 @@ class StartSpec:
 
     rank: int
     world_size: int
-    master_addr: str  # of rank 0, as its `address` says
+    master_addr: str  # of rank 0, from its `address`
     master_port: int
     device: str  # "cpu" or "cuda" (the process sees its own GPU as device 0)
     model_path: str  # a Hugging Face folder or hub id
@@ -119,7 +119,7 @@ class ModelWorker:
     def numbers(
         self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> Float32:
-        """What the model says of this rank's rows; see `TrainEngine.forward`.
+        """Log-probs, values or scores of this rank's rows; see `TrainEngine.forward`.
 
         Args:
             shard: b rows, padded on the right to T.
@@ -201,7 +201,7 @@ class ModelWorker:
         self.engine.export(directory, masters)
 
     def shutdown(self) -> None:
-        """Leaves the process group. The worker can not be started again."""
+        """Leaves the process group. The worker cannot be started again."""
         self._engine = None
         leave_distributed()
 
@@ -230,7 +230,7 @@ class LanguageModelWorker(ModelWorker):
         """Joins this group to the rollout engines. Call again after one was replaced, or this group's own engine.
 
         Args:
-            backend: "host", "ipc", "nccl" or "gloo", as `choose_backend` says.
+            backend: "host", "ipc", "nccl" or "gloo", from `choose_backend`.
             engines: handles of all rollout actors.
             dtype: of the rollout engines, e.g. "bfloat16"; weights are cast to it before they travel.
             bucket_bytes: of one message.
@@ -271,7 +271,7 @@ class LanguageModelWorker(ModelWorker):
         return self._sender.send(version, only)
 
     def shutdown(self) -> None:
-        """Leaves the process group. The worker can not be started again."""
+        """Leaves the process group. The worker cannot be started again."""
         self.disconnect()
         super().shutdown()
 

@@ -38,8 +38,8 @@ class RewardObjective:
     with `config.loss` one of
 
         bradley_terry  -log sigmoid(r_c - r_r)
-        margin         -log sigmoid(r_c - r_r - m), m by the preference's strength; 0 where it is not told
-        soft_label     cross-entropy to a chance p by the strength; 1 where it is not told
+        margin         -log sigmoid(r_c - r_r - m), m by the preference's strength; 0 where it is unknown
+        soft_label     cross-entropy to a chance p by the strength; 1 where it is unknown
         regression     no pairs: the mean squared error over all labelled outputs
 
     (`rlcore.ops.reward_losses`). A batch with `labels` (iterative data smoothing) takes these for p, whichever of
@@ -47,7 +47,7 @@ class RewardObjective:
 
     L_grades is the mean over all labels of outputs behind the first: squared errors, or with `grade_classes` the
     cross-entropy of a grade. Apple (arXiv 2407.21075, appendix) adds the latter summed over two responses and four
-    grades to the soft-label loss, each grade from a small MLP of its own; here it is a linear head, since that is what
+    grades to the soft-label loss, each grade from a separate small MLP; here it is a linear head, since that is what
     a sequence classification folder holds, and the mean: grade_coef is their lambda times the labels of a pair.
 
     Rows 2i and 2i + 1 of a batch with pairs are chosen and rejected (`rlcore.data.batching.reward`). Rows without a
@@ -63,7 +63,7 @@ class RewardObjective:
 
     @property
     def scale(self) -> RewardScale:
-        """What the trained model says of its outputs, before any normalisation."""
+        """Of the trained model, before any normalisation."""
         plain = json.loads(json.dumps(asdict(self.config)))  # enums by value
         return RewardScale(self.config.outputs, self.config.weights, trained_with=plain)
 

@@ -94,7 +94,7 @@ def update(
     rates: tuple[float | None, float],
     objectives: tuple[Objective, Objective],
 ) -> list[M.Metrics]:
-    """All optimizer steps of one batch; the critic's run beside the policy's, on the same rows.
+    """All optimizer steps of one batch; the critic's run at the same time as the policy's, on the same rows.
 
     Args:
         batch: with the old log-probs of the rows in `steps[1:]`.

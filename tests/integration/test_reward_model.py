@@ -312,7 +312,9 @@ class Strings:
 
 def wide(model: Model) -> RewardModelHandle:
     """A handle whose micro-batches are as large as one core likes."""
-    return RewardModelHandle(model.group, 1024, DeadlinesConfig())
+    handle = RewardModelHandle(model.group, 1024, DeadlinesConfig())
+    handle.scale = model.handle.scale
+    return handle
 
 
 def test_pairs_of_a_known_answer(models: dict[int, Model], folders: dict[str, str]) -> None:

@@ -125,7 +125,7 @@ def test_a_class_without_a_body_of_its_own_is_refused() -> None:
         def get_output_embeddings(self) -> nn.Module:
             return nn.Linear(4, 4)
 
-    with pytest.raises(ValueError, match="Whole has no body"):
+    with pytest.raises(ValueError, match="Whole has no separate body"):
         body_of(Whole())
 
 
