@@ -1,28 +1,20 @@
 """Verdicts of the reward `code` on harmless programs, in every local tier that works here."""
 
-import base64
 import json
-import pickle
 import shutil
 import time
-import zlib
-from decimal import Decimal
 
 import pytest
 
-from rlcore.rewards.code import layouts as code_layouts
 from rlcore.rewards.code import program, score
-from rlcore.rewards.code.compare import Tolerance, same_output, same_value
 from rlcore.rewards.registry import call
 from rlcore.rewards.sandbox import SandboxConfig, SandboxError, Tier, commands, get
 from rlcore.types import RewardInput, Status
+from tests.rewards.code.cases import PLUS_ONE, STDIN
 from tests.rewards.corpora.code_programs import PROGRAMS as FIRST
 from tests.rewards.corpora.code_programs_more import MORE
 
 PROGRAMS = FIRST + MORE
-
-STDIN = {"type": "stdin", "inputs": ["1"], "outputs": ["2"]}
-PLUS_ONE = "```python\nprint(int(input()) + 1)\n```"
 
 
 @pytest.fixture(scope="module", params=["landlock", "bwrap"])
@@ -123,67 +115,9 @@ def test_indented_fences_and_no_program():
     assert result.info["failed"] == "the response has no program"
 
 
-@pytest.mark.parametrize(
-    ("tests", "message"),
-    [
-        ({"type": "stdin", "inputs": ["1"], "outputs": []}, "two lists of one length"),
-        ({"type": "stdin", "inputs": [], "outputs": []}, "not empty"),
-        ({"type": "other", "inputs": ["1"], "outputs": ["1"]}, "stdin, function or assert"),
-        ({"type": "function", "inputs": [[1]], "outputs": [1]}, "fn_name"),
-        ({"type": "function", "fn_name": "f(", "inputs": [[1]], "outputs": [1]}, "fn_name"),
-        ({"type": "function", "fn_name": "f", "inputs": [1], "outputs": [1]}, "lists of arguments"),
-        ({"type": "assert", "asserts": []}, "needs asserts"),
-        ({"type": "assert", "asserts": ["assert f("]}, "no Python"),
-        ({**STDIN, "time_limit_s": -1}, "time_limit_s"),
-        ({"anything": 1}, "no known layout"),
-        ("not json", "no JSON"),
-        ([1, 2], "input and output"),
-    ],
-)
-def test_broken_tests_are_the_datas_fault(tests, message):
-    result = score(PLUS_ONE, tests)
-    assert result.status is Status.UNPARSABLE
-    assert message in result.info["error"]
-
-
 def test_an_assert_that_fails_by_itself_is_the_datas_fault():
     tests = {"type": "assert", "asserts": ["check(f)"], "setup": "import no_such_module\ndef check(g): pass"}
     assert score("def f(x): return x", tests).status is Status.UNPARSABLE
-
-
-def test_layouts_of_public_data_sets():
-    cases = [{"input": "1\n", "output": "2\n", "testtype": "stdin"}]
-    functional = [{"input": "[1, 2]\n3", "output": "true", "testtype": "functional"}]
-    packed = base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
-    right = {
-        "taco": json.dumps({"inputs": ["1\n"], "outputs": ["2\n"]}),
-        "taco-lines": {"inputs": [["1"]], "outputs": [["2"]]},
-        "livecodebench": cases,
-        "livecodebench-row": {"public_test_cases": json.dumps(cases), "private_test_cases": packed},
-        "codeforces": {"examples": [{"input": "1", "output": "2"}], "time_limit": 2.0, "memory_limit": 256},
-        "columns": {"test_cases": {"input": ["1"], "output": ["2"]}},
-    }
-    for name, tests in right.items():
-        assert score(PLUS_ONE, tests).score == 1.0, name
-        assert score("print(3)", tests).score == 0.0, name
-    limits = code_layouts.read(right["codeforces"])
-    assert (limits.time_limit_s, limits.memory_limit_mb) == (2.0, 256)
-    calls = {"public_test_cases": functional, "metadata": json.dumps({"func_name": "has"})}
-    assert score("class Solution:\n    def has(self, xs, n): return n not in xs", calls).score == 1.0
-    apps = {"fn_name": "f", "inputs": [[1], "2"], "outputs": [[2], "3"]}
-    assert score("def f(x): return x + 1", apps).score == 1.0
-    mbpp = {"test_list": ["assert f(1) == 2"], "test_imports": []}
-    assert score("def f(x): return x + 1", mbpp).score == 1.0
-
-
-def test_pickles_in_data_are_not_run(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "made"), "w"))
-
-    packed = base64.b64encode(zlib.compress(pickle.dumps([Bomb()]))).decode()
-    assert score(PLUS_ONE, packed).status is Status.UNPARSABLE
-    assert not (tmp_path / "made").exists()
 
 
 def test_the_reward_finds_its_tests():
@@ -210,8 +144,6 @@ def test_other_languages(tier):
     assert score("x", STDIN, language="cobol", sandbox=tier).status is Status.ERROR
     own = {**tier, "languages": {"shout": {"file": "main.pl", "run": ["perl", "{source}"]}}}
     assert score("```shout\nprint <STDIN> + 1;\n```", STDIN, language="shout", sandbox=own).score == 1.0
-
-
 PLUS_ONE_IN = {
     "c": '#include <stdio.h>\nint main(void) { int a; scanf("%d", &a); printf("%d\\n", a + 1); }',
     "cpp": "#include <bits/stdc++.h>\nint main() { int a; std::cin >> a; std::cout << std::vector<int>{a + 1}[0]; }",
@@ -239,21 +171,3 @@ def test_every_language_that_is_installed(tier, language):
     assert (right.score, right.status) == (1.0, Status.OK), right.info
     wrong = score(f"```{language}\n{source.replace('1', '3')}\n```", tests, **options)
     assert (wrong.score, wrong.status) == (0.0, Status.OK), wrong.info
-
-
-def test_comparison_of_texts_and_values():
-    tolerance = Tolerance()
-    assert same_output("a b\n", "a  b", tolerance=tolerance)
-    assert not same_output("1.0\n2", "1.0 2", tolerance=tolerance)
-    assert same_output("0.1234567", "0.12345672", tolerance=tolerance)
-    assert not same_output("1" * 500 + ".5", "2" * 500 + ".5", tolerance=tolerance)
-    assert not same_output("1e999999999", "1e999999998", tolerance=tolerance)
-    assert same_value([1, (2, 3)], ([1, [2, 3]]), tolerance)
-    assert not same_value("1", 1, tolerance)
-    assert not same_value(1, "1", tolerance)
-    assert not same_value([1], [1, 2], tolerance)
-    assert same_value(float("nan"), float("nan"), tolerance)
-    assert not same_value(10**400, 1.5, tolerance)
-    assert not same_value(1.5, 10**400, tolerance)
-    assert not same_value(1, Decimal("sNaN"), tolerance)
-    assert same_value(1, Decimal(1), tolerance)

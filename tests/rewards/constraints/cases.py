@@ -1,13 +1,22 @@
-"""Every kind of constraint against texts that fulfil it and texts that do not."""
+"""Texts for every kind of constraint."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from rlcore.rewards import constraints
 from rlcore.rewards.constraints import read_constraint
+from rlcore.rewards.constraints.kinds import KINDS
+from rlcore.types import RewardInput
+
+NO_COMMA = {"id": "punctuation:no_comma"}
+SHORT = {"id": "length_constraints:number_words", "kwargs": {"num_words": 5, "relation": "less than"}}
+
+
+def sample(response: str, **metadata) -> RewardInput:
+    return RewardInput("Do it.", response, metadata=metadata)
 
 IFEVAL = [
     "keywords:existence",
@@ -190,35 +199,6 @@ CASES: dict[str, list[tuple[dict, list[str], list[str]]]] = {  # id -> (kwargs, 
     "punctuation:no_comma": [({}, ["a; b.", "3.5"], ["a, b", "3,5", "你，我"])],
 }
 
-FLAT = [
-    pytest.param(id, kwargs, text, wanted, id=f"{id}-{i}-{wanted}-{j}")
-    for id, entries in CASES.items()
-    for i, (kwargs, good, bad) in enumerate(entries)
-    for wanted, texts in ((True, good), (False, bad))
-    for j, text in enumerate(texts)
-]
-
-
-def test_all_kinds_of_ifeval_are_there_and_tested():
-    assert len(IFEVAL) == len(set(IFEVAL)) == 25
-    assert set(constraints.ids()) == {*IFEVAL, "length_constraints:number_characters"} == set(CASES)
-
-
-@pytest.mark.parametrize(("id", "kwargs", "text", "wanted"), FLAT)
-def test_kind(id, kwargs, text, wanted):
-    if id.startswith("language") or "english" in id:
-        pytest.importorskip("py3langid")
-    assert read_constraint(id, kwargs).holds(text) is wanted
-
-
-@pytest.mark.parametrize("id", CASES)
-def test_nothing_is_fulfilled_by_an_empty_response(id):
-    """Otherwise silence would be paid: it holds no comma and fewer than any number of words."""
-    for kwargs, _, _ in CASES[id]:
-        assert not read_constraint(id, kwargs).holds("")
-        assert not read_constraint(id, kwargs).holds(" \n\t ")
-
-
 HOSTILE = [
     "[" * 60_000,
     "[a" * 30_000,
@@ -246,8 +226,38 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("id", [id for id in CASES if id != "language:response_language" and "english" not in id])
-def test_hostile_text_costs_its_length(id):
+def ids_of(module: str) -> list[str]:
+    """Ids of the kinds that a module of rlcore.rewards.constraints defines."""
+    return [id for id in CASES if KINDS.get(id).__module__ == module]
+
+
+def flat(module: str) -> list[Any]:
+    """(id, kwargs, text, whether the text fulfils the constraint), one per text of these kinds."""
+    return [
+        pytest.param(id, kwargs, text, wanted, id=f"{id}-{i}-{wanted}-{j}")
+        for id in ids_of(module)
+        for i, (kwargs, good, bad) in enumerate(CASES[id])
+        for wanted, texts in ((True, good), (False, bad))
+        for j, text in enumerate(texts)
+    ]
+
+
+def fulfils(id: str, kwargs: dict, text: str) -> bool:
+    if id.startswith("language") or "english" in id:
+        pytest.importorskip("py3langid")
+    return read_constraint(id, kwargs).holds(text)
+
+
+def assert_empty_fails(id: str) -> None:
+    """Otherwise silence would be paid: it holds no comma and fewer than any number of words."""
+    for kwargs, _, _ in CASES[id]:
+        assert not read_constraint(id, kwargs).holds("")
+        assert not read_constraint(id, kwargs).holds(" \n\t ")
+
+
+def assert_linear(id: str) -> None:
+    if id.startswith("language") or "english" in id:
+        pytest.skip("the detector's time is not ours")
     checks = [read_constraint(id, kwargs) for kwargs, _, _ in CASES[id]]
     start = time.process_time()
     for text in HOSTILE:
