@@ -11,9 +11,11 @@ from rlcore.rewards.config import RewardConfig, RewardTermConfig
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import RewardModelScorer
 from rlcore.rounds.plan.config import ScoreBy
+from rlcore.rounds.stages.evaluate import EvaluateConfig
 from rlcore.rounds.stages.rl import RlConfig, _report, rewards_of
+from rlcore.rounds.stages.sft import SftConfig
 from rlcore.types import Group, Prompt, RewardResult, Trajectory
-from tests.rounds.world import Stand
+from tests.rounds.world import Stand, train
 
 
 class Verifiers:
@@ -73,3 +75,18 @@ def test_only_a_verified_reward_is_called_accuracy():
     assert _report(state, ScoreBy.reward, one) == {"steps": 3, "accuracy": 0.5, "best": {"step": 2, "accuracy": 0.75}}
     mean = {"steps": 3, "mean_reward": 0.5, "best": {"step": 2, "reward": 0.75}}
     assert _report(state, ScoreBy.reward_model, one) == _report(state, ScoreBy.reward, two) == mean
+
+
+def test_rl_from_its_start_on_its_prompts(tmp_path):
+    stages = {
+        "sft": SftConfig(data=["answers"], train=train(4)),
+        "rl": RlConfig(start="sft", overrides=["trainer.steps=40"]),
+        "before": EvaluateConfig(model="sft", num_samples=8, temperature=1.0),
+        "after": EvaluateConfig(model="rl", num_samples=8, temperature=1.0),
+    }
+    stand = Stand(tmp_path, stages)
+    made = stand.run()
+    assert made[1, "after"].report["accuracy"] > made[1, "before"].report["accuracy"] + 0.1
+    assert made[1, "rl"].report["steps"] == 40
+    assert stand.live.world.policy.loaded[0].parent.name.startswith("r01-sft")  # `before` ran last
+    assert len(list((tmp_path / "artefacts").glob("r01-rl-*/work"))) == 0
