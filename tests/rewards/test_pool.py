@@ -1,56 +1,29 @@
+"""Cases of rewards."""
+
 import json
 import os
 import re
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from rlcore.rewards import child
 from rlcore.rewards.pool import Item, Term, VerifierPool
 from rlcore.rewards.registry import RewardError
 from rlcore.types import RewardInput, RewardResult, Status
+from tests.rewards.cases import USER, act, gone
 
-USER = Path(__file__).parent / "user_rewards.py"
-MISBEHAVE = (Term("misbehave", f"{USER}:misbehave"),)
 MATH = (Term("math"),)
-
-
-def act(*actions: str, **metadata: str) -> list[Item]:
-    return [Item(MISBEHAVE, RewardInput("p", action, metadata=metadata)) for action in actions]
 
 
 def math(response: str, reference: str = r"\sqrt{5}") -> Item:
     return Item(MATH, RewardInput("p", response, reference))
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def gone(pids, within_s=5.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while any(map(alive, pids)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def all_pids(pool) -> list[int]:
     pids = pool.pids()
     return [pids["zygote"], *pids["workers"]]
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with VerifierPool(num_processes=1, timeout_s=1.0, memory_limit_mb=1024) as shared:
-        yield shared
 
 
 def test_results_in_order_across_chunks_and_processes():
@@ -107,28 +80,10 @@ def test_out_of_memory_as_last_sample_of_a_chunk(pool):
     assert pool.submit(act("fine")).result(30)[0].score == 1.0
 
 
-def test_printing_does_not_reach_the_protocol(pool):
-    assert [r.score for r in pool.submit(act("noise", "fine", "noise")).result(30)] == [0.75, 1.0, 0.75]
-
-
-def test_info_arrives_as_plain_values(pool):
-    info = pool.submit(act("rich")).result(30)[0].info
-    assert info["nested"] == {"a": [1, 2]}
-    assert "object object" in info["object"]
-    assert len(info["text"]) <= 2000
-    json.dumps(dict(info))
-
-
 def test_unparsable_passes(pool):
     result = pool.submit(act("unparsable")).result(30)[0]
     assert result.status is Status.UNPARSABLE
     assert result.info["error"] == "the row is broken"
-
-
-def test_what_a_reward_starts_dies_with_it(pool, tmp_path):
-    file = tmp_path / "pid"
-    assert pool.submit(act("spawn", pid_file=str(file))).result(30)[0].status is Status.TIMEOUT
-    assert gone([int(file.read_text())])
 
 
 def test_options_async_neighbours_and_several_terms(pool):
@@ -347,12 +302,3 @@ def test_descriptors_do_not_leak_over_many_respawns():
 def test_impossible_limits(key, value):
     with pytest.raises(ValueError, match=key):
         VerifierPool(**{key: value})
-
-
-def test_pack_keeps_every_field():
-    a = Term("a", "x.py:f", 0.5, {"k": 1})
-    items = [
-        Item((a, Term("b")), RewardInput("p", "r", "ref", "length", 7, {"col": [1]})),
-        Item((Term("c"),), RewardInput("p2", "r2")),
-    ]
-    assert child.unpack(child.pack(items)) == items

@@ -10,7 +10,7 @@ from actors.commands import rewards as rewards_cli
 from actors.commands.rewards import main
 from rlcore.rewards import registry
 from rlcore.rewards.registry import RewardError
-from tests.rewards.test_pool import USER
+from tests.rewards.cases import USER
 
 
 def write(path, rows):
