@@ -30,13 +30,16 @@ LEFT_OUT = {  # why vLLM 0.32 on the CPU or transformers 5.19 cannot run them; t
 SHORT = [
     "trainer.steps=2", "trainer.warmup.steps=0", "trainer.eval.every=0", "trainer.checkpoint.every=0",
     "trainer.prompts_per_step=4", "rollout.max_new_tokens=8", "trainer.learning_rate.peak=0.001",
+    "trainer.eval.max_prompts=4", "cluster.roles.rollout.num_workers=1",
+    "algorithm.baseline=none", "algorithm.scale=none",  # a gradient also where all samples of a prompt are equal
 ]  # fmt: skip
+ONE_RANK = "cluster.roles.policy.num_workers=1"
 FAMILIES = sorted((DENSE.keys() | EXPERT.keys()) - LEFT_OUT.keys())
 
 
 def two_steps(tmp_path: Path, folder: Path, *overrides: str) -> dict[int, dict[str, Any]]:
     reward = tmp_path / "spread.py"  # arithmetic pays an untrained model nothing: no weight would change
-    reward.write_text("def spread(sample):\n    return sum(map(ord, sample.response)) % 7 / 6\n")
+    reward.write_text("def spread(sample):\n    return (1 + sum(map(ord, sample.response)) % 7) / 7\n")
     train(tmp_path / "run", f"model.path={folder}", f"reward.fn={reward}:spread", *SHORT, *overrides)
     return rows(tmp_path / "run")
 
@@ -46,7 +49,7 @@ def test_family(tmp_path: Path, name: str) -> None:
     build(name, tmp_path / "model")
     # what a published folder may hold: several end tokens, sampling defaults that transformers would not write
     add_to(tmp_path / "model" / "generation_config.json", eos_token_id=[1, 3], temperature=0.6, top_p=0.9)
-    found = two_steps(tmp_path, tmp_path / "model")
+    found = two_steps(tmp_path, tmp_path / "model", ONE_RANK)
     differences = [found[step]["rollout/logprob_diff_max"] for step in (1, 2)]
     print(f"{name}: {differences}")
     assert max(differences) < 1e-4, differences
