@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from rlcore.rewards import math
 from rlcore.rewards.math.grammar import units
-from rlcore.rewards.math.values import structure, symbolic
+from rlcore.rewards.math.values import exact, structure, symbolic
 from tests.rewards.corpora import pairs
 
 
@@ -61,7 +61,7 @@ def bare(response: str, reference: str) -> bool:
 
 
 def forget() -> None:
-    for read in (math._read, structure.read, symbolic.parse, units.read):
+    for read in (math._read, structure.read, symbolic.parse, units.read, exact.clean, exact.number):
         read.cache_clear()
 
 

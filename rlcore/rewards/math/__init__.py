@@ -29,7 +29,7 @@ SYMBOLIC = "rlcore.rewards.math.values.symbolic"
 MISSING = ("nan", "<na>", "nat", "null")  # what a missing value of a table becomes as text
 MAX_ANSWER = 1000  # characters of an answer that is worth reading
 _ASSIGNED = re.compile(
-    r"((?:\\[a-zA-Z]+|[A-Z]{2,4}|[a-zA-Z]{4,}|[a-zA-Z])(?:_\{?\w+\}?)?(?:\([a-zA-Z0-9, ]*\))?)\s*=\s*([^=<>]+)"
+    r"((?:\\[a-zA-Z]+|[A-Z]{2}|[a-zA-Z])(?:_\{?\w+\}?)?(?:\([a-zA-Z0-9, ]*\))?)\s*=\s*([^=<>]+)"
 )
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+)\}?")
 # what keeps sympy's C-level integers busy before any limit could act, and what is no formula at all
@@ -41,6 +41,8 @@ MAX_NESTING = 40
 _RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s*\}|rad(?:ian)?s?)")
 _PLACES = tuple(place.value for place in MathAnswer)
 _LEADING = re.compile(r"(?:\*\*)?(yes|no|true|false)(?:\*\*)?(?:[,.;:!]| –| —)(?=\s|$)", re.IGNORECASE)
+_RELATED = re.compile(r"[=<>,;]|\\[gl]eq?(?:slant)?(?![a-z])|\\text|\\in(?![a-z])")
+_PERCENT = re.compile(r"\s*\\?%|\bper ?cent(?:age)?\b", re.IGNORECASE)
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
 
@@ -65,16 +67,18 @@ def _math(sample: RewardInput, answer: str = "free") -> RewardResult:
     if sample.reference is None:
         error = "the row has no reference answer (data.columns.reference), which the reward math needs"
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
-    return score(sample.response, sample.reference, answer)
+    return score(sample.response, sample.reference, answer, sample.prompt)
 
 
-def score(response: str, reference: str, answer: str = "free") -> RewardResult:
+def score(response: str, reference: str, answer: str = "free", problem: str = "") -> RewardResult:
     r"""1.0 if the final answer of `response` equals `reference`, else 0.0; `info["extracted"]` is the answer found.
 
     Args:
         answer: where the answer is. `boxed`, `tagged` (`<answer>`), `hashes` (`####`) and `whole` (the response is the
             answer) take one committed answer from that place and nothing else: these are for training. `free`, for
             stored completions, finds it in prose too.
+        problem: what was asked. Where it asks for a percentage, `25%` is an answer to the reference 25; elsewhere
+            it is a quarter and nothing else.
 
     A wrong, missing, hedged or unreadable answer is `Status.OK` with 0.0. A reference that cannot be read is
     `Status.UNPARSABLE`: an error of the data, the same whatever the response.
@@ -96,11 +100,17 @@ def score(response: str, reference: str, answer: str = "free") -> RewardResult:
         error = f"the reference {reference[:200]!r} is no answer that can be read"
         return RewardResult(0.0, Status.UNPARSABLE, info={"error": error})
     where = MathAnswer(answer)
-    found = extract.answer(response) if where is MathAnswer.free else marked.read(response, where)
+    if where is MathAnswer.free:
+        found, hedged = marked.freely(response)
+    else:
+        found, hedged = marked.read(response, where), False
     shown = {"extracted": None if found is None else found[:200]}
-    if where is MathAnswer.free and not marked.committed(response, found):
+    if hedged:
         return RewardResult(0.0, info={**shown, "hedged": True})
-    if found is not None and (_agrees(gold, found, literally=True) or _any_agrees(gold, found)):
+    texts = [] if found is None else [found]
+    if texts and _PERCENT.search(problem) and not (gold.number and gold.number.percent):
+        texts.append(_PERCENT.sub("", texts[0]))
+    if any(_agrees(gold, text, literally=True) or _any_agrees(gold, text) for text in texts):
         return RewardResult(1.0, info=shown)
     if where is not MathAnswer.free:
         return RewardResult(0.0, info=shown)
@@ -114,7 +124,13 @@ def score(response: str, reference: str, answer: str = "free") -> RewardResult:
 
 
 def _any_agrees(gold: Reference, found: str) -> bool:
-    return len(found) <= MAX_ANSWER and any(_agrees(gold, text) for text in readings(found))
+    if len(found) > MAX_ANSWER:
+        return False
+    name, sign, _ = "".join(gold.text.split()).partition("=")
+    own = sign and "".join(found.split()).startswith(name + sign)
+    if not own and gold.words is None and structure.calls_by_word(found):
+        return False
+    return any(_agrees(gold, text) for text in readings(found))
 
 
 def _in_words(response: str) -> list[str]:
@@ -139,6 +155,8 @@ def _read(reference: str) -> Reference | None:
     elif "####" in text:
         text = text.rpartition("####")[2]
     text = _digits_of_base(exact.clean(text))
+    if r"\approx" in text:
+        text = (readings(text) or [text])[0]
     if not text or len(text) > MAX_ANSWER or text.lower() in MISSING:
         return None
     bare = _unassigned(text)[1]
@@ -163,6 +181,9 @@ def _agrees(gold: Reference, found: str, *, literally: bool = False) -> bool:
         return True
     if literally:
         return False
+    (name, _, value), (other, _, rest) = gold.text.partition("="), given.partition("=")
+    if value and "".join(name.split()) == "".join(other.split()) and not _RELATED.search(value + rest):
+        return (side := _read(value)) is not None and _agrees(side, rest)
     if gold.choice is not None or gold.words is not None:
         return _same_prose(gold, given)
     if (several := prose.run_of_letters(gold.text)) is not None and (other := prose.letters(given)) is not None:
@@ -221,6 +242,9 @@ def _radians(gold: Reference, given: str) -> bool | None:
 def _same_formula(gold: Reference, given: str) -> bool:
     given = spelling.phrase(given) or given
     if not given or _nesting(given) > MAX_NESTING or prose.words(given) is not None:
+        return False
+    one, two = structure.unit(gold.text), structure.unit(given)
+    if not units.alike(one, two):
         return False
     mine, other = structure.read(gold.text), structure.read(given)
     try:

@@ -15,17 +15,20 @@ class Pair:
     equal: bool
     reference: str
     answer: str  # a final answer, or a whole completion
+    problem: str = ""
 
 
 def read(name: str) -> list[Pair]:
-    """The pairs of a file: `[kind]` lines, then `+ reference || answer` for equal ones, `-` for others."""
+    """The pairs of a file: `[kind]` lines, then `+ reference || answer` for equal ones, `-` for others, `+%` for those
+    that are equal where the problem asks for a percentage."""
     found, kind = [], ""
     for number, line in enumerate((FOLDER / name).read_text().split("\n"), 1):
         if line.startswith("["):
             kind = line.strip("[]")
-        elif line[:2] in ("+ ", "- "):
-            reference, _, answer = line[2:].partition(" || ")
-            found.append(Pair(number, kind, line[0] == "+", reference, answer.replace("⏎", "\n")))
+        elif (sign := line.partition(" ")[0]) in ("+", "-", "+%"):
+            reference, _, answer = line[len(sign) + 1 :].partition(" || ")
+            problem = "What percentage is it?" if sign == "+%" else ""
+            found.append(Pair(number, kind, line[0] == "+", reference, answer.replace("⏎", "\n"), problem))
     return found
 
 

@@ -50,16 +50,30 @@ def parse(text: str) -> Node:
 
 def symbols(node: Node) -> set[str]:
     """Names of the variables in a formula."""
-    if node[0] == "sym":
-        return {node[1]}
-    if node[0] in SERIES:
-        return symbols(node[2]) | symbols(node[3]) | (symbols(node[4]) - {node[1]})
-    return set().union(*(symbols(child) for child in node[1:] if isinstance(child, tuple)))
+    found: set[str] = set()
+    left = [node]
+    while left:
+        operator, *operands = left.pop()
+        if operator == "sym":
+            found.add(operands[0])
+        elif operator in SERIES:
+            index, *bounds, term = operands
+            found |= symbols(term) - {index}
+            left += bounds
+        elif operator not in ("num", "dec"):
+            left += [child for child in operands if child.__class__ is tuple]
+    return found
 
 
 def contains(node: Node, *operators: str) -> bool:
     """Whether any of the operators occurs."""
-    return node[0] in operators or any(contains(child, *operators) for child in node[1:] if isinstance(child, tuple))
+    left = [node]
+    while left:
+        operator, *operands = left.pop()
+        if operator in operators:
+            return True
+        left += [child for child in operands if child.__class__ is tuple]
+    return False
 
 
 class _Reader:

@@ -20,6 +20,8 @@ _PHRASES = {
     "empty set": r"\emptyset", "infinity": r"\infty", "positive infinity": r"\infty", "negative infinity": r"-\infty",
 }  # fmt: skip
 _EXCEPT = re.compile(r"(?:x is )?(?:all|any|every) real(?: number)?s?(?: [a-z])? except(?: for)? ?(?:x ?= ?)?(.{1,40})")
+_NOTHING = re.compile(r"\\text\s*\{\s*(?:no solutions?|empty set)\s*\}")
+_PRIME = re.compile(r"\^\s*\{?\s*\\prime\s*\}?")
 _COUNTED = r"\{?\s*(\d{1,3})\s*\}?"
 _COMBINATION = re.compile(
     rf"(?<![a-zA-Z\\])(?:C_{_COUNTED}\s*\^{_COUNTED}|\{{?\}}?[_^]{_COUNTED}\s*C_{_COUNTED})(?!\w)"
@@ -76,12 +78,16 @@ def _listed(match: re.Match[str]) -> str:
 
 def signs(text: str) -> str:
     r"""A cleaned text with one sign for each relation and connective: `\\leqslant` is `≤`, `or` is `∨`."""
-    text = re.sub(r"\\pmod\s*(?:\{[^{}]*\}|\([^()]*\)|\d)|\(\s*\\?(?:mod|bmod)[^()]*\)", "", text)
-    text = _SYSTEM.sub(_listed, text)
-    text = re.sub(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|cases|equation\*?)\}", " ", text)
-    text = _COMMAND.sub(lambda m: _RELATIONS.get(m[0], m[0]), text)
+    if "mod" in text:
+        text = re.sub(r"\\pmod\s*(?:\{[^{}]*\}|\([^()]*\)|\d)|\(\s*\\?(?:mod|bmod)[^()]*\)", "", text)
+    if r"\begin" in text:
+        text = _SYSTEM.sub(_listed, text)
+        text = re.sub(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|cases|equation\*?)\}", " ", text)
     text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠").replace(":=", "=")
-    text = re.sub(r"\\text\s*\{\s*(?:no solutions?|empty set)\s*\}", r"\\emptyset", text)
+    if "\\" in text:
+        text = _COMMAND.sub(lambda m: _RELATIONS.get(m[0], m[0]), text)
+        text = _NOTHING.sub(r"\\emptyset", text)
+        text = _PRIME.sub("'", _NULL_VECTOR.sub("0", text))
     text = _AND_OR.sub(lambda m: "∨" if (m[1] or m[2]) == "or" else "∧", text)
     if "∈" in text or "integer" in text:
         text = _WHERE.sub(r", \1", _INTEGER.sub(r"\1∈\\mathbb{Z}", text))
@@ -89,14 +95,12 @@ def signs(text: str) -> str:
     text = _COMBINATION.sub(lambda m: rf"\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     if "C_" in text:
         text = _LETTERED.sub(r"\\binom{\1}{\2}", text)
-    text = _NULL_VECTOR.sub("0", text)
     if not _COUNT.fullmatch(text):  # which may be a point
         text = counted(text)
     if len({m[1] or m[2] for m in _BASIS.finditer(text)}) > 1:  # one alone may be the imaginary unit
         text = _BASIS.sub(lambda m: f" {m[1] or m[2]}_{{vec}} ", text)
     text = _POSITIVE.sub(r"(0,\\infty)", text)
     text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
-    text = re.sub(r"\^\s*\{?\s*\\(?:prime)\s*\}?", "'", text)
     if (commas := text.count(",")) and commas == sum(m[0].count(",") for m in _GROUPED.finditer(text)):
         text = _GROUPED.sub(lambda m: m[0].replace(",", ""), text)
     return text.strip()

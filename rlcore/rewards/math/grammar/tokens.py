@@ -85,6 +85,8 @@ def decimal(text: str) -> Node:
 
 def split(text: str, separators: str) -> list[str]:
     """Parts between separators outside all brackets; every second one is the separator."""
+    if not any(sign in text for sign in separators):
+        return [text.strip()]
     depth, parts, held = 0, [], ""
     for match in PIECE.finditer(text):
         piece = match[0]

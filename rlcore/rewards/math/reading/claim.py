@@ -1,8 +1,7 @@
 r"""The value that one sentence states.
 
 "Priya has 64 stickers left out of the original 128." states 64: a number behind `of`, `in`, `than`, `when` or a
-definite article is a circumstance that was known before. What is denied is not stated, and asides, contrasts and
-conditions are cut away.
+definite article is a circumstance that was known before. Asides, contrasts and conditions are cut away.
 """
 
 from __future__ import annotations
@@ -47,15 +46,6 @@ _INSTEAD = re.compile(
     r"(?:,|;|\s[-–—])\s*but\s+(?=(?:\w+\W+){0,3}?(?:it(?:'s| is)?|is|are|that|actually|really|in fact|the|rather|"
     r"should|must)\b)|\bnot\b[^.;]{1,40}?\bbut\s+(?:rather\s+|actually\s+)?(?=\S)",
     re.IGNORECASE,
-)
-_NEGATED = re.compile(
-    r"(?:\bnot|n't|n’t|\bcannot|\bnever|\bneither|\bnor|\bwithout|\bwrongly)\s+(?:(?:be|equal(?: to)?|the|an?|just|"
-    r"simply|exactly|actually|really|yet|correct(?:ly)?)\s+){0,3}[(*$]*$",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(r"[)*$]*\s+(?:is|are|was|does|do|can|would|could)\s*(?:not\b|n['’]t\b)|\s+cannot\b", re.IGNORECASE)
-_BOUND = re.compile(
-    r"\b(?:greater|less|larger|smaller|bigger|higher|lower)\s+than\s+(?:or equal to\s+)?[-$(*]*$", re.IGNORECASE
 )
 _COMPARED = re.compile(r"[*)$]*\s+(?:[\w%]+\s+){0,3}?(?:more|less|fewer|\w{2,}er)\s+than\b", re.IGNORECASE)
 _LABEL = re.compile(
@@ -110,11 +100,10 @@ _SPELT_RESULT = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"\\?[a-zA-Z]+(?:_\w)?|\\(?:triangle|angle)\s*\w+|[A-Z]{2,4}")
-_RANGE = re.compile(r"\b(?:sum|product|difference|gcd|lcm|average|mean|between)\b[^.]{0,30}$", re.IGNORECASE)
 
 
 def main(sentence: str) -> str | None:
-    """The value that a sentence states; None when it states none, or only what is not so."""
+    """The value that a sentence states, be it denied or not; None when it states none."""
     if (bold := _in_bold(sentence)) is not None:
         return bold
     sentence = trimmed(re.sub(r"(?<!\bn)!+\s*$", "", sentence))
@@ -153,9 +142,7 @@ def _in_bold(sentence: str) -> str | None:
     if len(bold) != 1 or bold[0][0] == sentence.strip(" .!\n"):
         return None
     inner = bold[0][1].strip(" .")
-    if _NEGATED.search(sentence[: bold[0].start()]) or not values(inner):
-        return None
-    return main(inner)
+    return main(inner) if values(inner) else None
 
 
 def trimmed(sentence: str) -> str:
@@ -206,7 +193,7 @@ def _listed(sentence: str) -> str | None:
     if all(named):
         return ", ".join(inner)
     head = sentence[: run[0].start]
-    if any("=" in part for part in inner[1:]) or not _BEFORE_LIST.search(head) or _RANGE.search(head):
+    if any("=" in part for part in inner[1:]) or not _BEFORE_LIST.search(head):
         return None
     return ", ".join(last_side(part) if i == 0 and "=" in part else part for i, part in enumerate(inner))
 
@@ -217,14 +204,12 @@ def _equal(a: str, b: str) -> bool:
 
 
 def _weightiest(sentence: str) -> Value | None:
-    """The last value that is neither negated, nor a label, nor a circumstance; else the last circumstance."""
+    """The last value that is neither a label nor a circumstance; else the last circumstance."""
     circumstances: list[Value] = []
     stated: list[Value] = []
     for value in values(sentence):
         before = sentence[max(0, value.start - 60) : value.start]
-        if _DENIED.match(sentence, value.end) or _BOUND.search(before):
-            continue
-        if _NEGATED.search(before) or (not value.formula and _LABEL.search(before)):
+        if not value.formula and _LABEL.search(before):
             continue
         bare = value.formula and _NAMED.fullmatch(value.inner)
         given = bool(_GIVEN.search(before)) and not _RESULT_OF.search(before)

@@ -19,7 +19,7 @@ _END = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LINE_HEAD = r"^[\s>#*_✅✓☑-]*"
-_COURTESY = re.compile(
+COURTESY = re.compile(
     _LINE_HEAD + r"(?:(?:please\s+|just\s+)?let me know|(?:please\s+)?feel free|i hope|hope (?:this|that|it)|"
     r"if you(?:'d| would| have| need| want| like)|would you like|do you (?:want|have|need)|is there anything|"
     r"happy to|i(?:'m| am) happy|i(?:'d| would) be happy|glad|thanks|thank you|good luck|great (?:job|question)|"
@@ -35,14 +35,11 @@ _CHECK = re.compile(
     r"(?:(?:also|quickly|just|now)\s+)?(?:double[- ]?check|check|verify|confirm|sanity|plug|substitut))",
     re.IGNORECASE,
 )
-_CUE = re.compile(
+CUE = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|in conclusion|altogether|in total|overall|finally|in summary|"
     r"as a result|(?:this|that) (?:means|gives|leaves|makes)|but|answer)\b|∴|⇒|因此|所以|故|したがって|よって|"
     r"따라서|donc|also|folglich|por lo tanto|así que|portanto|logo|quindi|dunque|итак|следовательно|таким образом",
     re.IGNORECASE,
-)
-_IN_FACT = re.compile(
-    r"\b(?:actually|in fact|in reality|really|however|should be|must be|correct|true|instead)\b", re.IGNORECASE
 )
 _GIVES_UP = re.compile(
     r"\b(?:i|we) (?:really |still |simply |honestly )?(?:do not|don't|don’t|can ?not|can't|can’t|could not|couldn't|"
@@ -113,32 +110,27 @@ def _trails_off(sentence: str) -> bool:
     """Whether a last sentence of several words ends in a word, without a full stop and without a value."""
     text = sentence.strip()
     prose = len(text.split()) > 2 and text[-1:].isalpha() and text.isascii()
-    return prose and not _COURTESY.match(text) and not _CUE.match(text) and not values(text)
-
-
-def overrules(later: str) -> bool:
-    """Whether a text behind an answer draws a conclusion of its own."""
-    return any(_CUE.search(part) or _IN_FACT.search(part) for part in sentences(later[:MAX_TAIL]) if values(part))
+    return prose and not COURTESY.match(text) and not CUE.match(text) and not values(text)
 
 
 def states(text: str) -> bool:
     """Whether a text draws a conclusion or ends on a calculation: `so it is 5`, `2 + 3 = 5`."""
     parts = sentences(text[-MAX_TAIL:])
-    drawn = any(values(part[cue.end() :]) for part in parts for cue in [_CUE.search(part)] if cue)
+    drawn = any(values(part[cue.end() :]) for part in parts for cue in [CUE.search(part)] if cue)
     return drawn or bool(parts and re.search(r"=[^=a-z]{1,60}$", parts[-1].rstrip(" .$\n\\])*")))
 
 
 def concluding(parts: list[str]) -> list[str]:
     """The sentences up to the conclusion: courtesies and checks behind it go, and all of them where the writer gives
     up and comes to no conclusion after that."""
-    last_cue = max((i for i, part in enumerate(parts) if _CUE.search(part)), default=-1)
+    last_cue = max((i for i, part in enumerate(parts) if CUE.search(part)), default=-1)
     for i, part in enumerate(parts):
-        if (given_up := _GIVES_UP.search(part)) and i >= last_cue and not _CUE.search(part, given_up.end()):
+        if (given_up := _GIVES_UP.search(part)) and i >= last_cue and not CUE.search(part, given_up.end()):
             return []
         if i and _CHECK.match(part) and i > last_cue and any(values(p) for p in parts[max(0, i - 3) : i]):
             parts = parts[:i]
             break
-    kept = [part for part in parts if not _COURTESY.match(part)]
+    kept = [part for part in parts if not COURTESY.match(part)]
     return [] if kept and _PLAN.search(kept[-1]) else kept
 
 

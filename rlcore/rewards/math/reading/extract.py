@@ -20,7 +20,6 @@ _BETWEEN = re.compile(
     r"(?:[\s$,;.*]|\b[a-zA-Z](?:_\w)?\s*=|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|and|or|\\q?quad(?![a-z])|"
     r"\\[()\[\],;:! ])*"
 )
-_HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _TOLD = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\b(?:is|are|=|:)\s*\}\s*(?=\S)")  # \text{The answer is } 7
 _JSON = re.compile(
     r'\{[^{}\n]*"(?:final_?)?answer"\s*:\s*(?:"((?:[^"\\\n]|\\.)*)"|([^"\s,{}]+))\s*\}\W*$', re.IGNORECASE
@@ -40,8 +39,6 @@ _FENCED = re.compile(r"```[ \t]{0,9}(\w{0,20})[^\n]{0,80}\n(.*?)(?:```|\Z)", re.
 _PROGRAMS = {
     "python", "py", "python3", "cpp", "c", "java", "javascript", "js", "sage", "r", "matlab", "julia", "sympy",
 }  # fmt: skip
-_PROGRAM = re.compile(r"\bprint\(|^\s*(?:def|import|from|for|while|return|#include)\b", re.MULTILINE)
-_OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*$")
 _RATIO = re.compile(  # `The ratio of boys to girls is 3 to 4.`
     r"(\b(?:ratio|odds|proportion|answer)\b[^.\n]{0,80}?(?:\bis|\bare|\bof|=|:)\s*[*$]{0,2}\s*)"
     r"(\d{1,9})\s+to\s+(\d{1,9})(?=\s*(?:[*$,;!)\n]|\.(?!\d)|$))"
@@ -58,17 +55,11 @@ def answer(response: str) -> str | None:
     if (plain := response.strip()).isascii() and plain.isdigit():
         return plain
     text = own_turn(visible(response))
-    if (placed := _last_box(text)) is not None:
-        boxed, end = placed
-        told = _TOLD.match(boxed)
-        return _unless_revised(boxed[told.end() :] if told else boxed, text[end:])
     if " to " in text:
         text = _RATIO.sub(lambda m: f"{m[1] or m[4]}{m[2] or m[5]}:{m[3] or m[6]}", text)
-    text = _OPEN_BOX.sub("", _FENCED.sub(_without_program, _QUOTED.sub("", text)))
+    text = _FENCED.sub(_without_program, _QUOTED.sub("", text))
     if told := _JSON.search(text):
         return (told[1] or told[2] or "").replace("\\\\", "\\").strip() or None
-    if (hashed := _hashed(text)) is not None:
-        return hashed
     if (said := statement.last(text)) is not None:
         return _of_statement(said, text)
     if options := _RIGHT_OPTION.findall(text):
@@ -105,24 +96,13 @@ def _whole(bare: str) -> str | None:
 
 
 def _of_statement(said: statement.Said, text: str) -> str | None:
+    """What a statement says, or what the writer says after taking it back: `Wait, that is wrong. So it is 14.`"""
     later = text[said.end :]
     if said.value is None:
         return conclusion.final(later) or said.words.strip(" *.") or None
-    if said.tentative and statement.REFUTED.search(later[:MAX_LATER]):
-        return conclusion.final(later)
-    if said.tentative and conclusion.overrules(later) and (other := conclusion.final(later)) is not None:
+    if said.tentative and (other := conclusion.final(later)) is not None:
         return other
-    return _unless_revised(said.value, later)
-
-
-def _unless_revised(found: str, later: str) -> str | None:
-    """An answer, or what the writer says after taking it back: `Wait, that is wrong. So it is 14.`"""
-    later = later[:MAX_LATER]
-    if statement.TAKEN_BACK.search(later):
-        return conclusion.final(later)
-    if statement.doubted(later) and conclusion.overrules(later):
-        return conclusion.final(later) or found
-    return found
+    return conclusion.final(later) if statement.TAKEN_BACK.search(later[:MAX_LATER]) else said.value
 
 
 def own_turn(text: str) -> str:
@@ -142,22 +122,7 @@ def without_code(text: str) -> str:
 
 def _without_program(block: re.Match[str]) -> str:
     """A block's content where it is output; nothing where it is a program."""
-    return "\n" if block[1].lower() in _PROGRAMS or _PROGRAM.search(block[2]) else f"\n{block[2]}\n"
-
-
-def _hashed(text: str) -> str | None:
-    """What stands behind the last `####` that is no heading."""
-    for hit in reversed(list(_HASHES.finditer(text))[-20:]):
-        line = hit[1].strip()
-        value = statement.direct(line)
-        heading = re.match(r"\d{1,2}[.):]\s+[A-Za-z]", line) or line.endswith(":")
-        if value is not None and not heading:
-            return value
-        if (said := statement.last(line)) is not None and said.value is not None:
-            return said.value
-        if not heading and not text[hit.end() :].strip():
-            return line or None
-    return None
+    return "\n" if block[1].lower() in _PROGRAMS else f"\n{block[2]}\n"
 
 
 def stated(response: str) -> str | None:
@@ -191,8 +156,14 @@ def visible(response: str) -> str:
 def box(text: str) -> str | None:
     r"""Content of the last `\boxed{...}`; of a final run such as `\boxed{1}, \boxed{2}` all contents, joined by commas:
     naming several values is one answer, not several tries. None when no box is closed."""
-    placed = _last_box(text)
-    return None if placed is None else placed[0]
+    found = boxes(text)
+    return ", ".join(dict.fromkeys(box.content for box in last_run(text, found))) if found else None
+
+
+def untold(boxed: str) -> str:
+    r"""Without `\text{The answer is }` before it."""
+    told = _TOLD.match(boxed)
+    return boxed[told.end() :] if told else boxed
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +202,6 @@ def _innermost(inner: str) -> str:
             break
         inner = inner[nested.end() : -1].strip()
     return inner
-
-
-def _last_box(text: str) -> tuple[str, int] | None:
-    """The content of the last box, or of the run of boxes that ends with it, and where it ends."""
-    found = boxes(text)
-    if not found:
-        return None
-    return ", ".join(dict.fromkeys(box.content for box in last_run(text, found))), found[-1].end
 
 
 def last_run(text: str, found: list[Box]) -> list[Box]:

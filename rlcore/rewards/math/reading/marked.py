@@ -1,8 +1,8 @@
 r"""Answers at one marked place: a box, `<answer>`, `####`, or the whole response.
 
 Each reader returns the one answer that a response commits to, and None for everything else: no mark, marks that
-contradict each other, an alternative or a retraction next to it. Thoughts (`<think>`) are never read, and a box inside
-a code block is no answer.
+contradict each other, a sign before or behind the mark that makes another value, more text behind it than a unit, a
+reason or a courtesy. Thoughts (`<think>`) are never read, and a box inside a code block is no answer.
 """
 
 from __future__ import annotations
@@ -11,16 +11,80 @@ import re
 from itertools import pairwise
 
 from rlcore.rewards.config import MathAnswer
+from rlcore.rewards.math.grammar import units
 from rlcore.rewards.math.reading import conclusion, extract, statement
-from rlcore.rewards.math.reading.commitment import alternatives, chained, denied, hedged, one_of, same
+from rlcore.rewards.math.reading.commitment import (
+    GUESS,
+    NEGATION,
+    chained,
+    differs,
+    one_of,
+    qualified,
+    readings,
+    same,
+    unsettled,
+)
+from rlcore.rewards.math.reading.quantities import spelt, values
 
-MAX_LATER = 4000  # characters behind an answer in which it may be taken back
-
-
+MAX_BEFORE = 240  # characters before an answer that are read
+MAX_WORDS = 8  # of a sentence that goes on behind an answer
+MAX_LATER = 4000  # characters behind it; more is no remark
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LOOSE_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)([^\n]*)$", re.MULTILINE)
+_INLINE = re.compile(r"####[ \t]*(?!#)([^\n]*\w[^\n]*)")
 _HEADING = re.compile(r"\*{0,2}(?:\d{1,2}[.):]\s+)?[A-Za-z]{3,}[^=\d]*(?:\d{1,2}\b[^=\d]*)?:?\*{0,2}$")
+_CLOSING = re.compile(
+    r"(?:[\s~$.,;:!)\]}*_`\"'”’✓✅∎□■。，！]|\\[)\],;:! \\]|\\(?:right|q?quad|square|qed|blacksquare|n)(?![a-z])"
+    r"|</\w+>|\\end\s*\{\w+\*?\})*"
+)
+_OPERATION = re.compile(  # what stands before a value and makes another one of it
+    r"[-+/^√](?:\{|\$|\\[(\[])?$|(?:~~|(?<=\S)\s*(?:[≤≥≠]|(?<![-=])[<>])|\\(?:cdot|times|div|pm|mp|neq?|[lg]eq?|[lg]eqslant|lt|gt|not)"
+    r"(?![a-zA-Z])\s*|\\(?:sqrt|[dt]?frac|cancel|sout)(?![a-zA-Z])[^$\n]{0,30}\{|\b(?:twice|thrice|half(?: of)?|double|"
+    r"plus|minus|times|or)\s)(?:\{|\$|\\[(\[])?\s*$|\d(?:\{|\$)?$|(?:\n|^)[ \t$]*\d[\d \t$.,;/]*$",
+    re.IGNORECASE,
+)
+_DOUBTED = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|guess\w*|suspect|(?:wrong|incorrect)(?!:)|false|rejected|lie)\b"
+    r"(?!.*\bbut\b)",
+    re.IGNORECASE,
+)
+_MARKS = " \n\t$.,:!*_✓✅()[]。"
+_CLAUSE = re.compile(r"[;,]\s|\s\(|\s(?=(?:because|since|as)\s)")
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|has|have|had|gets?|makes?|needs?|takes?|gives?|leaves?|there)\b", re.IGNORECASE
+)
+_CLAUSAL = re.compile(
+    r"^(?:is|are|was|were|be|been|has|have|had|fails?|seems?|contradicts?)\b|\b(?:which|that|who|i|we|you)\b",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(r"\b(?:so|thus|therefore|hence|the|an?|this|that)\b", re.IGNORECASE)
+_PHRASE = re.compile(  # of them, rolls are left
+    r"(?:of|in|on|at|for|per|from|to)\s|(?:[a-z]+\s){1,2}(?:is|are|was|were|remains?)\b", re.IGNORECASE
+)
+_REASON = re.compile(
+    r"\W*(?:(?:this is )?because|since|as|where|for|with|see (?:the|fig\w*)|i\.?e|(?:that is,?|which (?:is|equals)"
+    r"(?: the same as)?)(?=\W*\d|[^a-z]*\\))\b",
+    re.IGNORECASE,
+)
+_OTHERWISE = re.compile(r"or\s+\S*\d\S*", re.IGNORECASE)
+_AFFIRMED = re.compile(
+    r"(?:is|are)\s+(?:(?:therefore|thus|indeed)\s+)*(?:the|our|my)\s[a-z -]{3,40}|too|in (?:total|all)|altogether|"
+    r"as (?:desired|required|claimed|was to be shown)",
+    re.IGNORECASE,
+)
+_SUPPORT = re.compile(  # how a remark begins that goes with an answer
+    r"\W*(?:note|recall|here|there (?:is|are)|and\b(?=.*[a-z]{2})|compare|the other|yes|indeed|(?:to |let me )?"
+    r"(?:double[- ]?)?check|(?:to |let me |let us )?verif(?:y|ication)|wait,? let me)\b"
+    r"(?!.*\b(?:answer|value|result|total|final)\b)",
+    re.IGNORECASE,
+)
+_AGAINST = (
+    rf"{NEGATION}|\b(?:but|unless|however|actually|instead|rather|although|though|wrong|incorrect|false|mistaken?|"
+    r"error|oops|sorry|hmm|correct(?:ion|ed)|impossible|ignore|disregard|doubt\w*|typo|retract|withdraw|opposite)\b|\?"
+)
+_UNSETTLED = re.compile(rf"{_AGAINST}|{GUESS}|\b(?:or|if|else|otherwise|at most|at least)\b", re.IGNORECASE)
+_RUDE = re.compile(rf"{_AGAINST}|\d", re.IGNORECASE)
 _TURN_BACK = re.compile(
     r"\b(?:wait|no|nope|actually|correct(?:ion|ed|ing)?|mistake|wrong|incorrect|scratch|oops|sorry|instead|rather|error|"
     r"re-?check\w*|recalculat\w*|reconsider\w*|however|but|fails?|failed|silly|absurd)\b",
@@ -40,6 +104,51 @@ def read(response: str, where: MathAnswer) -> str | None:
     return _tagged(text) if where is MathAnswer.tagged else _hashed(text)
 
 
+def freely(response: str) -> tuple[str | None, bool]:
+    """The answer wherever the response states it, and whether it is hedged. At a mark as `read`, but several boxes in a
+    row are one answer, a mark may correct the one before it, and remarks that go with the answer may follow."""
+    text = extract.own_turn(extract.visible(response))
+    if boxes := extract.boxes(text):
+        run = extract.last_run(text, boxes)
+        marks = [(box.start, box.end, box.content) for box in boxes[: len(boxes) - len(run) + 1]]
+        content = extract.untold(", ".join(dict.fromkeys(box.content for box in run)))
+        start, end = run[0].start, run[-1].end
+    elif tags := list(_TAG.finditer(text)) or _lines(text) or list(_INLINE.finditer(text))[-1:]:
+        marks = [(tag.start(), tag.end(), tag[1].strip()) for tag in tags]
+        start, end, content = marks[-1]
+        start *= text[start] == "<"  # a line behind `####` begins anew
+        if _VERB.search(content) or statement.last(content) is not None:
+            found = extract.answer(content)
+            if found is None or unsettled(content, found):
+                return found, found is not None
+            content = found
+    else:
+        found = extract.answer(response)
+        return found, not _stated_once(text, found)
+    found = _settled(text[:start], content, text[end:], strictly=False) if _corrected(text, marks) else None
+    return found, found is None
+
+
+def _stated_once(text: str, found: str | None) -> bool:
+    """Whether prose states one answer, and states it without a doubt."""
+    stated = statement.every(text)
+    if stated:
+        if not _corrected(text, [(s.start, s.end, s.value or _first_words(s.words)) for s in stated]):
+            return False
+        sentence = text[stated[-1].start : stated[-1].end]
+    else:
+        sentence = (conclusion.sentences(text[-MAX_LATER:]) or [""])[-1]
+    leading = _LEADING.match(text.strip())
+    if leading and found and found.lower() == _OPPOSITE[leading[1].lower()]:
+        return False
+    return not unsettled(sentence, found or "") and not (found and chained(text, found))
+
+
+def _first_words(words: str) -> str:
+    """Of an answer in words what can be compared: up to the first full stop or reason."""
+    return re.split(r"[.,;!]|\b(?:because|since|as)\b", words, maxsplit=1)[0].strip(" *_().").lower()
+
+
 def _whole(text: str) -> str | None:
     if "####" in text or _LOOSE_TAG.search(text):
         return None
@@ -51,12 +160,12 @@ def _whole(text: str) -> str | None:
 
 def _boxed(text: str) -> str | None:
     everywhere = extract.boxes(text)
-    outside = extract.boxes(extract.without_code(text))
+    text = extract.without_code(text)
+    outside = extract.boxes(text)
     if not outside or not one_of([box.content for box in everywhere]):
         return None
-    text = extract.without_code(text)
-    first, last = outside[0], outside[-1]
-    return _settled(text[: first.start], last.content, text[last.end :])
+    last = outside[-1]
+    return _settled(text[: last.start], last.content, text[last.end :])
 
 
 def _tagged(text: str) -> str | None:
@@ -66,8 +175,8 @@ def _tagged(text: str) -> str | None:
         return None
     content = contents[-1]
     if extract.boxes(content):
-        return _boxed(content)
-    return _settled("", content, text[tags[-1].end() :]) if content else None
+        content = _boxed(content) or ""
+    return _settled(text[: tags[-1].start()], content, text[tags[-1].end() :]) if content else None
 
 
 def _lines(text: str) -> list[re.Match[str]]:
@@ -84,41 +193,6 @@ def _hashed(text: str) -> str | None:
     return _settled("", contents[-1], text[lines[-1].end() :])
 
 
-def committed(response: str, found: str | None) -> bool:
-    """Whether a response that is read freely names one answer: no two boxes, statements or marks that differ, unless
-    the later one corrects the earlier one; no alternative next to it."""
-    text = extract.own_turn(extract.visible(response))
-    if boxes := extract.boxes(text):
-        run = extract.last_run(text, boxes)
-        if not _corrected(text, [(box.start, box.end, box.content) for box in boxes[: len(boxes) - len(run) + 1]]):
-            return False
-        inside = len(run) == 1 and hedged(text[: run[0].start], run[0].content, text[run[0].end :])
-        return not inside
-    for marks in (list(_TAG.finditer(text)), _lines(text)):
-        if marks:
-            if not _corrected(text, [(m.start(), m.end(), m[1].strip()) for m in marks]):
-                return False
-            line, later = marks[-1][1], text[marks[-1].end() :]
-            differs = found is not None and chained(line, found)
-            return not (differs or hedged("", line, later) or alternatives(line) or statement.TAKEN_BACK.search(later))
-    stated = statement.every(text)
-    if stated:
-        if not _corrected(text, [(s.start, s.end, s.value or _first_words(s.words)) for s in stated]):
-            return False
-        sentence = text[stated[-1].start : stated[-1].end]
-    else:
-        sentence = (conclusion.sentences(text[-MAX_LATER:]) or [""])[-1]
-    leading = _LEADING.match(text.strip())
-    if leading and found and found.lower() == _OPPOSITE[leading[1].lower()]:
-        return False
-    return not alternatives(sentence) and not (found and (chained(text, found) or denied(text, found)))
-
-
-def _first_words(words: str) -> str:
-    """Of an answer in words what can be compared: up to the first full stop or reason."""
-    return re.split(r"[.,;!]|\b(?:because|since|as)\b", words, maxsplit=1)[0].strip(" *_().").lower()
-
-
 def _corrected(text: str, marks: list[tuple[int, int, str]]) -> bool:
     """Whether several answers are one, or the last one takes back those before it, once."""
     changes = 0
@@ -132,14 +206,69 @@ def _corrected(text: str, marks: list[tuple[int, int, str]]) -> bool:
     return changes < 2 or not any(same(marks[-1][2], content) for content in earlier)
 
 
-def _settled(before: str, content: str, after: str) -> str | None:
-    """The content unless the text around it hedges or takes it back."""
-    if hedged(before, content, after):
+def _settled(before: str, content: str, after: str, *, strictly: bool = True) -> str | None:
+    """The content unless what stands before or behind its mark changes it or takes it back."""
+    before = re.sub(r"</?\w+>", " ", before[-MAX_BEFORE:])
+    clause = re.split(r"[.;,!?]\s|\n", before)[-1]
+    if _OPERATION.search(before) or _DOUBTED.search(clause) or qualified(clause.rpartition(":")[2], content):
         return None
-    later = after[:MAX_LATER]
-    if statement.TAKEN_BACK.search(later):
+    equal = re.search(r"([^=≈$\n]+)[=≈]\s*\$?\s*$", before)
+    if (equal and differs(equal[1].strip(" &"), content)) or len(after) > MAX_LATER:
         return None
-    if statement.doubted(later) and conclusion.overrules(later):
-        other = conclusion.final(later)
-        return content if other is None or same(other, content) else None
+    skipped = _CLOSING.match(after)[0]  # type: ignore[index]
+    rest, whole = after[len(skipped) :], re.search(r"[.;!。\n]", skipped) is not None
+    for sentence in conclusion.sentences(rest):
+        goes_on, whole = not whole, True
+        if _supports(content, sentence.strip(_MARKS), strictly):
+            continue
+        for part in _CLAUSE.split(sentence):
+            clause = part.strip(_MARKS).rstrip("\\").strip(_MARKS)
+            if not clause or (goes_on and _completes(content, clause, before)) or _supports(content, clause, strictly):
+                goes_on = goes_on and not clause
+                continue
+            return None
     return content
+
+
+def _completes(content: str, clause: str, before: str) -> bool:
+    """Whether the rest of an answer's sentence is its unit, affirms it, or says it in another form."""
+    if clause[:1] in "=≈" or clause.startswith(r"\approx"):
+        return bool(readings(f"{content} {clause}"))
+    if re.fullmatch(r"\\?%|\^\{?\\circ\}?|°", clause):
+        return True
+    if _UNSETTLED.search(clause):
+        return False
+    if _AFFIRMED.fullmatch(clause):
+        return True
+    plain = re.sub(r"(?<=[a-zA-Z}])\^\{?[23]\}?|\\(?:text|mathrm|mbox)(?![a-zA-Z])", "", clause)
+    words = re.sub(r"^(?:an?|per|each|every|more)\s", "", " ".join(re.findall(r"[a-zA-Z]+", plain))).split()
+    if not words or re.search(r"[^\w\s./{}'’-]|[\d\\]", plain):
+        return False
+    if units.is_unit(words) and (units.read(" ".join(words)) or units.counted(words) is None):
+        return True
+    if len(words) > MAX_WORDS or any(map(units.scales, words)) or spelt(clause) or _CLAUSAL.search(clause):
+        return False
+    begun = re.findall(r"[^\W\d_]{2,}|:", _OPENING.sub("", re.split(r"[.?]\s|\n", before)[-1]))
+    return len(begun) > 1 or ":" in begun or _PHRASE.match(clause) is not None
+
+
+def _supports(content: str, clause: str, strictly: bool) -> bool:
+    """Whether a clause behind an answer goes with it: a reason, a courtesy, the answer once more, a check of it; when
+    read freely, any remark that begins as one."""
+    if _REASON.match(clause) and not _UNSETTLED.search(clause):
+        return True
+    if conclusion.COURTESY.match(clause):
+        return not _RUDE.search(clause)
+    named = values(clause)
+    if _OTHERWISE.fullmatch(clause):  # 0.5, or 50%
+        return len(named) == 1 and same(named[0].inner, content)
+    if _UNSETTLED.search(clause):
+        return False
+    if _SUPPORT.match(clause):
+        return not strictly or not named or re.search(rf"(?<![\d.]){re.escape(content)}(?!\d)", clause) is not None
+    said = statement.last(clause)
+    if said is not None:
+        return said.value is not None and same(said.value, content)
+    if strictly:
+        return bool(named) and conclusion.CUE.search(clause) is not None and all(same(v.inner, content) for v in named)
+    return bool(named) and same(named[-1].inner, content)

@@ -3,6 +3,7 @@ r"""Answers that are words or letters: `\text{Evelyn}`, `July 14`, `no solution`
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|emph|operatorname|boldsymbol|bm|underline)\s*\{([^{}]*)\}"
@@ -37,9 +38,10 @@ _SAME = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def unstyled(text: str) -> str:
     r"""Without `\text{..}` and the like, spaces as one."""
-    for _ in range(3):
+    for _ in range(3 if "\\" in text else 0):
         text, count = _STYLE.subn(r" \1 ", text)
         if not count:
             break

@@ -83,7 +83,6 @@ _UNSPACED = re.compile(f"[{_CJK}]")
 _FOLLOWS = re.compile(
     r"\\(?:implies|[Rr]ightarrow|[Ll]ongrightarrow|iff|Leftrightarrow|to)(?![a-zA-Z])|[⇒⟹→]"
 )
-_IMPLIED = re.compile(r"^(?:\\(?:implies|Rightarrow|Longrightarrow|iff|Leftrightarrow|therefore|quad)(?![a-zA-Z])\s*)+")
 _NO_PROSE = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|textrm|begin|end|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+|\\begin\s*\{array\}\{\w+\}"
 )
@@ -225,4 +224,4 @@ def _of_rows(formula: str) -> str:
     names = [re.match(r"([a-zA-Z](?:_\w)?)\s*&?\s*=", row) for row in rows]
     if all(names) and len({name[1] for name in names if name}) == len(rows):
         return ", ".join(row.replace("&", "") for row in rows)
-    return _IMPLIED.sub("", rows[-1].replace("&", "").strip())
+    return rows[-1].replace("&", "").strip()

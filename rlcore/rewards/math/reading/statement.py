@@ -47,13 +47,7 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _WHICH_IS = re.compile(r"^,?\s*(?:which (?:is|equals|gives)|i\.?e\.?,?|namely|with|=)\s+", re.IGNORECASE)
-_ABOUT = re.compile(
-    r"^(?:(?:about|approximately|approx\.?|around|roughly|exactly|simply|just|only|therefore|thus|then|hence|"
-    r"clearly|indeed|either|equal to|given by|as follows|environ|etwa|aproximadamente)[\s:,]+)+",
-    re.IGNORECASE,
-)
 _CITED = re.compile(r"\s*(?:\[\d{1,2}\]|\^\d+\^)\s*$")
-_CALM_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$")
 _FULL_STOP = re.compile(r"(?<!^[A-Ja-j])(?<!\b[ap]\.m)(?<!\.\.)\.\s|(?<!\.\.)\.$|(?<!\bn)[!?](?:\s|$)|。")
 _DECIDED = re.compile(r"(?:yes|no|true|false)(?=\s*(?:[,.;!]|$|because\b|since\b))", re.IGNORECASE)
 _NOT_SO = (
@@ -66,16 +60,6 @@ _NOT_SO = (
     r"\boops\b|\bsorry\b|\bi (?:take|must take) (?:that|it) back"
 )
 TAKEN_BACK = re.compile(_NOT_SO, re.IGNORECASE)
-_DOUBTED = re.compile(
-    r"\b(?:wait|hmm+|hold on|on second thought|but actually|(?:^|(?<=[.!?\n] ))actually|let me (?:re-?\w+|"
-    r"think again)|however|but)\b",
-    re.IGNORECASE,
-)
-_CONFIRMED = re.compile(
-    r"\b(?:yes|correct|confirm(?:s|ed)|indeed|checks out|is right|it works|that works|matches|consistent|"
-    r"verified|good)\b|✓|✅|√",
-    re.IGNORECASE,
-)
 _SUPPOSED = re.compile(
     r"\b(?:some|others?|people|many|one|you|students?|we|i)\s+(?:\w+\s+)?(?:might|would|may|could|will|first|"
     r"initially|often)\s+(?:\w+\s+)?(?:say|think|thought|guess|guessed|expect|believe|assume|assumed|suppose|argue|"
@@ -88,9 +72,6 @@ _SUPPOSED = re.compile(
 )
 
 
-REFUTED = re.compile(
-    r"\bcontradict|\bis not (?:the|a|an) (?:\w+ )?(?:answer|solution)|\b(?:does not|doesn['’]t) work", re.IGNORECASE
-)
 _REST_OF_SUM = re.compile(  # 14% of 50, which is 7
     r"\s*(?:of|plus|minus|times|more than|less than|divided)\b.*(?:which|that|this) (?:is|equals|gives|makes)\b",
     re.IGNORECASE,
@@ -129,11 +110,6 @@ def words(text: str) -> str | None:
     return re.split(r"[.!]\s", unbold(said).strip() + " ")[0].strip() if said is not None else None
 
 
-def doubted(later: str) -> bool:
-    """Whether the writer thinks again and does not find the answer confirmed."""
-    return bool(_DOUBTED.search(later)) and not _CONFIRMED.search(later)
-
-
 def _line(text: str, cue: re.Match[str]) -> str:
     """The rest of the statement's line; all of a displayed formula or of what stands between tags."""
     line = text[cue.end() : cue.end() + MAX_LINE]
@@ -149,7 +125,7 @@ def _read(text: str, cue: re.Match[str]) -> Said:
     line = _line(text, cue)
     begun = max(text.rfind(mark, 0, cue.start()) for mark in (". ", "\n", "! ", "? ")) + 1
     tentative = bool(_SUPPOSED.search(text[max(begun, cue.start() - 120) : cue.end()]))
-    value = direct(line, excited=cue[0][0] != "<")
+    value = direct(line)
     colon = cue[0].rstrip()[-1] in ":："
     if colon and value is not None and value[0] in "-$€£0123456789" and not _is_value(_sentence(_tidy(line))):
         rest = text[cue.end() :]  # Answer: 2 bags hold 6. So 5 of them hold 15.
@@ -164,22 +140,21 @@ def _read(text: str, cue: re.Match[str]) -> Said:
 
 def _tidy(line: str) -> str:
     line = re.sub(r"\b(i\.e|e\.g|Rs|sq)\.", lambda m: m[1], line.strip().strip("*").strip())
-    return _CITED.sub("", _ABOUT.sub("", unbold(line)))
+    return _CITED.sub("", unbold(line))
 
 
-def _stop(line: str, excited: bool = True) -> re.Match[str] | None:
-    return (_FULL_STOP if excited else _CALM_STOP).search(masked(line, formulas(line)))
+def _stop(line: str) -> re.Match[str] | None:
+    return _FULL_STOP.search(masked(line, formulas(line)))
 
 
-def _sentence(line: str, excited: bool = True) -> str:
-    return line[: stop.start()].strip() if (stop := _stop(line, excited)) else line
+def _sentence(line: str) -> str:
+    return line[: stop.start()].strip() if (stop := _stop(line)) else line
 
 
-def direct(line: str, *, excited: bool = True) -> str | None:
-    """The answer that a statement's line begins with, or None when it begins with prose. `excited`: a final `!` is none
-    of a factorial."""
+def direct(line: str) -> str | None:
+    """The answer that a statement's line begins with, or None when it begins with prose."""
     line = _tidy(line)
-    sentence = _sentence(line, excited)
+    sentence = _sentence(line)
     if not sentence:
         return None
     if (choice := _CHOICE.fullmatch(sentence)) is not None:

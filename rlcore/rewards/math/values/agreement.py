@@ -74,7 +74,7 @@ def same_value(a: Node, b: Node) -> bool | None:
     for j, env in enumerate(points(names)):
         if j > 2 and positive:
             break
-        verdict = _same_at(a, b, env, real, tolerance)
+        verdict = _same_at(a, b, env, real, tolerance, confirm=j < 2)
         if verdict is False:
             return False
         agreed += verdict is True
@@ -113,37 +113,27 @@ def _rooted(node: Node) -> bool:
     return any(_rooted(child) for child in node[1:] if isinstance(child, tuple))
 
 
-def _same_at(a: Node, b: Node, env: Env, real: bool, tolerance: float) -> bool | None:
-    """None when neither is defined here; a side out of bounds differs from one that is not."""
-    x, y = _value(a, env, real), _value(b, env, real)
-    if x is None or y is None:
-        return None
-    if isinstance(x, str) or isinstance(y, str):
-        return None if x == y else False
-    if tolerance > EXACT and close(x, y, tolerance):
-        return True
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    return _same_digits(a, b, env, real)
-
-
-def _same_digits(a: Node, b: Node, env: Env, real: bool) -> bool:
+def _same_at(a: Node, b: Node, env: Env, real: bool, tolerance: float, confirm: bool = True) -> bool | None:
     """Whether two values agree to so many digits that no term on the way is lost in them; False where that would take
-    more than `MAX_DIGITS`."""
-    bits = 0
+    more than `MAX_DIGITS`; only to `DIGITS` without `confirm`, as after others at which they were. None when one is
+    not defined here; a side out of bounds differs from one that is not."""
     digits = DIGITS
     for _ in range(3):
         with mp.workdps(digits):
             (x, one), (y, other) = _measured(a, env, real), _measured(b, env, real)
-            if x is None or y is None or isinstance(x, str) or isinstance(y, str):
-                return False
+            if x is None or y is None:
+                return None
+            if isinstance(x, str) or isinstance(y, str):
+                return None if x == y else False
+            if tolerance > EXACT and close(x, y, tolerance):
+                return True
+            if isinstance(x, Fraction) and isinstance(y, Fraction):
+                return x == y
             bits = max(one, other)
-            difference = abs(floating(x) - floating(y))
-            noise = mp.mpf(2) ** bits * mp.mpf(10) ** (GUARD - digits)
-            if difference > noise:
+            if abs(floating(x) - floating(y)) > mp.mpf(2) ** bits * mp.mpf(10) ** (GUARD - digits):
                 return False
         needed = int(2 * bits * LOG10_2) + 3 * GUARD + CONFIRMED
-        if digits >= needed:
+        if digits >= needed or not confirm:
             return True
         if needed > MAX_DIGITS:
             return False

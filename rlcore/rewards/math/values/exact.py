@@ -10,9 +10,10 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from rlcore.rewards.math.grammar import units
-from rlcore.rewards.math.grammar.numerals import COUNTS, SCALES, spelt_number
+from rlcore.rewards.math.grammar.numerals import SCALES, spelt_number
 
 MAX_DIGITS = 1000  # of one number as written
 MAX_EXPONENT = 1000  # of ten
@@ -25,37 +26,26 @@ _SYMBOLS = {
     "′": "'", "″": "''", "…": r"\ldots ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "±": r"\pm ",
     "θ": r"\theta ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
-_CURRENCY = dict.fromkeys(map(ord, "€£¥₹"), "")
+_CURRENCY = re.compile(f"[{''.join(units.CURRENCIES)}]")
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _DOTTED = re.compile(r"(\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?")  # 0.\dot{1}4\dot{2}
+_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SURD = re.compile(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))")
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_LEADING = re.compile(r"^\s*(?:\\approx(?![a-zA-Z])|≈|=)\s*(?=\S)")
+_STOPS = re.compile(r"(?<![\\.])(?:[,;:]+|\.)$|(?<=\.\.\.)[,;:.]+$")
+_DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("`", "`"), ("**", "**"))
 _NOISE = re.compile(
-    r"\\(?:(?:left|right)\s*\.|(?:left|right|displaystyle|textstyle|limits|mathstrut|bigl?|bigr?|Bigl?|Bigr?)(?![a-zA-Z]))"
+    r"\\!\s*|\\(?:(?:left|right)\s*\.|(?:left|right|displaystyle|textstyle|limits|mathstrut|bigl?|bigr?|Bigl?|Bigr?)(?![a-zA-Z]))"
 )
 _STYLE = re.compile(
     r"\\(?:math(?:rm|bf|it|sf)|boldsymbol|text(?:bf|it|rm|sf|tt|normal)?|mbox|bm|emph|operatorname)\s*\{([^{}]*)\}"
 )
-_WORD_UNITS = {
-    "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi", "mg", "g", "kg", "lb", "lbs", "oz", "ml", "mL", "l", "L", "s",
-    "sec", "min", "h", "hr", "hrs", "hour", "hours", "day", "days", "km/h", "mph", "m/s", "kph", "deg", "rad", "usd",
-    "eur", "K", "J", "N", "W", "V", "Hz", "nm", "um", "pm", "ms", "ns", "eV", "keV", "MeV", "kHz", "MHz", "GHz", "Pa",
-    "kPa", "MPa", "mol", "kJ", "kW", "MW", "kV", "mA", "mV", "atm", "rpm", "ly", "AU",
-}  # fmt: skip
 _TEMPERATURE = re.compile(  # a bare degree sign stays an angle's
     r"\s*\^\s*\{?\s*\\circ\s*\}?\s*([CFK]|[Cc]elsius|[Ff]ahrenheit)$"
     r"|\s*\bdegrees?\s+([CF]|[Cc]elsius|[Ff]ahrenheit|[Cc]entigrade)$"
 )
 _SCALES_OF_HEAT = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
-_NOT_UNITS = {
-    "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
-    "over", "plus", "minus", "times", "divided", "infinity", "infty", "hundred", "dozen", "not", "less", "more", "than",
-    "pairs", "base", "squared", "cubed", "power", "root", "factorial", "half", "third", "thirds", "quarter", "quarters",
-    "halves", "else", "versus",
-}  # fmt: skip
-_COUNTED = frozenset(COUNTS.split("|"))
-_HEDGES = {
-    "or", "not", "maybe", "perhaps", "possibly", "either", "otherwise", "alternatively", "unless", "except", "but",
-    "wrong", "false", "incorrect", "neither", "nor",
-}  # fmt: skip
 _NUM = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?: \d{3})+|\d+)?(?:\.\d*)?"
 _PLAIN = re.compile(rf"(?P<num>{_NUM})(?:[eE](?P<exp>[+-]?\d+))?")
 _POWER_OF_TEN = re.compile(
@@ -98,35 +88,43 @@ class Number:
     unit: units.Unit | None = None  # when it is one of those that are known
 
 
+@lru_cache(maxsize=2048)
 def clean(text: str) -> str:
     r"""One spelling for many: Unicode signs to LaTeX or ASCII, spacing and style commands dropped, `\dfrac` to `\frac`,
     outer math delimiters and a final full stop removed. Does not change the mathematical meaning."""
     if text.isascii() and text.isalnum():
         return text
-    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
-    text = "".join(_vulgar(c) for c in text)
-    for symbol, latex in _SYMBOLS.items():
-        text = text.replace(symbol, latex)
-    text = unicodedata.normalize("NFKC", text)
-    text = text.replace(r"\newline", " ")
-    text = re.sub(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}", text)
-    text = text.replace(r"\$", "").translate(_CURRENCY).replace(r"\%", "%").replace("{,}", ",")
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
-    text = _DOTTED.sub(lambda m: rf"{m[1]}\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}", text)
-    text = re.sub(r"^\s*(?:\\(?:approx|simeq|sim)(?![a-zA-Z])|≈|=)\s*(?=\S)", "", text)
-    text = _NOISE.sub("", re.sub(r"\\!\s*", "", text))
+    if not text.isascii():
+        text = _SUPERSCRIPT.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+        text = "".join(_vulgar(c) for c in text)
+        for symbol, latex in _SYMBOLS.items():
+            text = text.replace(symbol, latex)
+        text = unicodedata.normalize("NFKC", text)
+        text = _SURD.sub(r"\\sqrt{\1}", text)
+    if "\\" in text:
+        text = text.replace(r"\newline", " ").replace(r"\$", "¤").replace(r"\%", "%")
+        text = _FRACTIONS.sub(r"\\frac", text)
+        text = _DOTTED.sub(lambda m: rf"{m[1]}\overline{{{m[2]}{m[3] or ''}{m[4] or ''}}}", text)
+        text = _NOISE.sub("", text)
+    text = _LEADING.sub("", text.replace("{,}", ","))
     text = _SPACES.sub(" ", text.replace(r"\\", "\x00")).replace("\x00", r"\\").strip()
     for _ in range(4):
         before = text
-        for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("`", "`"), ("**", "**")):
+        for opening, closing in _DELIMITERS:
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
                 text = text[len(opening) : len(text) - len(closing)].strip()
-        if len(text) > 1:
-            text = re.sub(r"(?<![\\.])(?:[,;:]+|\.)$|(?<=\.\.\.)[,;:.]+$", "", text).strip()
-        text = text.removeprefix("$") if text.count("$") == 1 else text
+        if len(text) > 1 and text[-1] in ",;:.":
+            text = _STOPS.sub("", text).strip()
+        text = "¤" + text.removeprefix("$") if text.startswith("$") and text.count("$") == 1 else text
         if text == before:
             break
-    return text.strip()
+    return _priced(text.strip()) if _CURRENCY.search(text) else text.strip()
+
+
+def _priced(text: str) -> str:
+    """The sign of a currency is kept in what is one price, and means nothing elsewhere."""
+    bare = _CURRENCY.sub("", text).strip()
+    return text if len(_CURRENCY.findall(text)) == 1 and number(bare) is not None else bare
 
 
 def _vulgar(char: str) -> str:
@@ -137,6 +135,7 @@ def _vulgar(char: str) -> str:
     return " " + "".join(chr(int(code, 16)) for code in name.split()[1:]).replace("⁄", "/") + " "
 
 
+@lru_cache(maxsize=2048)
 def number(text: str) -> Number | None:
     r"""The number a cleaned text states, units and percent sign aside; None when it is not one, or too large.
 
@@ -147,7 +146,9 @@ def number(text: str) -> Number | None:
         return None
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
-    text = _NEGATIVE.sub("-", text)
+    text, price = _NEGATIVE.sub("-", text), None
+    if (sign := _CURRENCY.search(text)) and (sign.end() == len(text) or text[: sign.start()].strip() in ("", "-", "+")):
+        text, price = text.replace(sign[0], "").strip(), units.read(units.CURRENCIES[sign[0]])
     if r"\frac" in text:
         text = _UNIT_FRACTION.sub(lambda m: f" {m[1]}/{m[2]}{''.join((m[3] or '').split())}", text)
     if "^{-" in text:
@@ -178,12 +179,11 @@ def number(text: str) -> Number | None:
         words = match["unit"].split()
         if words and words[0].lower() in SCALES:
             scale, words = SCALES[words[0].lower()], words[1:]
-        if not _is_unit(words, bool(match["gap"])):
+        percents = re.match(r"(?:percent|pct\.?|per cent)(?!\w)", " ".join(words).lower())
+        if not units.is_unit(words, bool(match["gap"])) or (price and words and len(words[0]) == 1):
             return None
-        unit = units.read(text[match.start("unit") :]) if words else None
-        text = match["number"].strip()
-        if words and words[0].lower() in ("percent", "pct"):
-            text += "%"
+        unit = None if not words or percents else units.read(text[match.start("unit") :]) or units.counted(words)
+        text = match["number"].strip() + "%" * bool(percents)
     percent = text.endswith("%")
     text = text.removesuffix("%").strip()
     sign, text = _sign(text)
@@ -194,7 +194,7 @@ def number(text: str) -> Number | None:
     if (found := _magnitude(text)) is None:
         return None
     value, decimals = found
-    return Number(sign * scale * value / (100 if percent else 1), decimals, percent, unit)
+    return Number(sign * scale * value / (100 if percent else 1), decimals, percent, price or unit)
 
 
 def _together(large: Number | None, small: Number | None) -> Number | None:
@@ -204,22 +204,6 @@ def _together(large: Number | None, small: Number | None) -> Number | None:
     if large.unit.dimension != small.unit.dimension or large.unit.factor <= small.unit.factor:
         return None
     return replace(large, value=large.value + small.value * small.unit.factor / large.unit.factor, decimals=-1)
-
-
-def _is_unit(words: list[str], spaced: bool) -> bool:
-    if not words:
-        return True
-    if len(words) > 4 or hedges(" ".join(words)) or any(w.lower().strip(".") in _NOT_UNITS for w in words):
-        return False
-    if words[0].strip(".") in _WORD_UNITS:
-        return all(len(w) > 2 or w in _WORD_UNITS for w in words[1:])
-    return spaced and len(words[0]) >= 3
-
-
-def hedges(text: str) -> bool:
-    """Whether what stands behind a number in place of a unit names another value: `5 \\text{ or 7}`."""
-    words = re.findall(r"[a-z]+", text.lower())
-    return bool(re.search(r"(?<![a-zA-Z^{])\d", text)) or any(w in _HEDGES or w in _COUNTED for w in words)
 
 
 def _sign(text: str) -> tuple[int, str]:
@@ -286,34 +270,22 @@ def _scientific(digits: str, exponent: str | None) -> tuple[Fraction, int | None
     return value, decimals if (point and after) or decimals else None
 
 
-_DEGREES = ({"angle", "celsius"}, {"angle", "fahrenheit"})
-
-
 def same(gold: Number, given: Number) -> bool:
     """Exact equality, with two allowances.
 
-    A percent sign may be missing on one side (50 % is 0.5 and, when only one side has the sign, also 50). A decimal may
-    be a rounded form of a number that is no integer, when they differ by at most one millionth of it and were written
+    An answer may leave out the percent sign of the reference: 50 is 50 %, but 50 % is 0.5 and not 50. A decimal may be
+    a rounded form of a number that is no integer, when they differ by at most one millionth of it and were written
     with different precision: 0.333333 is 1/3, but 1e-7 is not 2e-7 and 1000000.5 is not 1000000. Units count where
-    both sides have one that is known: 100 cm are 1 m, 5 cm are neither 5 m nor 5 kg; 5 is either.
+    both sides have one: 100 cm are 1 m, 5 cm are neither 5 m nor 5 kg nor 5 apples; 5 is any of them.
     """
-    if gold.unit is not None and given.unit is not None:
+    if gold.unit is not None and given.unit is not None and gold.unit != given.unit:
         if gold.unit.dimension != given.unit.dimension:
-            both = {gold.unit.dimension, given.unit.dimension}
-            return both in _DEGREES and gold.value == given.value  # 98.6^\circ of a thermometer
-        if gold.unit != given.unit:
-            gold = replace(gold, value=gold.value * gold.unit.factor, unit=None)
-            given = replace(given, value=given.value * given.unit.factor, unit=None)
-    elif (one := gold.unit or given.unit) and one.dimension == "money":  # 75 cents are $0.75, whose sign is gone
-        money, bare = (gold, given) if gold.unit else (given, gold)
-        if one.factor != 1 and bare.decimals == 2:
-            return money.value * one.factor == bare.value
-    a, b = gold.value, given.value
+            return units.alike(gold.unit, given.unit) and gold.value == given.value
+        gold = replace(gold, value=gold.value * gold.unit.factor, unit=None)
+        given = replace(given, value=given.value * given.unit.factor, unit=None)
     if _close(gold, given):
         return True
-    if gold.percent != given.percent and gold.unit is None and given.unit is None:
-        return a * (100 if gold.percent else 1) == b * (100 if given.percent else 1)
-    return False
+    return gold.percent and not given.percent and given.unit is None and gold.value * 100 == given.value
 
 
 def _close(gold: Number, given: Number) -> bool:

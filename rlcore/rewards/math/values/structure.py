@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 
-from rlcore.rewards.math.grammar import formula, spelling
+from rlcore.rewards.math.grammar import formula, spelling, units
 from rlcore.rewards.math.grammar.formula import Node, Unreadable
 from rlcore.rewards.math.grammar.tokens import CLOSING, OPENING, PIECE, split
 from rlcore.rewards.math.values import exact, regions
@@ -91,13 +91,21 @@ _CLOCK = re.compile(  # 9:30 a.m., 14:05; 3:10 alone may be a ratio
     re.IGNORECASE,
 )
 _DOMAIN = re.compile(r"\\mathbb\{?([ZN])\}?(?:_?\^?\{?[+*>0≥]*\}?)?")
-_SINGLE = r"(?:\\[a-zA-Z]+|[a-zA-Z])'*(?:_(?:\w|\{[^{}]*\}))?'*"
+_SINGLE = r"(?:\\[a-zA-Z]+|[a-zA-Z])'*(?:_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))?'*"
+_WORD = re.compile(
+    r"(?<![a-zA-Z\\])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|gcd|lcm|max|min|arc[a-z]{3})[^a-z])"
+    r"(?:[A-Za-z]*[a-z]{3}|[A-Z]{3})"
+)
+_INNER = re.compile(
+    r"\\(?:angle|triangle|measuredangle)\s*[A-Z]+|\\(?:begin|end)\s*\{\w+\*?\}|\([^()]*\)"
+    r"|_\s*\{(?:[^{}]|\{[^{}]*\})*\}"
+)
 _NAME = re.compile(
     rf"(?:{_SINGLE}|\\(?:angle|triangle|measuredangle)\s*[A-Za-z]+|m\s*\\angle\s*[A-Za-z]+"
     r"|\\(?:text|mathrm|overline|vec|mathbf|hat|bar)"
     r"\s*\{[^{}]*\}|\\frac\s*\{\s*\\?(?:mathrm)?\s*d\^?\d?\s*\w\s*\}\s*\{\s*d\s*\w\^?\d?\s*\}"
     r"|[A-Z]{2,4}|[A-Za-z]{4,20}(?: [A-Za-z]+){0,4})"
-    r"(?:\^\s*\{\s*-1\s*\})?\s*(?:\(\s*[a-zA-Z0-9\\, ]*\))?"
+    r"(?:\^\s*\{\s*-1\s*\})?\s*(?:\(\s*[a-zA-Z0-9\\{}|, ]*\))?"
 )
 _TEXT = re.compile(r"^\\(?:text|mathrm|mbox|textrm|textbf|mathbf)\s*\{([^{}]*)\}$")
 # ]0, 1[ of French schools
@@ -121,6 +129,16 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def calls_by_word(text: str) -> bool:
+    r"""Whether a value goes by the name of a word, `score = 1`; that of `P(\text{heads})` and `v_{\text{max}}` is a
+    letter."""
+    *names, last = re.split(r"=|≈|\\(?:approx|equiv)(?![a-z])", _INNER.sub("_", text))
+    heads = [re.split(r"[,;]|\band\b|\bor\b", name)[-1] for name in names]
+    if any(_WORD.search(head) or not re.search(r"\w", head) for head in heads):
+        return True
+    return bool(heads) and not re.search(r"[\d_]", last) and _WORD.search(last) is not None
+
+
 def _turned(match: re.Match[str]) -> str:
     return f"{'[' if match[2] else '('}{match[3]}{']' if match[4] == ']' else ')'}"
 
@@ -129,7 +147,10 @@ def _answer(text: str) -> Answer:
     text = text.strip().strip(",;").strip()
     if not text:
         raise Unreadable("nothing there")
-    text = _TEXT.sub(r"\1", _OUTWARD.sub(_turned, text))
+    if text[0] == "\\":
+        text = _TEXT.sub(r"\1", text)
+    if "]" in text or "[" in text:
+        text = _OUTWARD.sub(_turned, text)
     if (parts := split(text, "∨"))[1:]:
         return _joined([_answer(part) for part in parts[::2] if part], "∨")
     if (parts := split(text, ",;∧"))[1:]:
@@ -139,10 +160,10 @@ def _answer(text: str) -> Answer:
         return _relation(sides[::2], sides[1::2])
     if (parts := split(text, "∪∩∖"))[1:]:
         return _set_operation(parts)
-    if match := _TRANSPOSED.search(text):
+    if "^" in text and (match := _TRANSPOSED.search(text)):
         turned = _answer(text[: match.start()])
         return Matrix(tuple(zip(*turned.rows, strict=True))) if isinstance(turned, Matrix) else turned
-    if match := _MATRIX.fullmatch(text):
+    if r"\begin" in text and (match := _MATRIX.fullmatch(text)):
         return _matrix(match[2], match[3], match[1])
     if (found := _bracketed(_POINT.sub("", text, count=1) if _POINT.match(text) else text)) is not None:
         return found
@@ -152,7 +173,7 @@ def _answer(text: str) -> Answer:
         return Value(("sym", "..."))
     if re.fullmatch(r"\\mathbb\s*\{?\s*R\s*\}?", text):
         return Span(EVERYTHING)
-    if match := _CLOCK.fullmatch(text):
+    if ":" in text and (match := _CLOCK.fullmatch(text)):
         hours, minutes, half = match[1] or match[4], match[2] or match[5], (match[3] or "").lower()
         return Items(tuple(Value(("num", Fraction(part))) for part in (hours, minutes)), f"{half}m")
     text = _without_unit(text) if ":" in text else text
@@ -164,11 +185,20 @@ def _answer(text: str) -> Answer:
     return _value(text)
 
 
+def unit(text: str) -> units.Unit | None:
+    """The unit behind a formula, `2\\sqrt{3}\\text{ cm}`; None without one."""
+    if (match := _UNIT.search(text) or _PLAIN_UNIT.search(text)) is None:
+        return None
+    words = re.sub(r"\\[a-z]+|[{}]", " ", match[0])
+    return units.read(" ".join(words.split())) or units.counted(words.split())
+
+
 def _without_unit(text: str) -> str:
-    """Raises Unreadable where what looks like a unit names another value."""
+    """Raises Unreadable where what looks like a unit makes another value."""
     if (match := _UNIT.search(text)) is None:
         return text
-    if exact.hedges(re.sub(r"\\[a-z]+", " ", match[0])):
+    words = re.sub(r"\\[a-z]+", " ", match[0])
+    if units.hedges(words) or not units.is_unit(re.findall(r"[A-Za-z]+", words)):
         raise Unreadable("another value in the place of a unit")
     return text[: match.start()]
 
@@ -284,6 +314,8 @@ def _tuple_of_names(names: Items, value: Answer) -> Answer:
 
 
 def _bracketed(text: str) -> Answer | None:
+    if not text or text[0] not in "([{\\" or text[-1] not in ")]}elr":  # the last letters of \rangle and its like
+        return None
     pieces = [m[0] for m in PIECE.finditer(text)]
     first, last = pieces[0], pieces[-1]
     if len(pieces) < 2 or first not in OPENING or last not in CLOSING or first == r"\begin":
@@ -316,7 +348,10 @@ def _set(inner: str) -> Answer:
         return Items((), "{}")
     for bar in ("|", ":"):
         if len(parts := split(inner, bar)) == 3 and re.match(r"[a-zA-Z]\s*(?:∈|$)", parts[0]):
-            return _answer(parts[2])
+            try:
+                return _answer(parts[2])
+            except Unreadable:  # n is even
+                return Value(("sym", "".join(parts[2].split())))
     parts = [part for part in split(inner, ",;")[::2] if part]
     if len(parts) > MAX_ITEMS:
         raise Unreadable("too many items")

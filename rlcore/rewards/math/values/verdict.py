@@ -158,11 +158,11 @@ def _equation(answer: Answer) -> Relation | None:
 def _same_named(gold: Answer, given: Answer) -> bool | None:
     if isinstance(gold, Named) and isinstance(given, Named):
         verdict = same(gold.value, given.value)
-        if gold.name == given.name or (given.name == "y" and gold.name.endswith("(x)")):
-            return verdict
-        f, g = (re.fullmatch(r"(\w+)\(([a-z])\)", n.name) for n in (gold, given))
-        if f and g and f[1] == g[1]:  # f(t) = t^2 is f(x) = x^2
-            return same(gold.value, _with_index(given.value, g[2], f[2]))
+        (f, x), (g, z) = (n.name.removesuffix(")").partition("(")[::2] for n in (gold, given))
+        if gold.name == given.name or (f == g and not (x and z)) or ({"x", ""} == {x, z} and "y" in (f, g)):
+            return verdict  # y(x) = 2x and y = 2x, f(x) = 2x and y = 2x
+        if f == g and x.isalpha() and z.isalpha():  # f(t) = t^2 is f(x) = x^2
+            return same(gold.value, _with_index(given.value, z, x))
         return _same_equation(gold, given)
     named, other = (gold, given) if isinstance(gold, Named) else (given, gold)
     if not isinstance(named, Named):
