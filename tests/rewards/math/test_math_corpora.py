@@ -1,5 +1,7 @@
 """The math verifier against whole corpora: equal and unequal answers of every kind, completions, hostile answers."""
 
+from dataclasses import replace
+
 import pytest
 
 from rlcore.rewards.composition import Item, Term
@@ -26,7 +28,7 @@ def check(name: str, cases: list[tuple[Pair, str]]) -> None:
     """Every verdict is right, except for those that `math_known_failures.txt` names, which are wrong indeed."""
     found = {}
     for pair, response in cases:
-        result = score(response, pair.reference)
+        result = score(response, pair.reference, problem=pair.problem)
         if result.status is not Status.OK or (result.score == 1.0) != pair.equal:
             found[pair.reference, response] = f"line {pair.line}: {pair.reference!r} and {response!r} gave {result}"
     known = known_failures(name) & {(pair.reference, response) for pair, response in cases}
@@ -59,7 +61,7 @@ def test_pairs(wrapper):
 @pytest.mark.parametrize("form", [r"\boxed{GOLD}", "$GOLD$", r"\(GOLD\)", "It follows.\n#### GOLD"])
 def test_references_in_the_forms_of_data_sets(form):
     cases = [
-        (Pair(p.line, p.kind, p.equal, form.replace("GOLD", p.reference), p.answer), rf"\boxed{{{p.answer}}}")
+        (replace(p, reference=form.replace("GOLD", p.reference)), rf"\boxed{{{p.answer}}}")
         for p in ALL
         if not ("$" in form and "$" in p.reference)
     ]
@@ -75,7 +77,7 @@ def test_every_reference_equals_itself():
 
 def test_equality_has_two_directions():
     swapped = [
-        (Pair(p.line, p.kind, p.equal, p.answer, p.reference), rf"\boxed{{{p.reference}}}")
+        (replace(p, reference=p.answer, problem="What percentage?"), rf"\boxed{{{p.reference}}}")
         for p in ALL
         if p.reference not in ("2516_8", "c") and p.answer != "c"  # an answer, not a reference, may leave out its base
     ]

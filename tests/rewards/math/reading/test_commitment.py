@@ -8,16 +8,27 @@ from actors.verifying.verifier import VerifierWorker
 from rlcore.rewards import options, registry
 from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
 from rlcore.rewards.math import score
-from rlcore.rewards.math.reading import commitment, marked
+from rlcore.rewards.math.reading import commitment
 from rlcore.types import RewardInput, Status
 from tests.rewards.corpora import read
 
 STRICT = [place.value for place in MathAnswer if place is not MathAnswer.free]
-HEDGED = read("math_hedged.txt")
+
+
+HEDGED = [*read("math_hedged.txt"), *read("math_hedged_kinds.txt")]
+
+
 COMMITTED = read("math_committed.txt")
-PAID_WHEN_FREE = {  # each commits to its last value by the rules of prose
+
+
+PAID_WHEN_FREE = {  # what prose gets away with: 7 of 421
     "#### 2\nHmm, wait.\n#### 3": "3",
     "Option C. Option D.": "D",
+    "The answer is 5; others say 7.": "5",
+    "Both 5 and 7 are acceptable.": "7",
+    "The answer is 5. The answer might also be 7.": "5",
+    "I refuse to say 5.": "5",
+    "Yes, or rather no.": r"\text{yes}",
 }
 
 
@@ -26,8 +37,8 @@ def paid(answer, references, place):
 
 
 def test_the_sets_are_large():
-    assert len(HEDGED) == 200
-    assert len({p.kind for p in HEDGED}) == 10
+    assert len(HEDGED) == 421
+    assert len({p.kind for p in HEDGED}) == 18
     assert len(COMMITTED) >= 110
 
 
@@ -37,7 +48,7 @@ def test_no_hedged_answer_is_paid_where_the_place_is_marked(place):
     assert found == []
 
 
-def test_two_hedged_answers_are_paid_in_prose():
+def test_few_hedged_answers_are_paid_in_prose():
     found = {p.answer: paid(p.answer, p.reference.split(" ;; "), "free") for p in HEDGED}
     assert {answer: golds for answer, golds in found.items() if golds} == {a: [g] for a, g in PAID_WHEN_FREE.items()}
 
@@ -52,37 +63,36 @@ def test_committed_answers_are_paid():
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
-        ("5", ["5"]), ("5 = 7", []), (r"5 \approx 7", []), (r"\frac{1}{3} \approx 0.33", ["\\frac{1}{3}", "0.33"]),
-        (r"13.6 \approx 14", ["14"]), ("x = 2 = 3", []), ("2 + 2 = 4", ["4"]), (r"9 \equiv 2 \pmod 7", None),
-        ("x = 1, y = 2", None), ("x = 1 = 2, y = 2", []), ("y = 2x", None), (r"x = \sqrt{2} = 1.41", ["x = 1.41"]),
-        ("1000 = 999", []), (r"1234567 \approx 1230000", ["1230000"]), (r"5 \approx 6", []), ("100 cm = 1 m", ["1 m"]),
-        ("1 kg = 1 m", []), (r"50\% = 0.5", ["0.5"]), ("(1, 2) = (1, 3)", []), (r"\pi = 4", []),
-        (r"0.33 = \frac{1}{3}", ["\\frac{1}{3}"]),
+        ("5", "5"), ("5 = 7", None), (r"5 \approx 7", None), (r"\frac{1}{3} \approx 0.33", r"\frac{1}{3}"),
+        (r"13.6 \approx 14", "13.6"), ("x = 2 = 3", None), ("2 + 2 = 4", "4"),
+        (r"9 \equiv 2 \pmod 7", r"9 \equiv 2 \pmod 7"),
+        ("x = 1, y = 2", "x = 1, y = 2"), ("x = 1 = 2, y = 2", None), ("y = 2x", "y = 2x"),
+        (r"x = \sqrt{2} = 1.41", r"x = \sqrt{2}"), ("1000 = 999", None), (r"1234567 \approx 1230000", None),
+        (r"5 \approx 6", None), ("100 cm = 1 m", "1 m"), ("1 kg = 1 m", None), (r"50\% = 0.5", "0.5"),
+        ("(1, 2) = (1, 3)", None), (r"\pi = 4", None), (r"0.33 = \frac{1}{3}", r"\frac{1}{3}"),
+        (r"0.6 \approx 2/3", None),
+        (r"0.66 \approx \frac{2}{3}", None), (r"0.67 \approx \frac{2}{3}", r"\frac{2}{3}"), ("4.4 = 5", None),
     ],
 )  # fmt: skip
 def test_readings(answer, found):
-    texts = commitment.readings(answer)
-    if found == []:
-        assert texts == []
-    else:
-        assert texts[0] == answer
-        assert set(found or []) <= set(texts)
+    assert commitment.readings(answer) == ([] if found is None else [found])
+
+
+def test_unsettled():
+    for sentence in ("It is not 5.", "at least 5", "about 5", "5 or seven", "It is 5 or 7.",
+    "It is 5 unless x is 0.", "5 dozen",
+                     "between 5 and 9", "Option A is Option B.", "5 is not the answer.",
+                     "It is greater than 5."):  # fmt: skip
+        assert commitment.unsettled(sentence, "5"), sentence
+    for sentence in ("It is 5.", "It is 5, not 7.", "5 more cans", "5 because 7 is not prime", "not 7 but 5", "no 7"):
+        assert not commitment.unsettled(sentence, "5"), sentence
+    assert not commitment.unsettled("The ratio is about 0.33.", "0.33")
 
 
 def test_a_missing_mark_is_a_zero_and_no_failure():
     for place in ("boxed", "tagged", "hashes"):
         result = score("The answer is 42.", "42", place)
         assert (result.score, result.status, result.info["extracted"]) == (0.0, Status.OK, None)
-
-
-def test_thoughts_and_code_hold_no_answer():
-    assert marked.read("<think>\\boxed{1}</think>\\boxed{2}", MathAnswer.boxed) == "2"
-    assert marked.read("<think>\\boxed{1}", MathAnswer.boxed) is None
-    assert marked.read("```\n\\boxed{1}\n```", MathAnswer.boxed) is None
-    assert marked.read("```\n\\boxed{1}\n```\n\\boxed{2}", MathAnswer.boxed) is None
-    assert marked.read("<think><answer>1</answer></think><answer>2</answer>", MathAnswer.tagged) == "2"
-    assert marked.read("<answer>1</answer><answer>", MathAnswer.tagged) is None
-    assert marked.read("<think>#### 1</think>\n#### 2", MathAnswer.hashes) == "2"
 
 
 def test_training_reads_boxes_unless_the_data_or_the_recipe_says_otherwise(tmp_path):
