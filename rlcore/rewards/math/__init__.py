@@ -21,7 +21,7 @@ from rlcore.rewards.config import MathAnswer
 from rlcore.rewards.math.grammar import spelling, units
 from rlcore.rewards.math.reading import extract, marked, prose
 from rlcore.rewards.math.reading.commitment import readings
-from rlcore.rewards.math.values import exact, structure, verdict
+from rlcore.rewards.math.values import exact, naming, structure, verdict
 from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
@@ -128,7 +128,7 @@ def _any_agrees(gold: Reference, found: str) -> bool:
         return False
     name, sign, _ = "".join(gold.text.split()).partition("=")
     own = sign and "".join(found.split()).startswith(name + sign)
-    if not own and gold.words is None and structure.calls_by_word(found):
+    if not own and gold.words is None and naming.assigned_to_word(found):
         return False
     return any(_agrees(gold, text) for text in readings(found))
 
@@ -181,8 +181,8 @@ def _agrees(gold: Reference, found: str, *, literally: bool = False) -> bool:
         return True
     if literally:
         return False
-    (name, _, value), (other, _, rest) = gold.text.partition("="), given.partition("=")
-    if value and "".join(name.split()) == "".join(other.split()) and not _RELATED.search(value + rest):
+    (name, _, value), (head, _, rest) = gold.text.partition("="), given.partition("=")
+    if value and "".join(name.split()) == "".join(head.split()) and not _RELATED.search(value + rest):
         return (side := _read(value)) is not None and _agrees(side, rest)
     if gold.choice is not None or gold.words is not None:
         return _same_prose(gold, given)
@@ -243,7 +243,7 @@ def _same_formula(gold: Reference, given: str) -> bool:
     given = spelling.phrase(given) or given
     if not given or _nesting(given) > MAX_NESTING or prose.words(given) is not None:
         return False
-    one, two = structure.unit(gold.text), structure.unit(given)
+    one, two = naming.unit(gold.text), naming.unit(given)
     if not units.alike(one, two):
         return False
     mine, other = structure.read(gold.text), structure.read(given)

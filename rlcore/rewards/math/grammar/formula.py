@@ -26,7 +26,9 @@ from rlcore.rewards.math.grammar.tokens import (
     TRIG,
     Node,
     Unreadable,
+    contains,
     decimal,
+    symbols,
     tokens,
 )  # fmt: skip
 
@@ -46,34 +48,6 @@ def parse(text: str) -> Node:
     if reader.peek() is not None:
         raise Unreadable(f"unexpected {reader.peek()!r}")
     return node
-
-
-def symbols(node: Node) -> set[str]:
-    """Names of the variables in a formula."""
-    found: set[str] = set()
-    left = [node]
-    while left:
-        operator, *operands = left.pop()
-        if operator == "sym":
-            found.add(operands[0])
-        elif operator in SERIES:
-            index, *bounds, term = operands
-            found |= symbols(term) - {index}
-            left += bounds
-        elif operator not in ("num", "dec"):
-            left += [child for child in operands if child.__class__ is tuple]
-    return found
-
-
-def contains(node: Node, *operators: str) -> bool:
-    """Whether any of the operators occurs."""
-    left = [node]
-    while left:
-        operator, *operands = left.pop()
-        if operator in operators:
-            return True
-        left += [child for child in operands if child.__class__ is tuple]
-    return False
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-r"""Tokens of the formula grammar, and the names it knows."""
+r"""Tokens of the formula grammar, the names it knows, and what stands in a formula once it is read."""
 
 from __future__ import annotations
 
@@ -97,3 +97,31 @@ def split(text: str, separators: str) -> list[str]:
         else:
             held += piece
     return [*parts, held.strip()]
+
+
+def symbols(node: Node) -> set[str]:
+    """Names of the variables in a formula."""
+    found: set[str] = set()
+    left = [node]
+    while left:
+        operator, *operands = left.pop()
+        if operator == "sym":
+            found.add(operands[0])
+        elif operator in SERIES:
+            index, *bounds, term = operands
+            found |= symbols(term) - {index}
+            left += bounds
+        elif operator not in ("num", "dec"):
+            left += [child for child in operands if child.__class__ is tuple]
+    return found
+
+
+def contains(node: Node, *operators: str) -> bool:
+    """Whether any of the operators occurs."""
+    left = [node]
+    while left:
+        operator, *operands = left.pop()
+        if operator in operators:
+            return True
+        left += [child for child in operands if child.__class__ is tuple]
+    return False

@@ -147,8 +147,8 @@ def number(text: str) -> Number | None:
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
     text, price = _NEGATIVE.sub("-", text), None
-    if (sign := _CURRENCY.search(text)) and (sign.end() == len(text) or text[: sign.start()].strip() in ("", "-", "+")):
-        text, price = text.replace(sign[0], "").strip(), units.read(units.CURRENCIES[sign[0]])
+    if (mark := _CURRENCY.search(text)) and (mark.end() == len(text) or text[: mark.start()].strip() in ("", "-", "+")):
+        text, price = text.replace(mark[0], "").strip(), units.read(units.CURRENCIES[mark[0]])
     if r"\frac" in text:
         text = _UNIT_FRACTION.sub(lambda m: f" {m[1]}/{m[2]}{''.join((m[3] or '').split())}", text)
     if "^{-" in text:

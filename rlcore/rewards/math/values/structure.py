@@ -12,10 +12,10 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise, product
 
-from rlcore.rewards.math.grammar import formula, spelling, units
+from rlcore.rewards.math.grammar import formula, spelling
 from rlcore.rewards.math.grammar.formula import Node, Unreadable
 from rlcore.rewards.math.grammar.tokens import CLOSING, OPENING, PIECE, split
-from rlcore.rewards.math.values import exact, regions
+from rlcore.rewards.math.values import exact, naming, regions
 from rlcore.rewards.math.values.regions import EVERYTHING, Piece, Region
 
 MAX_ITEMS = 60
@@ -74,13 +74,6 @@ class Span:
 
 Answer = Value | Index | Items | Matrix | Named | Relation | Span
 
-_UNIT = re.compile(
-    r"\s*(?:/?\s*\\(?:text|mathrm|mbox|textrm|rm|operatorname)\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d)\s*)?)+$"
-)
-_PLAIN_UNIT = re.compile(
-    r"(?<=[\w})])\s+(?:(?:square|sq\.?|cubic)\s+)?(?:units?|mm|cm|km|m|in|ft|inch(?:es)?|feet|foot|met(?:er|re)s?|"
-    r"centimet(?:er|re)s?|miles?|yards?|seconds?|minutes?|hours?|days?|degrees?|radians?|dollars?)(?:\^\{?[23]\}?)?$"
-)
 _MATRIX = re.compile(
     r"((?:[^\\,&]|\\(?!begin|\\)){0,60}?)[\[(]?\s*\\begin\s*\{((?:p|b|v|B|V|small)?matrix|array)\}(?:\s*\{[clr| ]*\})?"
     r"(.*)\\end\s*\{\2\}\s*[\])]?",
@@ -92,14 +85,6 @@ _CLOCK = re.compile(  # 9:30 a.m., 14:05; 3:10 alone may be a ratio
 )
 _DOMAIN = re.compile(r"\\mathbb\{?([ZN])\}?(?:_?\^?\{?[+*>0≥]*\}?)?")
 _SINGLE = r"(?:\\[a-zA-Z]+|[a-zA-Z])'*(?:_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))?'*"
-_WORD = re.compile(
-    r"(?<![a-zA-Z\\])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|gcd|lcm|max|min|arc[a-z]{3})[^a-z])"
-    r"(?:[A-Za-z]*[a-z]{3}|[A-Z]{3})"
-)
-_INNER = re.compile(
-    r"\\(?:angle|triangle|measuredangle)\s*[A-Z]+|\\(?:begin|end)\s*\{\w+\*?\}|\([^()]*\)"
-    r"|_\s*\{(?:[^{}]|\{[^{}]*\})*\}"
-)
 _NAME = re.compile(
     rf"(?:{_SINGLE}|\\(?:angle|triangle|measuredangle)\s*[A-Za-z]+|m\s*\\angle\s*[A-Za-z]+"
     r"|\\(?:text|mathrm|overline|vec|mathbf|hat|bar)"
@@ -127,16 +112,6 @@ def read(text: str) -> Answer | None:
 def is_name(text: str) -> bool:
     """Whether it is what a formula may be the value of: `x`, `f(x)`, `AB`."""
     return _NAME.fullmatch(text) is not None
-
-
-def calls_by_word(text: str) -> bool:
-    r"""Whether a value goes by the name of a word, `score = 1`; that of `P(\text{heads})` and `v_{\text{max}}` is a
-    letter."""
-    *names, last = re.split(r"=|≈|\\(?:approx|equiv)(?![a-z])", _INNER.sub("_", text))
-    heads = [re.split(r"[,;]|\band\b|\bor\b", name)[-1] for name in names]
-    if any(_WORD.search(head) or not re.search(r"\w", head) for head in heads):
-        return True
-    return bool(heads) and not re.search(r"[\d_]", last) and _WORD.search(last) is not None
 
 
 def _turned(match: re.Match[str]) -> str:
@@ -176,7 +151,7 @@ def _answer(text: str) -> Answer:
     if ":" in text and (match := _CLOCK.fullmatch(text)):
         hours, minutes, half = match[1] or match[4], match[2] or match[5], (match[3] or "").lower()
         return Items(tuple(Value(("num", Fraction(part))) for part in (hours, minutes)), f"{half}m")
-    text = _without_unit(text) if ":" in text else text
+    text = naming.without_unit(text) if ":" in text else text
     if len(parts := split(text, ":")) in (3, 5) and all(parts[::2]):
         values = tuple(Value(formula.parse(part)) for part in parts[::2])
         if len(values) == 2:
@@ -185,28 +160,10 @@ def _answer(text: str) -> Answer:
     return _value(text)
 
 
-def unit(text: str) -> units.Unit | None:
-    """The unit behind a formula, `2\\sqrt{3}\\text{ cm}`; None without one."""
-    if (match := _UNIT.search(text) or _PLAIN_UNIT.search(text)) is None:
-        return None
-    words = re.sub(r"\\[a-z]+|[{}]", " ", match[0])
-    return units.read(" ".join(words.split())) or units.counted(words.split())
-
-
-def _without_unit(text: str) -> str:
-    """Raises Unreadable where what looks like a unit makes another value."""
-    if (match := _UNIT.search(text)) is None:
-        return text
-    words = re.sub(r"\\[a-z]+", " ", match[0])
-    if units.hedges(words) or not units.is_unit(re.findall(r"[A-Za-z]+", words)):
-        raise Unreadable("another value in the place of a unit")
-    return text[: match.start()]
-
-
 def _value(text: str) -> Answer:
     if (number := exact.number(text)) is not None:
         return Value(("dec" if (number.decimals or 0) > 0 else "num", number.value))
-    node = formula.parse(_PLAIN_UNIT.sub("", _without_unit(text)) or text)
+    node = formula.parse(naming.without_unit(text))
     signs = _count(node, "pm")
     if not signs:
         return Value(node)
