@@ -127,15 +127,7 @@ class Group:
     trajectories: list[Trajectory]
 
 
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """Two samples of one prompt, the first preferred."""
-
-    prompt: Prompt
-    chosen: Trajectory
-    rejected: Trajectory
-    chosen_reward: float
-    rejected_reward: float
+SampledPair = tuple[Trajectory, Trajectory]  # chosen and rejected response to one prompt, each with its reward
 
 
 @dataclass(frozen=True, slots=True)

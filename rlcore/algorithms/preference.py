@@ -17,7 +17,7 @@ from rlcore.metrics import Metrics
 from rlcore.objective import Outputs, TensorBatch, means, needed, whole_pairs, zero_loss
 from rlcore.ops.masking import keep, masked_mean, masked_sum
 from rlcore.ops.preference_losses import preference_loss
-from rlcore.types import Group, PreferencePair, TrainBatch, Trajectory
+from rlcore.types import Group, SampledPair, TrainBatch, Trajectory
 
 UNSCORABLE, TIE, MARGIN, UNPAIRED, IDENTICAL = "unscorable", "tie", "margin", "unpaired", "identical"
 REASONS = (UNSCORABLE, TIE, MARGIN, UNPAIRED, IDENTICAL)
@@ -26,7 +26,7 @@ PER_TOKEN_KINDS = (PreferenceKind.dpo_norm, PreferenceKind.ipo, PreferenceKind.s
 REWARD_KINDS = (PreferenceKind.rpo_sq, PreferenceKind.rpo_fwd_kl, PreferenceKind.rpo_bwd_kl)
 
 
-def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[list[PreferencePair], dict[str, int]]:
+def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[list[SampledPair], dict[str, int]]:
     """Pairs of samples of one prompt whose rewards and responses differ, and how many samples made none, by reason.
 
     `opponent: policy`: a prompt's samples in the order of falling reward, equal ones in sampling order; the first
@@ -49,7 +49,7 @@ def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[lis
         ValueError: a score that counts as a success but is not finite, or, with `opponent: reference`, a group of an
             odd number of samples: hand over whole groups, before any filter.
     """
-    pairs: list[PreferencePair] = []
+    pairs: list[SampledPair] = []
     counts = dict.fromkeys(REASONS, 0)
     pick = _across_halves if config.opponent is Opponent.reference else _best_against_worst
     for group in groups:
@@ -57,10 +57,10 @@ def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[lis
     return pairs, counts
 
 
-def _best_against_worst(group: Group, config: PreferenceConfig, counts: dict[str, int]) -> list[PreferencePair]:
+def _best_against_worst(group: Group, config: PreferenceConfig, counts: dict[str, int]) -> list[SampledPair]:
     ranked = sorted((t for t in group.trajectories if _scorable(t)), key=lambda t: -_score(t))
     counts[UNSCORABLE] += len(group.trajectories) - len(ranked)
-    pairs: list[PreferencePair] = []
+    pairs: list[SampledPair] = []
     for _ in range(config.pairs_per_prompt):
         if len(ranked) < 2:
             break
@@ -71,20 +71,20 @@ def _best_against_worst(group: Group, config: PreferenceConfig, counts: dict[str
             return pairs
         ranked = ranked[1:-1]
         if reason is None:
-            pairs.append(PreferencePair(group.prompt, best, worst, _score(best), _score(worst)))
+            pairs.append((best, worst))
         else:
             counts[reason] += 2
     counts[UNPAIRED] += len(ranked)
     return pairs
 
 
-def _across_halves(group: Group, config: PreferenceConfig, counts: dict[str, int]) -> list[PreferencePair]:
+def _across_halves(group: Group, config: PreferenceConfig, counts: dict[str, int]) -> list[SampledPair]:
     half, odd = divmod(len(group.trajectories), 2)
     if odd:
         raise ValueError(
             f"prompt {group.prompt.uid} has {len(group.trajectories)} samples: half of them must be the reference's"
         )
-    pairs: list[PreferencePair] = []
+    pairs: list[SampledPair] = []
     for own, other in zip(group.trajectories[:half], group.trajectories[half:], strict=True):
         valid = [_scorable(own), _scorable(other)]
         counts[UNSCORABLE] += valid.count(False)
@@ -97,7 +97,7 @@ def _across_halves(group: Group, config: PreferenceConfig, counts: dict[str, int
             continue
         marked = replace(other, versions=np.full_like(other.versions, -1))
         best, worst = (own, marked) if _score(own) > _score(other) else (marked, own)
-        pairs.append(PreferencePair(group.prompt, best, worst, _score(best), _score(worst)))
+        pairs.append((best, worst))
     return pairs
 
 

@@ -15,7 +15,7 @@ from rlcore.data.batching.collate import collate, collate_pairs
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
 from rlcore.rewards.config import RewardConfig
-from rlcore.types import Group, PreferencePair, Prompt, TrainBatch
+from rlcore.types import Group, Prompt, SampledPair, TrainBatch
 
 SURPLUS = "surplus"  # samples of prompts beyond those a step trains on, after a refill
 OTHER_SEED = 0x9E3779B9  # added for the reference's samples
@@ -30,17 +30,17 @@ class Experience:
     prompts: list[Prompt] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)  # all of them, scored
     kept: list[Group] = field(default_factory=list)  # policy gradient: with only the samples to train on
-    pairs: list[PreferencePair] = field(default_factory=list)
+    pairs: list[SampledPair] = field(default_factory=list)
     filtered: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
 
     @property
     def num_prompts_kept(self) -> int:
-        return len(self.kept) + len({pair.prompt.uid for pair in self.pairs})
+        return len(self.kept) + len({chosen.uid for chosen, _ in self.pairs})
 
     @property
     def sample_ids(self) -> list[str]:
-        of_pairs = [t.sample_id for pair in self.pairs for t in (pair.chosen, pair.rejected)]
+        of_pairs = [t.sample_id for pair in self.pairs for t in pair]
         return [t.sample_id for g in self.kept for t in g.trajectories] + of_pairs
 
     @property
@@ -57,9 +57,9 @@ class Experience:
         room = wanted - self.num_prompts_kept
         if self.algorithm.family is Family.preference:
             pairs, counts = preference.select_pairs(groups, self.algorithm.preference)
-            first = set(list(dict.fromkeys(pair.prompt.uid for pair in pairs))[:room])
-            self.pairs += [pair for pair in pairs if pair.prompt.uid in first]
-            surplus = 2 * sum(pair.prompt.uid not in first for pair in pairs)
+            first = set(list(dict.fromkeys(chosen.uid for chosen, _ in pairs))[:room])
+            self.pairs += [pair for pair in pairs if pair[0].uid in first]
+            surplus = 2 * sum(chosen.uid not in first for chosen, _ in pairs)
         else:
             kept, counts = policy_gradient.filter_groups(
                 groups, self.algorithm.filters, alone=self.algorithm.learns_from_one_sample

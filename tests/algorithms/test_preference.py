@@ -16,7 +16,7 @@ from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent, Preferen
 from rlcore.algorithms.preference import PreferenceObjective, select_pairs
 from rlcore.data.batching.collate import collate_pairs
 from rlcore.objective import Objective, Outputs, TensorBatch
-from rlcore.types import Group, PreferencePair, Prompt, RewardResult, Status, TrainBatch, Trajectory
+from rlcore.types import Group, Prompt, RewardResult, SampledPair, Status, TrainBatch, Trajectory
 from tests.algorithms.cases import train_batch  # with the hypothesis profile of the project
 
 REFERENCE = Opponent.reference
@@ -45,8 +45,8 @@ def group(uid: str, scores: Sequence[float | None], responses: Sequence[Sequence
     return Group(Prompt(uid=uid, token_ids=(1, 2), text=uid), rows)
 
 
-def names(pairs: Sequence[PreferencePair]) -> list[tuple[str, str]]:
-    return [(p.chosen.sample_id.split(".")[1], p.rejected.sample_id.split(".")[1]) for p in pairs]
+def names(pairs: Sequence[SampledPair]) -> list[tuple[str, str]]:
+    return [(chosen.sample_id.split(".")[1], rejected.sample_id.split(".")[1]) for chosen, rejected in pairs]
 
 
 def only(**counts: int) -> dict[str, int]:
@@ -89,7 +89,7 @@ def test_pairs_by_hand(
     assert got == counts
     for pair in pairs:
         k, j = int(names([pair])[0][0]), int(names([pair])[0][1])
-        assert (pair.chosen_reward, pair.rejected_reward) == (scores[k], scores[j])
+        assert tuple(t.reward.score for t in pair if t.reward) == (scores[k], scores[j])
 
 
 def test_equal_responses_make_no_pair_and_the_next_candidates_still_may() -> None:
@@ -109,7 +109,7 @@ def test_equal_responses_make_no_pair_and_the_next_candidates_still_may() -> Non
 def test_counts_add_up_over_prompts_and_pairs_keep_the_order_of_the_groups() -> None:
     groups = [group("a", [0, 1, 1]), group("b", [1, 1]), group("c", [None, 0, 2])]
     pairs, counts = select_pairs(groups, PreferenceConfig())
-    assert [p.prompt.uid for p in pairs] == ["a", "c"]
+    assert [chosen.uid for chosen, _ in pairs] == ["a", "c"]
     assert counts == only(unpaired=1, tie=2, unscorable=1)
     assert select_pairs(groups, PreferenceConfig()) == (pairs, counts)
 
@@ -134,10 +134,10 @@ def test_the_references_samples_are_marked_on_copies() -> None:
     rows = group("a", [0, 1, 1, 0])
     pairs, _ = select_pairs([rows], PreferenceConfig(opponent=REFERENCE, pairs_per_prompt=2))
     assert names(pairs) == [("2", "0"), ("1", "3")]
-    assert [(p.chosen.oldest_version, p.rejected.oldest_version) for p in pairs] == [(-1, 3), (3, -1)]
+    assert [tuple(t.oldest_version for t in pair) for pair in pairs] == [(-1, 3), (3, -1)]
     assert [t.oldest_version for t in rows.trajectories] == [3] * 4
     policy, _ = select_pairs([rows], PreferenceConfig())
-    assert policy[0].chosen.oldest_version == policy[0].rejected.oldest_version == 3
+    assert [t.oldest_version for t in policy[0]] == [3, 3]
 
 
 GRID = st.sampled_from([None, -1.0, 0.0, 0.25, 0.5, 1.0])
@@ -162,21 +162,23 @@ def test_samples_in_are_pairs_and_counts_and_no_pair_is_of_equals(
     assert sum(len(rows) for rows in prompts) == 2 * len(pairs) + sum(counts.values())
     assert min(counts.values()) >= 0
     assert counts["unscorable"] == sum(score is None for rows in prompts for score, _ in rows)
-    used = [t.sample_id for p in pairs for t in (p.chosen, p.rejected)]
+    used = [t.sample_id for pair in pairs for t in pair]
     assert len(used) == len(set(used))
     for rows in groups:
-        own = [p for p in pairs if p.prompt is rows.prompt]
+        own = [pair for pair in pairs if pair[0].uid == rows.prompt.uid]
         assert len(own) <= limit
         scores = [t.reward.score for t in rows.trajectories if t.reward is not None and t.reward.ok]
         if opponent is Opponent.policy and own and not counts["identical"]:
-            assert (own[0].chosen_reward, own[0].rejected_reward) == (max(scores), min(scores))
-    for pair in pairs:
-        assert pair.chosen_reward - pair.rejected_reward > margin
-        assert pair.chosen.uid == pair.rejected.uid == pair.prompt.uid
-        assert not np.array_equal(pair.chosen.tokens, pair.rejected.tokens)
+            assert tuple(t.reward.score for t in own[0] if t.reward) == (max(scores), min(scores))
+    for chosen, rejected in pairs:
+        assert chosen.reward is not None
+        assert rejected.reward is not None
+        assert chosen.reward.score - rejected.reward.score > margin
+        assert chosen.uid == rejected.uid
+        assert not np.array_equal(chosen.tokens, rejected.tokens)
         if opponent is REFERENCE:
-            half = len(groups[int(pair.prompt.uid)].trajectories) // 2
-            places = sorted(int(x) for x in names([pair])[0])
+            half = len(groups[int(chosen.uid)].trajectories) // 2
+            places = sorted(int(x) for x in names([(chosen, rejected)])[0])
             assert places[1] == places[0] + half
     if pairs:
         collate_pairs(pairs)  # accepts whatever comes out

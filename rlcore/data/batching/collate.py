@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.data.tokenizer import Tokenizer, encode
-from rlcore.types import PreferencePair, Prompt, TrainBatch, Trajectory
+from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory
 
 
 def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | None = None) -> TrainBatch:
@@ -52,7 +52,7 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
     return batch.with_arrays(advantages=np.where(batch.loss_mask, per_row[:, None], np.float32(0)))
 
 
-def collate_pairs(pairs: Sequence[PreferencePair]) -> TrainBatch:
+def collate_pairs(pairs: Sequence[SampledPair]) -> TrainBatch:
     """Collates preference pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected one.
 
     Returns:
@@ -65,11 +65,11 @@ def collate_pairs(pairs: Sequence[PreferencePair]) -> TrainBatch:
         ValueError: no pairs, a pair of two prompts, of two equal responses or with a reward that is not finite, a
             response without a trained token, or the errors of `collate`.
     """
-    rows = [t for pair in pairs for t in (pair.chosen, pair.rejected)]
+    rows = [t for pair in pairs for t in pair]
     batch = collate(rows)
-    for pair in pairs:
-        _check_pair(pair)
-    scores = np.array([r for pair in pairs for r in (pair.chosen_reward, pair.rejected_reward)], dtype=np.float32)
+    scores = np.array([np.nan if t.reward is None else t.reward.score for t in rows], dtype=np.float32)
+    for (chosen, rejected), rewards in zip(pairs, scores.reshape(-1, 2), strict=True):
+        _check_pair(chosen, rejected, rewards)
     batch = replace(batch, scores=scores, rows_per_unit=2)
     by_opponent = np.array([t.oldest_version < 0 for t in rows])
     in_pairs = by_opponent.reshape(-1, 2)
@@ -78,15 +78,14 @@ def collate_pairs(pairs: Sequence[PreferencePair]) -> TrainBatch:
     return batch.with_arrays(advantages=-(batch.loss_mask & by_opponent[:, None]).astype(np.float32))
 
 
-def _check_pair(pair: PreferencePair) -> None:
-    chosen, rejected = pair.chosen, pair.rejected
+def _check_pair(chosen: Trajectory, rejected: Trajectory, rewards: Float32) -> None:
     name = f"pair of {chosen.sample_id} and {rejected.sample_id}"
     if not np.array_equal(chosen.tokens[: chosen.num_prompt_tokens], rejected.tokens[: rejected.num_prompt_tokens]):
         raise ValueError(f"{name}: the prompts differ")
     if np.array_equal(chosen.tokens, rejected.tokens):
         raise ValueError(f"{name}: chosen and rejected are the same response")
-    if not np.isfinite([pair.chosen_reward, pair.rejected_reward]).all():
-        raise ValueError(f"{name}: rewards {pair.chosen_reward} and {pair.rejected_reward} are not finite")
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"{name}: rewards {rewards[0]} and {rewards[1]} are not finite")
     if not (chosen.loss_mask.any() and rejected.loss_mask.any()):
         raise ValueError(f"{name}: a response has no trained token")
 

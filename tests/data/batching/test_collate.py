@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlcore.data.batching.collate import collate, collate_pairs, supervised_batch
-from rlcore.types import PreferencePair, Prompt, Trajectory
+from rlcore.types import Prompt, RewardResult, SampledPair, Trajectory
 
 
 def trajectory(name: str, prompt: list[int], response: list[int], mask: list[bool] | None = None) -> Trajectory:
@@ -65,8 +65,9 @@ def test_collate_refuses():
         collate([good], [float("nan")])
 
 
-def pair(chosen: Trajectory, rejected: Trajectory, rewards: tuple[float, float] = (1.0, 0.0)) -> PreferencePair:
-    return PreferencePair(Prompt("p", (9, 6), ""), chosen, rejected, *rewards)
+def pair(chosen: Trajectory, rejected: Trajectory, rewards: tuple[float, float] = (1.0, 0.0)) -> SampledPair:
+    a, b = (dataclasses.replace(t, reward=RewardResult(r)) for t, r in zip((chosen, rejected), rewards, strict=True))
+    return a, b
 
 
 def by_reference(row: Trajectory) -> Trajectory:
