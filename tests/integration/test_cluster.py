@@ -143,7 +143,7 @@ def test_too_many_workers_fail_at_once_and_name_what_is_missing(cluster):
     text = str(caught.value)
     assert time.monotonic() - started < 10
     assert "2 GPU, 2 CPU" in text
-    assert "or take what fits: cluster.roles.rollout.num_workers=4" in text
+    assert "or use a layout that fits: cluster.roles.rollout.num_workers=4" in text
     assert "add nodes with 2 more GPUs" in text
     assert free_gpus() == 8
 

@@ -112,7 +112,7 @@ def test_restarts_are_bounded_and_errors_of_the_request_are_not_met_with_one():
     with pytest.raises(WorkerFailed, match=r"judge\[0\] failed 3 times in 6 hours"):
         engine(Engines(1, [died()] * 9), restarts, max_restarts=2).complete(["a"], 4)
     assert restarts == [0, 0]
-    with pytest.raises(WorkerFailed, match=r"cannot do what it was asked in phase judge: ValueError: bad request$"):
+    with pytest.raises(WorkerFailed, match=r"cannot serve its request in phase judge: ValueError: bad request$"):
         engine(Engines(1, [raised(ValueError("bad request"))]), restarts).complete(["a"], 4)
     assert restarts == [0, 0]
 

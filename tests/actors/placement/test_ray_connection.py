@@ -38,7 +38,7 @@ def test_a_cluster_that_never_lets_a_driver_in_ends_at_the_deadline(tmp_path: Pa
         command = [RLCORE, "train", f"cluster.address={address}", "cluster.deadlines.connect_s=4", "run_dir=run"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert f"cluster.address={address} answers, but did not let this program join within 4 s" in done.stderr
+    assert f"cluster.address={address} answers, but this program could not join it within 4 s" in done.stderr
     assert "Traceback" not in done.stderr
     assert issubclass(ClusterError, UserError)
 

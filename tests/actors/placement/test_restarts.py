@@ -61,7 +61,7 @@ def test_an_error_of_the_request_restarts_nothing_and_is_one_short_line(cause: E
     with pytest.raises(WorkerFailed) as caught:
         rig.recover({0: raised(cause)})
     assert str(caught.value) == (
-        f"rollout[0] cannot do what it was asked in phase gen: {type(cause).__name__}: {cause}"
+        f"rollout[0] cannot serve its request in phase gen: {type(cause).__name__}: {cause}"
     )
     assert rig.restarted == []
 
@@ -259,7 +259,7 @@ def test_a_verifier_host_that_cannot_come_back_leaves_its_work_to_the_others() -
     rig = Verifiers(Host(0, [died()]), Host(1), restart_fails=True)
     assert rig.scores() == {1.0}
     assert rig.restarted == [0]
-    assert "verifier[0] could not be started and is given up; 1 remain" in rig.messages[-1]
+    assert "verifier[0] could not be started and is dropped; 1 remain" in rig.messages[-1]
     assert rig.scores() == {1.0}
     rig.handle.close()
 

@@ -37,7 +37,7 @@ def test_tier_lines_and_refusals(monkeypatch):
     tiers.get(SandboxConfig(tier=Tier.unsafe), lines.append)
     tiers.get(SandboxConfig(tier=Tier.unsafe), lines.append)
     assert len(lines) == 1
-    assert lines[0].startswith("sandbox for programs: unsafe: rlimits alone")
+    assert lines[0].startswith("sandbox for programs: unsafe: only rlimits")
     tiers.close_all()
 
 
