@@ -139,7 +139,7 @@ def test_a_worker_that_cannot_be_started_is_given_up_only_where_another_is_left(
     rig = Policy(3, [late()], expendable=True)
     rig.recover({0: died()})
     assert rig.policy.lost == {0}
-    assert "given up; 1 remain" in rig.messages[-1]
+    assert "is dropped; 1 remain" in rig.messages[-1]
     for _ in range(3):
         rig.recover({1: died()})
     with pytest.raises(WorkerFailed, match="failed 4 times"):
