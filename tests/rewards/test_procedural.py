@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-import inspect
-import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,37 +12,7 @@ from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.procedural import MAX_ANSWER, extracted, is_harmless, is_python, procedural
 from rlcore.rewards.registry import call
 from rlcore.types import RewardInput, Status
-
-HOSTILE = [
-    "__import__('os').system('touch {canary}')",
-    "open('{canary}', 'w')",
-    "[open('{canary}', 'w')]",
-    "[x for x in [open('{canary}', 'w')]]",
-    "(lambda: open('{canary}', 'w'))()",
-    "sqrt(open('{canary}', 'w'))",
-    "().__class__.__base__.__subclasses__()",
-    "exec(\"open('{canary}', 'w')\")",
-    "sqrt.__globals__",
-    "S(\"__import__('os').system('touch {canary}')\")",
-    "Symbol('x', **{{'a': open('{canary}', 'w')}})",
-    "[1][open('{canary}', 'w')]",
-    "{{open('{canary}', 'w'): 1}}",
-    "f\"{{open('{canary}', 'w')}}\"",
-    "open('{canary}', 'w')!",
-    "(open('{canary}', 'w'))!!",
-    "0.2[open('{canary}', 'w')]",
-    "  open('{canary}', 'w')",
-    "(\nopen('{canary}', 'w')\n)",
-    "1 if open('{canary}', 'w') else 2",
-    "1 and open('{canary}', 'w')",
-    "not open('{canary}', 'w')",
-    "1 < open('{canary}', 'w')",
-    "(y := open('{canary}', 'w'))",
-    "[*open('{canary}', 'w')]",
-    "await_(open('{canary}', 'w'))",
-    "x\\\n.__class__",
-    "ｏpen('{canary}', 'w')",
-]
+from tests.rewards.gym_cases import EVALUATING, HOSTILE, row
 
 
 @pytest.mark.parametrize(
@@ -138,39 +104,7 @@ def test_a_missing_package_is_an_error_that_names_it(monkeypatch):
     assert "pip install 'rlcore[procedural]'" in result.info["error"]
 
 
-@pytest.fixture(scope="module")
-def gym():
-    pytest.importorskip("reasoning_gym")
-    import rlcore.rewards.gym
-
-    return rlcore.rewards.gym
-
-
-def row(task: str, response: str | None = None, seed: int = 5, **options) -> RewardInput:
-    from rlcore.gym_tasks import open_task
-
-    entry = open_task(task, options, None, seed)[0]
-    metadata = {"task": task, "entry": entry, "options": options, "level": None}
-    return RewardInput(entry["question"], entry["answer"] if response is None else response, metadata=metadata)
-
-
-def solved(task: str) -> RewardInput:
-    """The first of a few entries that has an answer."""
-    return next(r for r in (row(task, seed=s) for s in range(5, 25)) if r.response)
-
-
 SAFE_TASKS = ["chain_sum", "leg_counting", "bitwise_arithmetic", "number_sorting", "word_sorting", "base_conversion"]
-EVALUATING = [
-    "binary_matrix",
-    "countdown",
-    "intermediate_integration",
-    "n_queens",
-    "polynomial_multiplication",
-    "puzzle24",
-    "simple_integration",
-    "spiral_matrix",
-    "string_insertion",
-]
 
 
 @pytest.mark.parametrize("task", SAFE_TASKS + EVALUATING)
@@ -202,36 +136,6 @@ def test_options_reach_the_scorer(gym):
     assert call(procedural, sample).score == 1.0
 
 
-def test_puzzle24_takes_its_own_numbers_and_24_alone(gym):
-    from rlcore.gym_tasks import open_task
-
-    entry = open_task("puzzle24", {}, None, 5)[0]
-    numbers = entry["metadata"]["numbers"]
-    other = next(
-        t for t in ("6*4*1*1", "8*3*1*1", "4*3*2*1") if sorted(map(int, re.findall(r"\d", t))) != sorted(numbers)
-    )
-    for text in (other, "24", f"{numbers[0]}*0 + 24"):
-        assert call(procedural, row("puzzle24", text)).score < 0.5, text
-    assert open_task("puzzle24", {}, None).score_answer(other, entry) == 1.0  # what the package says of it
-
-
-@pytest.mark.parametrize("task", EVALUATING)
-def test_hostile_answers_are_never_evaluated(gym, task, tmp_path, monkeypatch):
-    canary = tmp_path / "canary"
-    opened = []
-    real = builtins.open
-    monkeypatch.setattr(builtins, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
-    for text in HOSTILE:
-        answer = text.format(canary=canary)
-        for response in (answer, f"<answer>{answer}</answer>"):
-            result = call(procedural, row(task, response))
-            assert result.score <= 0.05
-            assert result.status is Status.OK
-    monkeypatch.undo()
-    assert not [args for args in opened if str(canary) in str(args)]
-    assert not canary.exists()
-
-
 def test_the_hostile_corpus_would_have_worked(tmp_path):
     """It is no empty threat: sympy's parser runs it."""
     sympy = pytest.importorskip("sympy")
@@ -239,34 +143,6 @@ def test_the_hostile_corpus_would_have_worked(tmp_path):
     with pytest.raises(Exception):  # noqa: B017, PT011 - whatever comes after the file is there
         sympy.parse_expr(f"sin(open({str(canary)!r}, 'w').write(1))")
     assert canary.exists()
-
-
-def test_every_scorer_that_evaluates_text_is_known(gym):
-    """A new version of the package may bring more: the guard then takes them in, and this test says so."""
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    assert [n for n in sorted(DATASETS) if n != "composite" and gym.evaluates(n)] == EVALUATING
-    risky = re.compile(r"(?<![\w.])(?:eval|exec)\(|\b(?:parse_expr|sympify|lambdify|S)\(")
-    root = Path(inspect.getfile(reasoning_gym)).parent
-    files = {p.stem for p in root.rglob("*.py") if risky.search(p.read_text()) and "contrib" not in p.parts}
-    modules = {DATASETS[n][0].__module__.rpartition(".")[2] for n in [*EVALUATING, *gym._OWN_TEXT]}
-    assert files - modules <= {"generators_00_49", "generators_50_99"}  # gsm_symbolic's
-
-
-def test_a_scorer_that_raises(gym, monkeypatch):
-    def scorer(answer, entry):
-        if answer != entry["answer"] or entry.get("broken"):
-            raise KeyError("odd")
-        return 1.0
-
-    monkeypatch.setattr(gym, "_scorer", lambda *a: scorer)
-    sample = row("chain_sum", "x")
-    result = call(procedural, sample)
-    assert (result.score, result.status) == (0.0, Status.OK)
-    assert "KeyError" in result.info["refused"]
-    sample.metadata["entry"]["broken"] = True
-    assert call(procedural, sample).status is Status.ERROR
 
 
 def test_in_verifier_processes(gym):

@@ -127,6 +127,8 @@ def test_secrets_are_not_shown():
         compose(["tracking.wandb.api_key=hunter2", "+rollout.api_token=hunter2", "cluster.adress=ray://u:hunter2@h:1"])
     assert "hunter2" not in str(caught.value)
     assert str(caught.value).count("***") == 3
+
+
 HYDRA_APP = """
 import sys
 import hydra

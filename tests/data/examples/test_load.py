@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,38 +14,13 @@ from rlcore.data.examples.load import (
     ExampleKind,
     ExamplesConfig,
     RowPolicy,
-    describe,
     load_examples,
 )
 from rlcore.data.sources.config import DataConfig, SourceKind
 from rlcore.data.sources.load import load_data
 from rlcore.data.sources.readers import DataError
 from rlcore.types import RewardResult
-
-KINDS = {
-    "prompts": {"prompt": "1+1="},
-    "demonstrations": {"prompt": "1+1=", "response": "2"},
-    "preferences": {"prompt": "1+1=", "chosen": "2", "rejected": "3"},
-    "labelled": {"prompt": "1+1=", "completion": "2", "label": True},
-    "attributes": {"prompt": "1+1=", "response": "2", "helpfulness": 4},
-    "attribute_pairs": {"prompt": "1+1=", "response_1": "2", "response_2": "3", "preference_strength": -2},
-}
-
-
-def write(path: Path, rows: list) -> str:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return str(path)
-
-
-def load(tmp_path, tokenizer, kind: str, rows: list, **changes):
-    path = write(tmp_path / "a.jsonl", rows)
-    return load_examples(ExamplesConfig(**{"kind": ExampleKind(kind), "path": path, **changes}), tokenizer)
-
-
-def problem(tmp_path, tokenizer, kind: str, rows: list, **changes) -> str:
-    with pytest.raises(DataError) as caught:
-        load(tmp_path, tokenizer, kind, rows, **changes)
-    return str(caught.value)
+from tests.data.examples.cases import KINDS, load, problem, write
 
 
 def ids(tokenizer, text: str) -> tuple[int, ...]:
@@ -92,24 +64,6 @@ def test_preferences_with_scores_and_strength(tmp_path, tokenizer):
     assert (two.strength, two.chosen.reward, two.rejected.reward) == (5.5, RewardResult(8.0), RewardResult(2.5))
     assert (three.strength, three.prompt.metadata) == (3.0, {"model": "m"})
     assert four.strength == 0.0
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "prompt", "tails"),
-    [
-        ("The sky is blue.", "The sky is green.", "The sky is", (" blue.", " green.")),
-        ("The sky is blue.", "The sky is blunt.", "The sky is", (" blue.", " blunt.")),  # no word is cut
-        (
-            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant: sure c",
-            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant: sure d",
-            "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: a b\n\nAssistant:",
-            (" sure c", " sure d"),
-        ),
-    ],
-)
-def test_the_prompt_is_what_both_texts_begin_with(tmp_path, tokenizer, chosen, rejected, prompt, tails):
-    (pair,) = load(tmp_path, tokenizer, "preferences", [{"chosen": chosen, "rejected": rejected}]).pairs
-    assert (pair.prompt.text, (pair.chosen.text, pair.rejected.text)) == (prompt, tails)
 
 
 def test_labelled_attributes_and_attribute_pairs(tmp_path, tokenizer):
@@ -159,59 +113,6 @@ def test_the_three_file_kinds_agree_and_records_survive_their_table(tmp_path, to
     assert getattr(tables, f"to_{name}")(table) == made[0].records
 
 
-@pytest.mark.parametrize(
-    ("kind", "change", "message"),
-    [
-        ("demonstrations", {"response": " \n"}, "line 2: response is empty"),
-        ("demonstrations", {"response": "<eos>"}, "line 2: the answer has only an end token"),
-        ("demonstrations", {"response": 5}, r"line 2: response must be text or a list of messages, not 5 \(int\)"),
-        ("demonstrations", {"prompt": None}, "line 2: prompt must be text or a list of messages, not None"),
-        ("demonstrations", {"uid": 1.5}, "line 2: uid must be text or a whole number"),
-        ("demonstrations", {"uid": "first"}, "line 2: uid 'first' is that of line 1"),
-        ("demonstrations", {"reference": {}}, "line 2: reference must be text or a number"),
-        ("demonstrations", {"response": [{"role": "assistant", "content": "x"}]}, "needs examples.chat_template=true"),
-        ("preferences", {"rejected": "2"}, "line 2: chosen equals rejected: neither is better"),
-        ("preferences", {"rejected": "2<eos>"}, "line 2: both responses have the same tokens"),
-        ("preferences", {"rejected": ""}, "line 2: rejected is empty"),
-        ("preferences", {"score_chosen": 1, "score_rejected": 2}, "line 2: score_chosen 1 is below score_rejected 2"),
-        ("preferences", {"score_chosen": "9"}, "line 2: score_chosen must be a number, not '9'"),
-        ("preferences", {"strength": -1}, "line 2: strength -1 is negative: chosen is the better one"),
-        ("preferences", {"rejected": [{"role": "assistant", "content": "x"}]}, "one is text and the other a list"),
-        ("labelled", {"label": 1}, r"line 2: label must be true or false, not 1 \(int\)"),
-        ("labelled", {"label": "true"}, "line 2: label must be true or false, not 'true'"),
-        ("labelled", {"label": None}, "line 2: label must be true or false, not None"),
-        ("attributes", {"helpfulness": True}, "line 2: helpfulness must be a number, not True"),
-        ("attributes", {"helpfulness": None}, "line 2: none of the attributes helpfulness, .* is labelled"),
-        ("attribute_pairs", {"preference_strength": None}, "line 2: preference_strength must be a number, not None"),
-        ("attribute_pairs", {"response_2": "2"}, "line 2: response_1 equals response_2"),
-        ("prompts", {"prompt": " "}, "line 2: prompt is empty"),
-    ],
-)
-def test_a_broken_row_is_named(tmp_path, tokenizer, kind, change, message):
-    rows = [{**KINDS[kind], "uid": "first"}, {**KINDS[kind], **change}, {**KINDS[kind], "uid": "last"}]
-    text = problem(tmp_path, tokenizer, kind, rows)
-    assert text.startswith(f"{tmp_path / 'a.jsonl'}: 1 of 3 rows are broken:\n")
-    assert re.search(message, text), text
-    kept = load(tmp_path, tokenizer, kind, rows, broken_rows=RowPolicy.skip)
-    assert (kept.counts["rows"], kept.counts["records"], kept.counts["skipped_broken"]) == (3, 2, 1)
-    assert re.search(message, kept.broken[0])
-
-
-def test_texts_with_nothing_in_common_are_no_pair(tmp_path, tokenizer):
-    rows = [
-        {"chosen": "yes", "rejected": "no"},
-        {"chosen": "a b", "rejected": "a b"},
-        {"chosen": "a b", "rejected": "a "},
-    ]
-    text = problem(tmp_path, tokenizer, "preferences", rows)
-    assert "line 1: chosen and rejected have no common beginning that could be the prompt" in text
-    assert "line 2: chosen equals rejected" in text
-    assert "line 3: rejected is empty after the prompt" in text
-    talk = "\n\nHuman: a\n\nAssistant:"
-    rows = [{"chosen": talk + " b\n\nHuman: c\n\nAssistant: d", "rejected": talk + " e"}]
-    assert "continues with a user turn" in problem(tmp_path, tokenizer, "preferences", rows)
-
-
 def test_all_broken_rows_are_counted_and_the_first_few_shown(tmp_path, tokenizer):
     same = {"prompt": "p", "chosen": "x", "rejected": "x"}
     text = problem(tmp_path, tokenizer, "preferences", ["nonsense", *[KINDS["preferences"]] * 3, *[same] * 8])
@@ -251,41 +152,6 @@ def test_the_counts_add_up(tmp_path, tokenizer):
     skipped = {name.removeprefix("skipped_"): n for name, n in counts.items() if name.startswith("skipped_")}
     assert skipped == {"by_limit": 2, "broken": 2, "ties": 1, "long_prompt": 1, "long_response": 1}
     assert counts["rows"] == 10 == counts["records"] + sum(skipped.values())
-
-
-@pytest.mark.parametrize(
-    ("kind", "row", "columns", "message"),
-    [
-        ("demonstrations", {"question": "a", "answer": "b"}, {},
-         r"no column 'prompt' \(examples.columns.prompt\); no column 'response' .*columns are question, answer\. "
-         r"Did you mean examples.columns.prompt=question examples.columns.response=answer\?\n"
-         "rows of kind demonstrations:"),
-        ("demonstrations", {"conversations": []}, {}, "Did you mean .*examples.columns.messages=conversations"),
-        ("demonstrations", {"prompt": "a", "response": "b"}, {"uid": "id"}, r"no column 'id' \(examples.columns.uid\)"),
-        ("preferences", {"prompt": "a", "Chosen": "b", "rejected": "c"}, {}, "mean examples.columns.chosen=Chosen"),
-        ("preferences", {"question": "a", "chosen": "b", "rejected": "c"}, {},
-         r"examples.columns.prompt=question\? \(examples.columns.prompt='' if chosen and rejected hold the prompt\)"),
-        ("labelled", {"prompt": "a", "response": "b", "label": True}, {}, "examples.columns.completion=response"),
-        ("attribute_pairs", {"prompt": "a", "response1": "b", "response2": "c", "overall_preference": 1}, {},
-         "response_1=response1 examples.columns.response_2=response2 examples.columns.preference=overall_preference"),
-        ("attributes", {"prompt": "a", "response": "b", "quality": 1}, {}, "none of the attributes helpfulness, "),
-        ("attributes", {"prompt": "a", "response": "b", "helpfulnes": 1},
-         {"attributes": {"helpfulness": "helpfullness"}},
-         "no column 'helpfullness' .*columns.attributes.helpfulness=helpfulnes"),
-    ],
-)  # fmt: skip
-def test_a_column_missing_everywhere_is_told_once(tmp_path, tokenizer, kind, row, columns, message):
-    text = problem(tmp_path, tokenizer, kind, [row] * 9, columns=ExampleColumnsConfig(**columns))
-    assert re.search(message, text), text
-    assert "broken" not in text
-
-
-@pytest.mark.parametrize("kind", list(ExampleKind))
-def test_every_format_is_described(kind):
-    text = describe(kind, ExampleColumnsConfig(prompt="question"), ("tone",))
-    assert text.startswith(f"rows of kind {kind.value}:")
-    assert "  question " in text
-    assert ("tone" in text) == ("attribute" in kind.value)
 
 
 def test_settings_that_cannot_go_together_are_all_told(tokenizer):

@@ -18,6 +18,7 @@ SHORT = {"id": "length_constraints:number_words", "kwargs": {"num_words": 5, "re
 def sample(response: str, **metadata) -> RewardInput:
     return RewardInput("Do it.", response, metadata=metadata)
 
+
 IFEVAL = [
     "keywords:existence",
     "keywords:frequency",

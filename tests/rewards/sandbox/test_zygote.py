@@ -33,6 +33,8 @@ def test_a_stopped_zygote_does_not_hold_the_verdict(sandbox):
         pass
     assert time.monotonic() - began < 20  # without a deadline it would never end
     assert not Path(f"/proc/{pid}").exists()
+
+
 SLOW_TO_REAP = """
 import sys, time
 sys.path.insert(0, {folder!r})
