@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: sizes, import direction."""
+"""The house rules that a machine can check: sizes, import direction, a test file per module."""
 
 from __future__ import annotations
 
@@ -65,3 +65,106 @@ def test_only_their_owners_import_deepspeed_and_vllm():
         pattern = re.compile(rf"^\s*(from|import) {package}\b", re.MULTILINE)
         users = {p.name for p in SOURCES if pattern.search(p.read_text())}
         assert users <= files, f"{package} is imported by {users - files}"
+
+
+# Modules without a test file of their name -> the test file that covers them.
+COVERED_BY = {
+    "actors/commands/doctor.py": "tests/actors/commands/test_plan.py",
+    "actors/config/schema.py": "tests/actors/config/test_compose.py",
+    "actors/generation/handle.py": "tests/actors/placement/test_restarts.py",
+    "actors/generation/vllm_engine.py": "tests/actors/generation/test_rollout.py",
+    "actors/generation/vllm_model.py": "tests/actors/generation/test_rollout.py",
+    "actors/generation/vllm_settings.py": "tests/actors/generation/test_rollout.py",
+    "actors/inputs.py": "tests/actors/commands/test_plan.py",
+    "actors/placement/process.py": "tests/actors/training/test_engine.py",
+    "actors/training/handles.py": "tests/actors/weights/test_handle.py",
+    "actors/training/masters.py": "tests/integration/test_training.py",
+    "actors/training/reshard.py": "tests/integration/test_training.py",
+    "actors/verifying/handle.py": "tests/actors/placement/test_restarts.py",
+    "actors/weights/__init__.py": "tests/actors/weights/test_ipc.py",
+    "actors/weights/collective.py": "tests/integration/test_weights.py",
+    "actors/weights/engine_group.py": "tests/integration/test_weights.py",
+    "actors/weights/host.py": "tests/integration/test_weights.py",
+    "actors/weights/records.py": "tests/integration/test_weights.py",
+    "actors/weights/sender.py": "tests/integration/test_weights.py",
+    "actors/weights/vllm_side.py": "tests/actors/generation/test_rollout.py",
+    "rlcore/__init__.py": "tests/actors/test_api.py",
+    "rlcore/__main__.py": "tests/actors/commands/test_plan.py",
+    "rlcore/algorithms/config.py": "tests/actors/config/test_compose.py",
+    "rlcore/algorithms/reward_config.py": "tests/actors/training/test_worker.py",
+    "rlcore/data/examples/config.py": "tests/data/examples/test_load.py",
+    "rlcore/data/filters/__init__.py": "tests/data/filters/test_apply.py",
+    "rlcore/data/filters/config.py": "tests/data/filters/test_checking.py",
+    "rlcore/data/filters/verdict.py": "tests/data/filters/test_apply.py",
+    "rlcore/data/sources/config.py": "tests/data/sources/test_load.py",
+    "rlcore/data/sources/problem.py": "tests/data/sources/test_conversations.py",
+    "rlcore/data/tokenizer.py": "tests/integration/test_reward_model.py",
+    "rlcore/gym_tasks.py": "tests/test_problems.py",
+    "rlcore/interfaces.py": "tests/actors/placement/test_gpu_sharing.py",
+    "rlcore/loops/config.py": "tests/loops/test_schedule.py",
+    "rlcore/loops/experience.py": "tests/loops/test_families.py",
+    "rlcore/loops/learning.py": "tests/loops/test_families.py",
+    "rlcore/loops/parity.py": "tests/loops/test_online.py",
+    "rlcore/loops/stop.py": "tests/loops/test_online.py",
+    "rlcore/loops/supervised.py": "tests/actors/commands/test_train.py",
+    "rlcore/rewards/__init__.py": "tests/rewards/test_registry.py",
+    "rlcore/rewards/config.py": "tests/actors/verifying/test_verifier.py",
+    "rlcore/rewards/judge/__init__.py": "tests/rewards/judge/test_endpoint.py",
+    "rlcore/rewards/languages.py": "tests/rewards/test_text.py",
+    "rlcore/rewards/options.py": "tests/rewards/math/reading/test_commitment.py",
+    "rlcore/rewards/sandbox/checker.py": "tests/rewards/sandbox/test_remote.py",
+    "rlcore/rewards/sandbox/landlock.py": "tests/rewards/sandbox/test_tiers.py",
+    "rlcore/rewards/sandbox/outcome.py": "tests/rewards/sandbox/test_local.py",
+    "rlcore/rewards/sandbox/program.py": "tests/rewards/sandbox/test_values.py",
+    "rlcore/rewards/sandbox/records.py": "tests/rewards/sandbox/test_local.py",
+    "rlcore/rewards/sandbox/runner.py": "tests/rewards/sandbox/test_zygote.py",
+    "rlcore/rewards/sandbox/seccomp.py": "tests/rewards/sandbox/test_tiers.py",
+    "rlcore/rewards/sandbox/server.py": "tests/rewards/sandbox/test_remote.py",
+    "rlcore/rewards/schemas.py": "tests/rewards/test_format.py",
+    "rlcore/rounds/plan/__init__.py": "tests/rounds/plan/test_settings.py",
+    "rlcore/rounds/plan/config.py": "tests/rounds/plan/test_settings.py",
+    "rlcore/rounds/stages/__init__.py": "tests/test_reader.py",
+    "rlcore/tracking/base.py": "tests/tracking/test_tensorboard.py",
+    "rlcore/tracking/config.py": "tests/tracking/test_wandb.py",
+    "rlcore/types.py": "tests/data/batching/test_collate.py",
+}
+
+
+def test_every_module_has_a_test_file():
+    """tests/ mirrors the tree: tests/a/test_b.py tests rlcore/a/b.py, and tests/actors/a/test_b.py actors/a/b.py."""
+    modules = {str(path.relative_to(ROOT)) for path in SOURCES if path.read_text().strip()}
+    missing = sorted(name for name in modules if not (ROOT / _test_file(name)).exists() and name not in COVERED_BY)
+    assert not missing, f"write the test file, or add the module to COVERED_BY: {missing}"
+    needless = sorted(name for name in COVERED_BY if name not in modules or (ROOT / _test_file(name)).exists())
+    assert not needless, f"remove from COVERED_BY: {needless}"
+
+
+def test_listed_test_files_run_their_modules():
+    """The test file imports the module, or one that imports it or its package (which may run it in a process)."""
+    graph = grimp.build_graph("rlcore", "actors")
+    for name, test in COVERED_BY.items():
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        near = {module, *graph.find_modules_that_directly_import(module)}
+        if module.count(".") > 1:
+            near |= set(graph.find_descendants(module.rpartition(".")[0]))
+        runs = module in (ROOT / test).read_text() or _imports(ROOT / test) & near
+        assert runs, f"{test} does not run {name}"
+
+
+def _test_file(name: str) -> str:
+    folder, _, stem = name.removesuffix(".py").removeprefix("rlcore/").rpartition("/")
+    if stem == "__init__":
+        stem = folder.rpartition("/")[2]
+    return "/".join(part for part in ("tests", folder, f"test_{stem}.py") if part)
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules that a file or the helpers of its folder import."""
+    found = set()
+    for file in (path, path.with_name("cases.py"), path.with_name("world.py")):
+        for node in ast.walk(ast.parse(file.read_text())) if file.exists() else ():
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
