@@ -52,6 +52,12 @@ def memory() -> dict[str, float]:
     return used
 
 
+def reset_peak() -> None:
+    """Starts a new peak of GPU memory, for `memory`."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def release() -> None:
     """Returns GPU memory cached by torch to the driver."""
     if torch.cuda.is_available():

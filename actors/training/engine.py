@@ -27,6 +27,7 @@ from torch import Tensor
 from actors.config.schema import DType, EngineConfig, ModelConfig
 from actors.placement.process import random_states, set_random_states
 from actors.training import checkpoint_format, lora, reshard
+from actors.training.flops import model_flops
 from actors.training.masters import restore_masters, write_masters
 from actors.training.model_folder import check_export, save_model
 from actors.training.scorer import Scorer, load_causal
@@ -153,6 +154,7 @@ class TrainEngine:
         self.scorer = load(model_path, model, trainable)
         self.module = self.scorer.hf  # its parameters' names are those of `buckets` and `export`
         self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
+        self.flops = model_flops(self.module)
         self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
         self._engine: Any = None
         if trainable or self.stage == 3:

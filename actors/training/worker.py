@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,9 +15,10 @@ import torch
 from actors.config.schema import EngineConfig, ModelConfig
 from actors.placement import process
 from actors.training.engine import TrainEngine, init_distributed, leave_distributed
+from actors.training.flops import peak_flops
 from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
-from rlcore.metrics import Last, Metrics, Sum, merge
+from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
 from rlcore.objective import Objective, TensorBatch
 from rlcore.types import Float32, TrainBatch
 
@@ -159,6 +161,8 @@ class ModelWorker:
         Returns:
             The objective's metrics of this rank's rows, and NAME/grad_norm (before clipping), NAME/lr and
             NAME/skipped_steps, the last counted by rank 0 alone, so that merging over ranks counts a step once.
+            perf/NAME_tokens_per_s: of each rank; on GPUs perf/NAME_mfu (`flops.ModelFlops`; bfloat16 alone) and
+            memory/NAME_update_peak_gib and _reserved_gib, of the fullest.
 
         Raises:
             ValueError: no micro-batch, not the same number on every rank, or see `Objective.loss`.
@@ -168,6 +172,8 @@ class ModelWorker:
         if not micro_batches:
             raise ValueError("an update needs at least one micro-batch")
         parts: list[Metrics] = []
+        started = time.perf_counter()
+        process.reset_peak()
         for i, rows in enumerate(micro_batches):
             micro = _micro_batch(shard, rows)
             batch = TensorBatch.from_train_batch(micro, engine.device)
@@ -182,7 +188,17 @@ class ModelWorker:
             f"{self.NAME}/lr": Last(learning_rate),
             f"{self.NAME}/skipped_steps": Sum(0.0 if stepped or engine.rank else 1.0),
         }
-        return merge([*parts, own])
+        return merge([*parts, own, self._speed(shard.lengths.tolist(), time.perf_counter() - started)])
+
+    def _speed(self, lengths: list[int], seconds: float) -> Metrics:
+        found: Metrics = {f"perf/{self.NAME}_tokens_per_s": Mean(float(sum(lengths)) / seconds)}
+        if (peak := peak_flops(self.engine.device, getattr(torch, self.engine.dtype.value))) is not None:
+            found[f"perf/{self.NAME}_mfu"] = Mean(self.engine.flops.training(lengths) / (seconds * peak))
+        used = process.memory()
+        for what in ("peak", "reserved"):
+            if f"gpu_{what}" in used:
+                found[f"memory/{self.NAME}_update_{what}_gib"] = Max(used[f"gpu_{what}"] / 2**30)
+        return found
 
     def reset_optimizer(self) -> None:
         """Forgets Adam's moments and step count."""

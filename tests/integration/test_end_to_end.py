@@ -162,6 +162,8 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
             else:
                 assert a[step][name] == pytest.approx(b[step][name], rel=1e-4, abs=1e-6), (step, name)
     assert np.isclose(a[6]["eval/heldout/mean@1"], b[6]["eval/heldout/mean@1"])
+    assert b[6]["perf/actor_tokens_per_s"] > 0
+    assert not [name for name in b[6] if name.endswith("_mfu")], "no peak is known of a CPU"
 
 
 def test_sigterm_saves_and_leaves_and_a_dead_engine_is_replaced(tmp_path):

@@ -21,14 +21,14 @@ _WIDE = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary(), pa.stri
 
 
 def report_hash(report: Mapping[str, Any]) -> str:
-    """As `json_hash`, without what differs in every run of the same thing: keys `seconds`, `*_s`, `timing_s/*` and
-    `perf/*`, at any depth."""
+    """As `json_hash`, without what differs in every run of the same thing: keys `seconds`, `*_s`, `timing_s/*`,
+    `memory/*` and `perf/*`, at any depth."""
     return json_hash(_timeless(plain(report)))
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        timed = re.compile(r"seconds|.*_s|(timing_s|perf)/.*", re.DOTALL)
+        timed = re.compile(r"seconds|.*_s|(timing_s|perf|memory)/.*", re.DOTALL)
         return {key: _timeless(item) for key, item in value.items() if not timed.fullmatch(key)}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 

@@ -141,6 +141,7 @@ def test_seconds_do_not_enter_the_hash_of_a_report():
         "seconds": 3.0,
         "timing_s": {"gen": 1},
         "perf/x": 1,
+        "memory/actor_update_peak_gib": 2.0,
         "timing_s/gen": 2,
         "parts": [{"gen_s": 1, "n": 2}],
     }
