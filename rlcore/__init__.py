@@ -1,7 +1,7 @@
 """rlcore: records, pure functions, algorithms, rewards and loops of online RL for language models.
 
-`train`, `evaluate`, `plan` and `compose` start actors and live in `actors.api`, above this package. They are imported
-on first use, by name: `import rlcore` stays light, and nothing in rlcore imports its actors.
+`train`, `evaluate`, `plan` and `compose` start actors; `actors.api` defines them. They are imported on first use, so
+that `import rlcore` stays light.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ACTORS = ("EvalResult", "Plan", "RunResult", "compose", "evaluate", "plan", "tr
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported on first use: `rlcore doctor` must start where packages are missing."""
+    """Imports public names on first use, because `rlcore doctor` must start without optional packages."""
     if name in _ACTORS:
         return getattr(import_module("actors.api"), name)
     if name == "__version__":

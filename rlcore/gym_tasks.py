@@ -1,6 +1,6 @@
-"""Tasks of reasoning-gym, opened by name: what the data source makes rows with and the verifier scores answers with.
+"""Opens tasks of reasoning-gym by name, for the data source and the verifier.
 
-Below data and rewards, since both need it. Source: Stojanovski et al. 2025, "Reasoning Gym", arXiv 2505.24760.
+Source: Stojanovski et al. 2025, "Reasoning Gym", arXiv 2505.24760.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class TaskError(UserError, ValueError):
 
 
 def open_task(name: str, options: Mapping[str, Any], level: int | None, seed: int = 0, size: int = 1) -> Any:
-    """A data set of the package: `[i]` gives the i-th entry, `score_answer(answer, entry)` a score.
+    """Opens a data set of the package: `[i]` gives the i-th entry, `score_answer(answer, entry)` a score.
 
     Args:
         name: as in the package: `leg_counting`.
-        options: fields of the task's config; they win over what the level sets.
+        options: fields of the task's config; they override the level.
         level: of the task's curriculum, from 0; every attribute takes its value at that level, or at its highest.
-        seed: the i-th entry depends on `seed + i` alone, so seeds that are near each other share entries.
+        seed: the i-th entry depends only on `seed + i`, so nearby seeds share entries.
         size: number of entries.
 
     Raises:
-        TaskError: see there; the message lists what exists.
+        TaskError: see its docstring; the message lists valid names.
     """
     factory = _factory()
     task_class(name)
@@ -44,7 +44,7 @@ def open_task(name: str, options: Mapping[str, Any], level: int | None, seed: in
         given = _at_level(factory, name, level) | given
     try:
         return factory.create_dataset(name, **given, seed=seed, size=size)
-    except Exception as error:  # the package checks with assert, and some tasks compute with what they are given
+    except Exception as error:  # the package checks with assert, and some tasks compute with invalid options
         raise TaskError(f"the task {name} refuses its options {given}: {describe(error)}") from error
 
 

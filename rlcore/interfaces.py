@@ -1,6 +1,6 @@
-"""Protocols that the loops are written against. The handles implement them over Ray, `tests/fakes.py` in process.
+"""Protocols for the loops. The handles implement them over Ray, `tests/fakes.py` in process.
 
-A loop is written against these alone: it never sees an actor, an engine or a config of theirs.
+Loops use only these protocols, never actors, engines or their configs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it imports torch
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 keep log-probs those of the policy itself."""
+    """Sampling settings. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 keep the log-probs of the policy."""
 
     num_samples: int
     max_new_tokens: int
@@ -29,15 +29,15 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
-    seed: int | None = None  # of the whole call: equal weights, prompts and seed give equal samples on one engine
-    step: int = 0  # goes into sample ids
+    seed: int | None = None  # of the call: equal weights, prompts and seed give equal samples on the same engine
+    step: int = 0  # part of sample ids
 
 
 class PromptSource(Protocol):
     """An endless, resumable stream of prompts in a fixed order."""
 
     def take(self, num_prompts: int, without: Collection[str] = ()) -> list[Prompt]:
-        """The next prompts; those named by `without` (uids) only when all others are taken."""
+        """The next prompts; prompts in `without` (uids) only if no others are left."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -46,7 +46,7 @@ class PromptSource(Protocol):
 
 class RolloutEngine(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yields every prompt's group once, in the order they finish."""
+        """Yields the group of every prompt once, in order of completion."""
         ...
 
 
@@ -54,13 +54,13 @@ class RewardScorer(Protocol):
     def submit(self, group: Group) -> Future[list[RewardResult]]:
         """Starts scoring the samples of one group; results in the order of `group.trajectories`.
 
-        The future always ends: with results, or with an error when the verifiers missed their deadline."""
+        The future always completes: with results, or with an error if the verifiers miss their deadline."""
         ...
 
 
 class Judge(RewardScorer, Protocol):
     def metrics(self) -> Metrics:
-        """Position bias and the like, of what was judged since the last call."""
+        """Metrics of the judge since the last call, such as its position bias."""
         ...
 
 
@@ -72,13 +72,13 @@ class LogprobModel(Protocol):
 
 class ReferenceModel(LogprobModel, Protocol):
     def initialize(self, directory: Path) -> None:
-        """Takes its weights from a Hugging Face folder of the same architecture, in place of those it began with."""
+        """Loads weights from a Hugging Face folder of the same architecture."""
         ...
 
 
 class TrainedModel(Protocol):
     def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> Metrics:
-        """One optimizer step on the whole batch; the loss's denominator is counted over all of it."""
+        """One optimizer step on the whole batch; the denominator of the loss is counted over the whole batch."""
         ...
 
     def save(self, directory: Path) -> None: ...
@@ -86,8 +86,7 @@ class TrainedModel(Protocol):
 
 
 class ValueModel(TrainedModel, Protocol):
-    """The critic: V(s_t), the value of what follows, before token t was chosen. It is trained on `values` and
-    `returns` of a batch."""
+    """The critic: V(s_t), the value before token t is chosen. It is trained on `values` and `returns` of a batch."""
 
     def values(self, batch: TrainBatch) -> Float32:
         """[B, T] float32, aligned with the tokens as log-probs are: entry t is the value of the context before token
@@ -95,23 +94,24 @@ class ValueModel(TrainedModel, Protocol):
         ...
 
     def initialize(self, directory: Path) -> None:
-        """Takes the backbone's weights from a Hugging Face folder that holds a causal language model of the same
-        architecture; the value head is zero again, the optimizer is reset."""
+        """Loads the backbone's weights from a Hugging Face folder with a causal language model of the same
+        architecture; zeroes the value head and resets the optimizer.
+        """
         ...
 
 
 class PolicyModel(LogprobModel, TrainedModel, Protocol):
     def initialize(self, directory: Path) -> None:
-        """Takes its weights from a Hugging Face folder of the same architecture, and a new optimizer."""
+        """Loads weights from a Hugging Face folder of the same architecture, and resets the optimizer."""
         ...
 
     def reset_optimizer(self) -> None: ...
     def export(self, directory: Path, masters: bool = False) -> None:
-        """A plain Hugging Face folder: model, tokenizer, generation config.
+        """Writes a plain Hugging Face folder: model, tokenizer, generation config.
 
         Args:
-            masters: also what a training that starts from the folder needs to lose nothing: in bfloat16 the float32
-                master weights.
+            masters: also writes the float32 master weights of a bfloat16 model, for an exact start of training from the
+                folder.
         """
         ...
 
@@ -119,22 +119,24 @@ class PolicyModel(LogprobModel, TrainedModel, Protocol):
 class WeightPublisher(Protocol):
     @property
     def version(self) -> int:
-        """Of the policy's weights that were sent last; -1 before the first."""
+        """Version of the last sent policy weights; -1 before the first."""
         ...
 
     def publish(self, after: int = -1) -> Metrics:
         """Sends the policy's weights to every rollout engine and returns once all report their version: one more than
-        the last, and than `after`, with which a resumed run continues its count. No two sendings share a version.
+        the last and than `after`, the last version of a resumed run. Versions are unique.
 
         Raises:
-            RuntimeError: an engine reports another version, or did not answer before the deadline.
+            RuntimeError: an engine reports another version, or does not answer before the deadline.
         """
         ...
 
 
 class ReferencePublisher(Protocol):
     def publish_reference(self) -> Metrics:
-        """Sends the reference's weights to every rollout engine, until `WeightPublisher.publish` is called again."""
+        """Sends the reference's weights to every rollout engine; they are used until the next
+        `WeightPublisher.publish`.
+        """
         ...
 
 
@@ -144,7 +146,7 @@ class CheckpointStore(Protocol):
         ...
 
     def load_latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Folder and driver state of the newest intact checkpoint, or None."""
+        """Folder and driver state of the latest intact checkpoint, or None."""
         ...
 
 
@@ -153,7 +155,7 @@ class Tracker(Protocol):
     def log_samples(self, step: int, groups: Sequence[Group]) -> None: ...
     def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[..., None]]:
         """Context manager for a phase with progress: `with tracker.phase("gen", total=64) as progress: progress(1)`.
-        Its wall seconds become `timing_s/<name>` of the step."""
+        Its wall-clock seconds become `timing_s/<name>` of the step."""
         ...
 
     def message(self, text: str) -> None: ...
@@ -162,7 +164,7 @@ class Tracker(Protocol):
 
 @dataclass(slots=True)
 class World:
-    """One of each. What an algorithm does not need is None."""
+    """One implementation of each protocol; those that the algorithm does not need are None."""
 
     prompts: PromptSource
     rollout: RolloutEngine
@@ -179,7 +181,7 @@ class World:
 
 
 class RewardModel(TrainedModel, Protocol):
-    """A trained judge of responses: K numbers of a prompt with its response, and one reward made of them."""
+    """A reward model: K outputs for a prompt with its response, combined into one reward."""
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -187,11 +189,12 @@ class RewardModel(TrainedModel, Protocol):
         ...
 
     def scores(self, batch: TrainBatch) -> Float32:
-        """[B, K] raw outputs, one row of each sequence; `loss_mask` plays no part."""
+        """[B, K] raw outputs, one row per sequence; `loss_mask` is ignored."""
         ...
 
     def combine(self, scores: Float32) -> Float32:
-        """[B] of [B, K] `scores`: weighed and added up, then `(x - mean) / std` of the saved normalisation."""
+        """[B] rewards from [B, K] `scores`: the weighted sum x, then `(x - mean) / std` with the saved normalisation.
+        """
         ...
 
     def rewards(self, batch: TrainBatch) -> Float32:
@@ -202,14 +205,14 @@ class RewardModel(TrainedModel, Protocol):
         """Sets the weights of the outputs and the normalisation.
 
         Raises:
-            ValueError: its outputs are not this model's `attributes`.
+            ValueError: the outputs differ from this model's `attributes`.
         """
         ...
 
     def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
-        """Takes its weights from a Hugging Face folder, in the same processes: a causal language model (with a new
-        zero-initialised head), a sequence classification model (with its head), or what `export` wrote (with its
-        weights of attributes and normalisation too). The optimizer is reset.
+        """Loads weights from a Hugging Face folder in the same processes: a causal language model (with a new
+        zero-initialised head), a sequence classification model (with its head), or an export (also with its attribute
+        weights and normalisation). The optimizer is reset.
 
         Args:
             attributes: names of the outputs; None: those of the folder, or ("reward",) for a new head.
@@ -217,9 +220,9 @@ class RewardModel(TrainedModel, Protocol):
         ...
 
     def normalize(self, mean: float, std: float) -> None:
-        """What `rewards` subtracts and divides by, in units of the weighted sum."""
+        """The (mean, std) that `rewards` subtracts and divides by, in units of the weighted sum."""
         ...
 
     def export(self, directory: Path) -> None:
-        """A folder that `AutoModelForSequenceClassification` loads, with `reward_model.json` next to it."""
+        """Writes a folder for `AutoModelForSequenceClassification`, with `reward_model.json` next to it."""
         ...

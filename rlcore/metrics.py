@@ -1,7 +1,7 @@
-"""Metrics that carry their own reduction, so that averaging averages cannot happen.
+"""Metrics that carry their reduction, so that averages are never averaged again.
 
-A worker returns `{"actor/pg_loss": Mean(total, count), "actor/grad_norm": Last(g)}`; `merge` combines what several
-workers or micro-batches returned; `values` turns the result into plain floats for a tracker.
+A worker returns `{"actor/pg_loss": Mean(total, count), "actor/grad_norm": Last(g)}`; `merge` combines the metrics of
+several workers or micro-batches; `values` turns the result into plain floats for a tracker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """`total / count`; merging adds both. Of a per-token quantity: its sum and the number of tokens."""
+    """`total / count`; merging adds both. For a per-token quantity: its sum and the number of tokens."""
 
     total: float
     count: float = 1.0
@@ -60,7 +60,7 @@ class Min:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """For what is equal everywhere (learning rate, gradient norm): the newest wins."""
+    """A value that is equal on all workers (learning rate, gradient norm); merging keeps the last."""
 
     last: float
 
@@ -73,7 +73,7 @@ class Last:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveShare:
-    """Of n weights: their effective sample size over n, `(sum w)^2 / (n sum w^2)` (Kish 1965).
+    """Effective sample size of n weights divided by n, `(sum w)^2 / (n sum w^2)` (Kish 1965).
 
     1 when all weights are equal, 1/n when a single one is not 0.
     """
@@ -92,10 +92,11 @@ class EffectiveShare:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedVariance:
-    """`1 - Var(y - f) / Var(y)` of predictions f of targets y: 1 perfect, 0 as good as a constant, without lower end.
+    """`1 - Var(y - f) / Var(y)` of predictions f of targets y: 1 is perfect, 0 as good as a constant; there is no lower
+    bound.
 
-    Kept as counts, means and sums of squared deviations, which merge exactly and without cancellation (Chan, Golub and
-    LeVeque 1983). Not a number when all targets are equal.
+    Stored as counts, means and sums of squared deviations, which merge exactly and without cancellation (Chan, Golub
+    and LeVeque 1983). NaN if all targets are equal.
     """
 
     count: float
@@ -136,7 +137,7 @@ def merge(parts: Iterable[Mapping[str, Metric]]) -> Metrics:
     """Combines per-worker or per-micro-batch metrics.
 
     Raises:
-        TypeError: one name is reduced in two ways.
+        TypeError: a name has two kinds of reduction.
     """
     merged: Metrics = {}
     for part in parts:

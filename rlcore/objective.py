@@ -1,8 +1,8 @@
-"""What a training worker minimises, and the tensors it gets.
+"""Objectives of training workers, and their input tensors.
 
-A worker knows nothing of the algorithm: it runs its model on a micro-batch, passes the `Outputs` of the model's head to
-`loss`, and calls `backward`. The denominator is counted once over the whole optimizer batch, before any split, so that
-the losses of all micro-batches and ranks add up to the loss of the batch.
+A worker is independent of the algorithm: it runs its model on a micro-batch, passes the `Outputs` of the model's head
+to `loss`, and calls `backward`. The denominator is counted once over the whole optimizer batch, before any split, so
+that the losses of all micro-batches and ranks add up to the loss of the batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TensorBatch:
 
     @classmethod
     def from_train_batch(cls, batch: TrainBatch, device: torch.device | str = "cpu") -> TensorBatch:
-        """Copies the arrays to `device`: those that arrive through Ray are read-only, and must not be shared."""
+        """Copies the arrays to `device`, because arrays from Ray are read-only and shared."""
         arrays: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(cls)}
         for name, array in arrays.items():
             if array is not None:
@@ -52,24 +52,25 @@ class TensorBatch:
 
 @dataclass
 class Outputs:
-    """What a model's head computes for the b rows of a micro-batch, in float32 and with gradient."""
+    """Outputs of a model's head for the b rows of a micro-batch, in float32 and with gradient."""
 
     numbers: Tensor  # [b, t] log-probs of a language model or values of a critic, [b, K] scores of a reward model
-    entropy: Tensor | None = None  # [b, t] nats, of a language model that was asked for it
+    entropy: Tensor | None = None  # [b, t] nats; only of a language model, on request
 
 
 class Objective(Protocol):
-    """Implementations are picklable dataclasses: they travel to the workers."""
+    """A loss. Implementations are picklable dataclasses, because they are sent to the workers."""
 
     @property
     def needs_entropy(self) -> bool: ...
     @property
     def temperature(self) -> float:
-        """Of the log-probs and the entropy passed to `loss`; 1 where the model is no language model."""
+        """Temperature of the log-probs and entropy for `loss`; 1 if the model is not a language model."""
         ...
 
     def denominator(self, batch: TrainBatch) -> Any:
-        """Counted over the whole optimizer batch, before any split; 0 when nothing in it is trained on."""
+        """Denominator of the loss, counted over the whole optimizer batch before any split; 0 without trained tokens.
+        """
         ...
 
     def loss(self, outputs: Outputs, batch: TensorBatch, denominator: Any) -> tuple[Tensor, Metrics]:
@@ -78,7 +79,7 @@ class Objective(Protocol):
         Rows without a loss token give exactly 0, with a gradient path, and no metrics.
 
         Args:
-            denominator: of the optimizer batch, as `denominator` counts it.
+            denominator: of the optimizer batch, from `denominator`.
 
         Raises:
             ValueError: the batch lacks an array that the loss needs.
@@ -87,7 +88,7 @@ class Objective(Protocol):
 
 
 def zero_loss(numbers: Tensor) -> Tensor:
-    """0 with a path to every parameter, whatever the numbers hold (a product with 0 would keep NaN and infinity)."""
+    """0 with a gradient path to every parameter, also if values are NaN or infinite (unlike a product with 0)."""
     return numbers.masked_fill(torch.ones_like(numbers, dtype=torch.bool), 0.0).sum()
 
 
@@ -106,7 +107,7 @@ def whole_pairs(mask: Tensor) -> Tensor:
     trained = mask.any(1)
     rows = F.pad(trained, (0, len(trained) % 2)).view(-1, 2)
     if bool((rows[:, 0] != rows[:, 1]).any()):
-        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or neither")
+        raise ValueError("half a pair: rows 2i and 2i + 1 must both have loss tokens, or none")
     return 2 * rows[:, 0].nonzero().squeeze(1)
 
 

@@ -1,4 +1,4 @@
-"""User errors, at the bottom layer: one record of a wrong setting, bounds of settings, the nearest known name."""
+"""User errors: records of invalid settings, bounds of settings, and name suggestions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Problem:
           out of range; must be 0 or more
     """
 
-    key: str  # as in the config, such as "rounds.stages.sft.data"
+    key: str  # config key, for example "rounds.stages.sft.data"
     value: Any
-    text: str  # why it cannot work
-    cure: str  # what to write instead
-    warning: bool = False  # it works, but hardly as intended
+    text: str  # the error
+    cure: str  # the cure
+    warning: bool = False  # true: it works, but probably not as intended
 
     def render(self) -> str:
         shown = self.value.value if isinstance(self.value, Enum) else self.value
@@ -43,13 +43,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a number. Without an upper bound it must be finite; `le=math.inf` allows infinity."""
+    """Bounds of a number. Without an upper bound it must be finite; `le=math.inf` allows infinity."""
 
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    why: str = ""  # why these bounds, where the name does not tell
+    why: str = ""  # the reason of the bounds, if not obvious
 
     def allow(self, value: float) -> bool:
         if isinstance(value, float) and not math.isfinite(value) and value != self.le:
@@ -84,7 +84,7 @@ def bounded(
     why: str = "",
     default_factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field of a number, or of a list of numbers, within bounds. None always passes: it means "not set".
+    """A dataclass field for a number, or a list of numbers, within bounds. None always passes and means "not set".
 
     `steps: int = bounded(100, ge=0)  # of the run`
     """
@@ -95,8 +95,8 @@ def bounded(
 
 
 def setting_problems(settings: Any, path: str = "") -> Iterator[Problem]:
-    """Every number of a nested dataclass that is outside its field's bounds, or NaN; and what the method
-    `problems(key)` of the dataclasses in it, if they have one, says about values and combinations.
+    """All numbers of a nested dataclass that are outside of their bounds or NaN, and the problems from the methods
+    `problems(key)` of the dataclasses in it.
 
     Args:
         settings: an instance of a dataclass; nested ones, also in lists, are walked.
@@ -126,7 +126,7 @@ def setting_problems(settings: Any, path: str = "") -> Iterator[Problem]:
 def check_settings(settings: Any, path: str) -> None:
     """
     Raises:
-        ValueError: all that `setting_problems` finds.
+        ValueError: with all problems of `setting_problems`.
     """
     if found := list(setting_problems(settings, path)):
         raise ValueError("; ".join(f"{p.key}={p.value}: {p.text}, {p.cure}" for p in found))
@@ -141,13 +141,13 @@ def plural(count: int, noun: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = (), cutoff: float = 0.6) -> str:
-    """The name of `known` most likely meant by `name`: by spelling, else the first of the usual synonyms `also`.
+    """The most similar name in `known`, otherwise the first known synonym in `also`.
 
     >>> nearest("Promt", ["prompt", "answer"]), nearest("question", ["prompt", "answer"], also=["prompt"])
     ('prompt', 'prompt')
 
     Returns:
-        "" where none is near.
+        "" if none is similar.
     """
     lower = {n.lower(): n for n in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)

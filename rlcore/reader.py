@@ -1,4 +1,4 @@
-"""The strict reader of settings: plain values to dataclasses, with everything that is wrong at once."""
+"""The strict reader of settings: converts plain values to dataclasses and reports all errors together."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def read(kind: type[T], raw: Any, path: str) -> tuple[T | None, list[Problem]]:
-    """An instance of the dataclass `kind`, and what is wrong with it.
+    """An instance of the dataclass `kind`, and its problems.
 
-    What is left out stays at its default, in nested dataclasses and dicts too. "3" is read where a number is wanted,
-    3 where a text is; nothing else is converted.
+    Missing options keep their defaults, also in nested dataclasses and dicts. "3" is accepted as a number and 3 as
+    text; other types are not converted.
 
     Args:
         raw: a mapping of option names to plain values.
         path: key of `raw` in the config, "" for the root.
 
     Returns:
-        None where an option is unknown, missing or of another type. Problems: these, and what `setting_problems` finds.
+        The instance is None if an option is unknown, missing or of a wrong type. The problems are these, and those of
+        `setting_problems`.
     """
     reader = _Reader()
     made = reader.settings(kind, None, raw, path)
@@ -41,7 +42,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def settings(self, kind: Any, default: Any, raw: Any, path: str) -> Any:
-        """`default`: an instance whose values stay where `raw` has none."""
+        """`default`: an instance with the values of missing options."""
         known = {field.name: field for field in fields(kind) if field.init}
         if not isinstance(raw, Mapping):
             return self._wrong(path, raw, "it has another type", f"write a mapping of its options: {', '.join(known)}")
@@ -99,7 +100,7 @@ class _Reader:
 
 
 def _scalar(hint: Any, value: Any) -> tuple[Any, bool]:
-    """The value as a `hint`, and whether it can be one."""
+    """The value as type `hint`, and True if the conversion is possible."""
     if hint is Any or (isinstance(hint, type) and type(value) is hint):
         return value, True
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -114,7 +115,7 @@ def _scalar(hint: Any, value: Any) -> tuple[Any, bool]:
 
 
 def _choices(hint: Any) -> dict[Any, Any]:
-    """Of an enum or a Literal, by what is written."""
+    """A member of an enum or Literal, by its text."""
     if get_origin(hint) is Literal:
         return {value: value for value in get_args(hint)}
     members: list[enum.Enum] = list(hint) if isinstance(hint, enum.EnumMeta) else []
@@ -127,7 +128,7 @@ def _choice(name: str, known: Mapping[Any, Any]) -> str:
 
 
 def words(hint: Any) -> str:
-    """A type as a user reads it."""
+    """A type in readable form."""
     arguments = [argument for argument in get_args(hint) if argument is not type(None)]
     if get_origin(hint) in (Union, types.UnionType):
         return f"{words(arguments[0])} or null"

@@ -1,4 +1,4 @@
-"""Secrets out of what is written down: `strip_secrets` masks them in a config before it is logged or sent anywhere."""
+"""Masks secrets: use `strip_secrets` on a config before it is logged, written or sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 MASK = "***"
 
-# "max_tokens" and "monkey" are no secrets: whole words count, of snake_case, kebab-case and camelCase alike
+# "max_tokens" and "monkey" are not secrets: only whole words of snake_case, kebab-case and camelCase count
 _NUMBERS_TOO = {"password", "passwd", "passphrase", "pwd", "secret"}
 _SECRET_WORDS = _NUMBERS_TOO | {"key", "keys", "apikey", "token", "secrets", "credential", "credentials"}
 _SECRET_WORDS |= {"auth", "authorization", "bearer", "dsn", "webhook", "cookie"}
@@ -16,7 +16,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER_INFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _ASSIGNED = re.compile(r"""([\w.-]+)(\s*=\s*|\s*:\s+)("[^"]*"|'[^']*'|[^\s&;,"']+)""")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
-_WELL_KNOWN = re.compile(  # of hubs, clouds and forges; JSON web tokens; private keys
+_WELL_KNOWN = re.compile(  # tokens of hubs, clouds and code hosts; JSON web tokens; private keys
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}|wandb_v1_\w{20,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
@@ -26,7 +26,7 @@ _WELL_KNOWN = re.compile(  # of hubs, clouds and forges; JSON web tokens; privat
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key, a variable or a flag of this name would hold a secret.
+    """True if a key, variable or flag of this name contains a secret.
 
     >>> is_secret_name("WANDB_API_KEY"), is_secret_name("hubToken"), is_secret_name("max_tokens_per_micro_batch")
     (True, True, False)

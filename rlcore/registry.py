@@ -1,6 +1,6 @@
 """Functions by name or by path: advantages and policy losses, and the loader of users' Python files.
 
-It imports nothing of torch, so that the decorators cost nothing where only rewards are computed.
+It does not import torch, so that the decorators are cheap where only rewards are computed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlcore.problems import UserError, suggest
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
-MAX_MESSAGE = 2000  # characters of an error text that travel with it
+MAX_MESSAGE = 2000  # characters of an error text in messages
 
 
 class RegistryError(UserError, RuntimeError):
@@ -39,10 +39,10 @@ class Registry:
     (True, ['square'])
 
     Args:
-        kind: what the functions are, for messages.
-        cure: how a custom one is given, for messages.
+        kind: name of the kind of functions, for messages.
+        cure: how to set a custom function, for messages.
         paths: `get` also takes a path to a function, and names have no ":".
-        error: what is raised.
+        error: exception class to raise.
     """
 
     def __init__(self, kind: str, cure: str = "", paths: bool = False, error: type[UserError] = RegistryError) -> None:
@@ -50,10 +50,10 @@ class Registry:
         self._held: dict[str, Function] = {}
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Decorator; the function itself is returned unchanged.
+        """Decorator that registers a function and returns it unchanged.
 
         Raises:
-            UserError: no name, one that reads as a path, or one that is taken: both places are named.
+            UserError: no name, a name that looks like a path, or a duplicate name (with both places).
         """
         if not isinstance(name, str) or not name or (self.paths and ":" in name):
             form = ' without ":"' if self.paths else ""
@@ -83,7 +83,7 @@ class Registry:
         return self._held[name]
 
     def names(self) -> list[str]:
-        """In the order of registration."""
+        """Names in order of registration."""
         return list(self._held)
 
 
@@ -93,23 +93,23 @@ POLICY_LOSSES = Registry("policy loss", _CURE.format("loss"), paths=True)
 
 
 def advantage(name: str) -> Callable[[F], F]:
-    """Registers an advantage function, which `algorithm.advantage` may then name.
+    """Registers an advantage function for `algorithm.advantage`.
 
     It takes an `rlcore.algorithms.advantages.AdvantageInputs` and returns [B, T] advantages, or (advantages, returns).
 
     Raises:
-        RegistryError: the name is empty, holds a colon, or is taken.
+        RegistryError: the name is empty, contains a colon, or is a duplicate.
     """
     return ADVANTAGES.register(name)
 
 
 def policy_loss(name: str) -> Callable[[F], F]:
-    """Registers a policy loss, which `algorithm.loss` may then name.
+    """Registers a policy loss for `algorithm.loss`.
 
     It takes an `rlcore.algorithms.policy_gradient.LossInputs` and returns ([b, t] loss, metrics).
 
     Raises:
-        RegistryError: the name is empty, holds a colon, or is taken.
+        RegistryError: the name is empty, contains a colon, or is a duplicate.
     """
     return POLICY_LOSSES.register(name)
 
@@ -132,7 +132,7 @@ def describe(error: BaseException) -> str:
 
 
 def absolute(path: str) -> str:
-    """`file.py` or `file.py:function` from the root of the file system; names and modules stay as they are.
+    """`file.py` or `file.py:function` as an absolute path; names and modules are unchanged.
 
     >>> absolute("/a/../b.py:f"), absolute("group"), absolute("package.module:f")
     ('/b.py:f', 'group', 'package.module:f')
@@ -161,13 +161,13 @@ def load_function(path: str, kind: str, error: type[RuntimeError] = RegistryErro
 
 
 def load_file(target: str, kind: str = "Python", error: type[RuntimeError] = RegistryError) -> ModuleType:
-    """Imports a Python file, once per process; what it registers is then known by name.
+    """Imports a Python file once per process, so that its registered functions are available.
 
-    Its folder goes first on `sys.path`, as for a script, so that its neighbours import. Relative paths start at the
-    working directory.
+    Its folder is put first on `sys.path`, as for a script, so that modules next to it can be imported. Relative paths
+    start at the working directory.
 
     Raises:
-        error: a missing file, not Python, or an import that raises (a name that is taken, for example).
+        error: a missing file, not Python, or an import that raises (for example because of a duplicate name).
     """
     if not target.endswith(".py"):
         raise error(f"{target} is no Python file: its name must end in .py")
@@ -175,8 +175,9 @@ def load_file(target: str, kind: str = "Python", error: type[RuntimeError] = Reg
 
 
 def code_digest(target: str) -> str:
-    """What the Python in a file or a module says, as 16 hex digits: comments and layout do not count. "" where it
-    cannot be read."""
+    """Digest of the Python code in a file or module, 16 hex digits, independent of comments and layout. "" if
+    unreadable.
+    """
     try:
         found = None if target.endswith(".py") else importlib.util.find_spec(target)
         file = Path(found.origin) if found is not None and found.origin else Path(target).expanduser()
@@ -200,7 +201,7 @@ def _import_file(target: str, kind: str, error: type[RuntimeError]) -> ModuleTyp
     file = Path(target).expanduser().resolve()
     if not file.is_file():
         raise error(f"{kind} file {target} does not exist (looked for {file})")
-    # one name for all kinds: a file that holds a reward and a loss is still imported once
+    # one module name for all kinds, so that a file with a reward and a loss is imported once
     name = f"rlcore_file_{file.stem}_{hashlib.sha1(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

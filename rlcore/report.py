@@ -1,4 +1,4 @@
-"""What a run did, from its `metrics.jsonl` alone: `summary.md`, `curve.png`, and a few lines for the console."""
+"""The report of a run from its `metrics.jsonl`: `summary.md`, `curve.png`, and a few lines for the console."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from rlcore.problems import UserError
 
-OUTSIDE = ("warmup", "eval", "checkpoint")  # phases the loop runs between two steps
+OUTSIDE = ("warmup", "eval", "checkpoint")  # phases between two steps
 INSIDE = ("gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights")
 PHASES = INSIDE + OUTSIDE
-PARTS = {"eval": ("eval", "eval_reward")}  # a phase made of several
+PARTS = {"eval": ("eval", "eval_reward")}  # a phase that contains others
 LABELS = {
     "gen": "generation", "reward": "reward", "old_log_prob": "old log-probs", "ref": "reference log-probs",
     "values": "values", "update_critic": "critic update", "update_actor": "policy update",
@@ -31,12 +31,12 @@ _ACCURACY = re.compile(r"eval/(.+)/mean@(\d+)")
 
 
 class ReportError(UserError, RuntimeError):
-    """The folder is not a run, or holds nothing to report on yet."""
+    """The folder is not a run, or has no finished step yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Figures of one run. Accuracies and rewards are None where the run logged none; shares are of `total_s`."""
+    """Figures of one run. Accuracies and rewards are None if the run logged none; shares are relative to `total_s`."""
 
     run_dir: Path
     steps: int  # completed
@@ -47,23 +47,23 @@ class Report:
     best_step: int | None
     start_reward: float | None  # mean of the first tenth of the steps
     end_reward: float | None  # mean of the last tenth
-    total_s: float  # wall seconds inside steps, evaluations and checkpoints; pauses between starts do not count
-    step_s: float  # median wall seconds of a step
+    total_s: float  # wall-clock seconds in steps, evaluations and checkpoints, without pauses between starts
+    step_s: float  # median wall-clock seconds of a step
     tokens_per_s: float | None  # median
     completions_per_s: float | None  # median
     phase_shares: Mapping[str, float] = field(default_factory=dict)
-    other_share: float = 0.0  # of the steps' own time that no phase accounts for
-    skipped_lines: int = 0  # unreadable: a kill may cut the last one short
+    other_share: float = 0.0  # share of step time outside of all phases
+    skipped_lines: int = 0  # unreadable lines: a kill may truncate the last one
 
 
 Row = dict[str, Any]
 
 
 def write_report(run_dir: Path) -> Report:
-    """Writes `summary.md` and `curve.png` into the run folder. Fit for a run still going, or killed.
+    """Writes `summary.md` and `curve.png` into the run folder. Also works for running and killed runs.
 
     Raises:
-        ReportError: no such folder, no `metrics.jsonl` in it, or not one readable row.
+        ReportError: no such folder, no `metrics.jsonl` in it, or no readable row.
     """
     run_dir = Path(run_dir)
     rows, skipped = read_metrics(run_dir)
@@ -74,7 +74,7 @@ def write_report(run_dir: Path) -> Report:
 
 
 def read_metrics(run_dir: Path) -> tuple[list[Row], int]:
-    """Rows by step, one per step (of several, later values win), and the number of unreadable lines."""
+    """Rows by step (later values replace earlier ones), and the number of unreadable lines."""
     path = run_dir / "metrics.jsonl"
     if not run_dir.is_dir():
         raise ReportError(f"{run_dir} is no folder: give the run_dir of a run")
@@ -126,7 +126,7 @@ def summarize(run_dir: Path, rows: Sequence[Row], skipped: int = 0) -> Report:
 
 
 def eval_name(rows: Sequence[Row]) -> str | None:
-    """The accuracy to show: of the set evaluated most often, then the first by name."""
+    """The accuracy metric to show: of the most often evaluated set, then the first by name."""
     counts: dict[str, int] = {}
     for row in rows:
         for name in row:
@@ -136,7 +136,7 @@ def eval_name(rows: Sequence[Row]) -> str | None:
 
 
 def step_split(row: Row) -> dict[str, float]:
-    """Seconds by phase of one row, `other` included. Evaluation and checkpoint come on top of `timing_s/step`."""
+    """Seconds by phase of one row, including `other`. Evaluation and checkpoint are not part of `timing_s/step`."""
     split = {}
     for phase in PHASES:
         parts = [_value(row, f"timing_s/{part}") for part in PARTS.get(phase, (phase,))]
@@ -252,7 +252,7 @@ def _draw_length_and_entropy(axes: Any, rows: Sequence[Row]) -> None:
         ax.set_ylabel(label, color=color)
         ax.tick_params(axis="y", colors=color)
         low, high = min(values), max(values)
-        if low >= 0 and high > 0:  # from zero, and with room above a flat curve: little change looks little
+        if low >= 0 and high > 0:  # from zero, with room above a flat curve, so that small changes look small
             ax.set_ylim(0, (1.25 if high - low < 0.2 * high else 1.05) * high)
     if twin is not axes:
         twin.spines["right"].set_visible(True)
@@ -267,7 +267,7 @@ def _draw_time(axes: Any, rows: Sequence[Row]) -> None:
         return
     steps = [int(row["step"]) for row in timed]
     split = [step_split(row) for row in timed]
-    # evaluation and checkpoint happen once in a while: as spikes they would hide the steps, so they are left out here
+    # evaluation and checkpoint are rare and would be spikes that hide the steps, so they are not shown
     layers = [(phase, [parts.get(phase, 0.0) for parts in split]) for phase in (*INSIDE, "other")]
     layers = [(phase, smooth(values)) for phase, values in layers if any(values)]
     names, heights = [phase for phase, _ in layers], [values for _, values in layers]

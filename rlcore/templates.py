@@ -1,4 +1,4 @@
-"""Text put to a model, and text taken out of what it answers."""
+"""Templates of requests to a model, and parsing of its answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import regex  # type: ignore[import-untyped, unused-ignore]
 from rlcore.problems import Problem
 
 PLACEHOLDERS = ("prompt", "response", "critique", "principle", "operation", "evolved")
-PATTERN_LIMIT_S = 1.0  # of one search: a pattern that backtracks over a model's answer must not hold the run
+PATTERN_LIMIT_S = 1.0  # seconds of one search, because a pattern may backtrack on a model's answer
 _FIELD = regex.compile(r"\{([a-z_]+)\}")
 
 
 def render(template: str, **values: object) -> str:
-    """Puts values in the places of `{name}`, in one pass: braces inside the values, and other braces, stay as they are.
+    """Replaces `{name}` with values in one pass; braces in values and other braces are unchanged.
 
     >>> render("Improve: {prompt} {x}", prompt="print({response})")
     'Improve: print({response}) {x}'
@@ -24,7 +24,7 @@ def render(template: str, **values: object) -> str:
 
 
 def template_problems(key: str, template: str, allowed: Sequence[str], needed: Sequence[str]) -> Iterator[Problem]:
-    """Of a template; other words in braces than PLACEHOLDERS are plain text."""
+    """Problems of a template; words in braces other than PLACEHOLDERS are plain text."""
     used, cure = set(_FIELD.findall(template)), f"it may use {', '.join(allowed)}"
     for name in needed:
         if name not in used:
@@ -35,12 +35,12 @@ def template_problems(key: str, template: str, allowed: Sequence[str], needed: S
 
 @dataclass
 class AnswerConfig:
-    """Where in a model's answer the text is that was asked for; blank ends are stripped."""
+    """Locates the requested text in a model's answer; surrounding blanks are stripped."""
 
-    after: str = ""  # what follows its last occurrence, if it occurs
-    before: str = ""  # of that, what comes before the first occurrence of this, if it occurs
-    must_mark: bool = False  # an answer without `after` cannot be read
-    pattern: str = ""  # of that, what this regular expression finds first: its first group, or all it matched
+    after: str = ""  # take the text after its last occurrence, if any
+    before: str = ""  # of that, the text before its first occurrence, if any
+    must_mark: bool = False  # an answer without `after` is unreadable
+    pattern: str = ""  # of that, the first match of this regular expression: its first group, or the whole match
 
     def problems(self, key: str) -> Iterator[Problem]:
         if self.must_mark and not self.after:
@@ -52,7 +52,7 @@ class AnswerConfig:
 
 
 def parse(answer: str, config: AnswerConfig) -> str | None:
-    """The text asked for, maybe empty; None where it cannot be told.
+    """The requested text, possibly empty; None if it cannot be located.
 
     >>> parse("Sure! New task: Sort {a, b}. ", AnswerConfig(after="New task:"))
     'Sort {a, b}.'
@@ -62,7 +62,7 @@ def parse(answer: str, config: AnswerConfig) -> str | None:
         _, mark, tail = text.rpartition(config.after)
         if not mark and config.must_mark:
             return None
-        text = tail  # all of it where there is no mark
+        text = tail  # without a mark, the whole text
     if config.before:
         text = text.partition(config.before)[0]
     if config.pattern:

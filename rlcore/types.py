@@ -1,4 +1,4 @@
-"""The records that travel through a step. Flat and aligned: every per-token array has the length of `tokens`.
+"""The records of a step. Flat and aligned: every per-token array has the length of `tokens`.
 
 Shapes: P prompts, G samples per prompt, B = P * G sequences, T tokens, padded on the right.
 Conventions: `logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t])`; index 0 has no context, is 0.0 and masked out.
@@ -24,37 +24,36 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One row of data, ready to be sampled from.
+    """One row of data, ready for sampling.
 
     >>> Prompt(uid="train-17", token_ids=(9, 6, 12, 10, 7, 13), text="74+85=", reference="501", rewards=("math",)).uid
     'train-17'
     """
 
-    uid: str  # stable over runs and resumes: two rows never share one
+    uid: str  # unique per row, stable over runs and resumes
     token_ids: tuple[int, ...]
-    text: str  # the prompt as rendered, chat template applied
-    reference: str | None = None  # the expected answer; None when no verifier needs one
-    rewards: tuple[str, ...] = ()  # reward names of this row; empty: the config's
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
-    source: str = ""  # the data set it came from; filters and mixtures count by it
+    text: str  # the rendered prompt, after the chat template
+    reference: str | None = None  # the expected answer; None if no verifier needs one
+    rewards: tuple[str, ...] = ()  # reward names of this row; empty: the terms of the config
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # all other columns of the row
+    source: str = ""  # name of the data set; filters and mixtures count by it
 
 
 class Status(str, enum.Enum):
-    """What became of one reward call. Anything but OK is a failure, never a silent zero."""
+    """Status of one reward call. Everything except OK is a failure, never a silent zero."""
 
     OK = "ok"
-    UNPARSABLE = "unparsable"  # the reference (data) cannot be read; a wrong answer is OK with score 0
+    UNPARSABLE = "unparsable"  # the reference (data) is invalid; a wrong answer is OK with score 0
     TIMEOUT = "timeout"
     ERROR = "error"
 
 
-REFERENCES = "references"  # metadata: all acceptable answers, where there are several; `reference` is the first
+REFERENCES = "references"  # metadata key: all acceptable answers, if several; `reference` is the first
 
 
 @dataclass(frozen=True, slots=True)
 class RewardInput:
-    """What a reward function sees of one sample. With several acceptable answers it is called for each; the best
-    result counts."""
+    """Input of a reward function. With several acceptable answers it is called for each; the best result counts."""
 
     prompt: str
     response: str
@@ -66,7 +65,7 @@ class RewardInput:
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """A score with its provenance.
+    """A score with parts, status and info.
 
     >>> RewardResult(score=0.5, parts={"math": 1.0, "length": -0.5}).ok
     True
@@ -75,7 +74,7 @@ class RewardResult:
     score: float
     status: Status = Status.OK
     parts: Mapping[str, float] = field(default_factory=dict)  # named summands, each logged as a metric
-    info: Mapping[str, Any] = field(default_factory=dict)  # for people: extracted answer, error text
+    info: Mapping[str, Any] = field(default_factory=dict)  # for display: extracted answer, error text
 
     @property
     def ok(self) -> bool:
@@ -86,15 +85,15 @@ class RewardResult:
 class Trajectory:
     """One sampled sequence. All arrays have length T = len(tokens).
 
-    A prompt of two tokens and a response of three, sampled while the weights went from version 4 to 5:
+    A prompt of two tokens and a response of three, sampled during the update from version 4 to 5:
 
         tokens            [ 9,   6,   5,   0,    1 ]
         loss_mask         [ F,   F,   T,   T,    T ]
-        rollout_logprobs  [ 0., 0., -.2, -.9,  -.1 ]     0.0 where nothing was sampled
-        versions          [-1,  -1,   4,   4,    5 ]     -1 where nothing was sampled
+        rollout_logprobs  [ 0., 0., -.2, -.9,  -.1 ]     0.0 for unsampled tokens
+        versions          [-1,  -1,   4,   4,    5 ]     -1 for unsampled tokens
     """
 
-    uid: str  # of the prompt
+    uid: str  # uid of the prompt
     sample_id: str  # "<uid>#<step>.<k>", unique within a run
     tokens: Int32
     loss_mask: Bool
@@ -102,7 +101,7 @@ class Trajectory:
     versions: Int32
     num_prompt_tokens: int
     finish_reason: str  # "stop" | "length"
-    text: str  # the response, decoded, special tokens left out
+    text: str  # the decoded response, without special tokens
     reward: RewardResult | None = None
 
     def __len__(self) -> int:
@@ -114,7 +113,7 @@ class Trajectory:
 
     @property
     def oldest_version(self) -> int:
-        """Smallest weight version that produced a token; -1 when nothing was sampled."""
+        """Smallest weight version that produced a token; -1 without sampled tokens."""
         sampled = self.versions[self.versions >= 0]
         return int(sampled.min()) if sampled.size else -1
 
@@ -132,10 +131,10 @@ SampledPair = tuple[Trajectory, Trajectory]  # chosen and rejected response to o
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt and one response to it, from data or from a model: what offline stages score, filter and train on.
+    """A prompt and one response, from data or from a model, for offline stages.
 
-    A multi-turn demonstration is one sample: the prompt ends where the model first answers, the response holds all that
-    follows, and `loss_mask` is True on the model's own turns.
+    A multi-turn demonstration is one sample: the prompt ends before the first answer, the response has the rest, and
+    `loss_mask` is True on the assistant's turns.
 
     >>> Sample(Prompt("p-1", (9, 6), "1+"), "p-1#0.0", "2", (5, 1)).num_trained
     2
@@ -143,12 +142,12 @@ class Sample:
 
     prompt: Prompt
     sample_id: str  # unique within an artefact
-    text: str  # the response, decoded, special tokens left out
-    token_ids: tuple[int, ...]  # of the response, the end token included where the model ended it
-    loss_mask: tuple[bool, ...] | None = None  # per response token; None: all are trained on
+    text: str  # the decoded response, without special tokens
+    token_ids: tuple[int, ...]  # tokens of the response, including the end token if the model ended it
+    loss_mask: tuple[bool, ...] | None = None  # per response token; None: all are trained
     finish_reason: str = "stop"  # "stop" | "length"
-    model: str = ""  # content hash of the model that said it; "" for data
-    reward: RewardResult | None = None  # its `parts` hold labelled or predicted attributes by name
+    model: str = ""  # content hash of the sampling model; "" for data
+    reward: RewardResult | None = None  # its `parts` have labelled or predicted attributes by name
 
     @property
     def num_trained(self) -> int:
@@ -162,7 +161,7 @@ class Pair:
     prompt: Prompt
     chosen: Sample
     rejected: Sample
-    strength: float | None = None  # how much better, on the data's scale; None: unknown
+    strength: float | None = None  # strength of the preference, on the data's scale; None: unknown
 
     @property
     def uid(self) -> str:
@@ -171,14 +170,14 @@ class Pair:
 
 @dataclass(slots=True)
 class TrainBatch:
-    """B sequences padded on the right to a common T; numpy, so that it crosses process borders without a copy.
+    """B sequences padded on the right to a common T; numpy, so that it can be sent between processes without a copy.
 
-    Optional fields are None until some model has computed them. Arrays that arrive through Ray are read-only.
+    Optional fields are None until a model has computed them. Arrays from Ray are read-only.
     """
 
     tokens: Int32  # [B, T], padded with 0
-    lengths: Int32  # [B], tokens of each row that are real
-    loss_mask: Bool  # [B, T], True where trained on
+    lengths: Int32  # [B], tokens of each row without padding
+    loss_mask: Bool  # [B, T], True for trained tokens
     sample_ids: Sequence[str]  # [B]; padding rows have ""
     rollout_logprobs: Float32 | None = None  # [B, T] sampler
     old_logprobs: Float32 | None = None  # [B, T] trainer, at batch start
@@ -188,10 +187,10 @@ class TrainBatch:
     advantages: Float32 | None = None  # [B, T]
     scores: Float32 | None = None  # [B], reward of each row
     targets: Float32 | None = None  # [B, K] labels of a reward model's outputs, NaN where not labelled
-    strengths: Float32 | None = None  # [B] of the preference a row is part of, NaN where unknown
-    labels: Float32 | None = None  # [B] chance that a row is better than the other one of its pair
-    weights: Float32 | None = None  # [B] of the pair a row is part of, in the loss
-    rows_per_unit: int = 1  # rows that must stay together, in one micro-batch: 2 where they are pairs
+    strengths: Float32 | None = None  # [B] strength of the row's preference, NaN where unknown
+    labels: Float32 | None = None  # [B] probability that a row is better than the other row of its pair
+    weights: Float32 | None = None  # [B] weight of the row's pair in the loss
+    rows_per_unit: int = 1  # rows that must be in the same micro-batch: 2 for pairs
 
     ARRAYS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "values", "returns", "advantages")
     OF_ROWS = ("scores", "targets", "strengths", "labels", "weights")
@@ -234,7 +233,8 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class RewardScale:
-    """One reward of K outputs: `(sum_k weights_k s_k - mean) / std`; stored next to the model as reward_model.json.
+    """Combines K outputs into one reward: `(sum_k weights_k s_k - mean) / std`; stored next to the model as
+    reward_model.json.
 
     >>> RewardScale(("helpfulness", "verbosity"), (1.0, -0.5), mean=1.0, std=2.0).rewards(np.array([[4.0, 2.0]]))
     array([1.], dtype=float32)
@@ -244,7 +244,7 @@ class RewardScale:
     weights: tuple[float, ...]
     mean: float = 0.0
     std: float = 1.0
-    trained_with: Mapping[str, Any] = field(default_factory=dict)  # the settings, as JSON has them; empty: not here
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # the settings as JSON; empty: unknown
 
     FILE: ClassVar[str] = "reward_model.json"
 
@@ -256,11 +256,11 @@ class RewardScale:
 
     @classmethod
     def of(cls, attributes: Sequence[str]) -> RewardScale:
-        """The first attribute alone."""
+        """Uses only the first attribute."""
         return cls(tuple(attributes), (1.0, *([0.0] * (len(attributes) - 1))))
 
     def rewards(self, scores: Float32) -> Float32:
-        """[B] float32 of [B, K]."""
+        """[B] float32 rewards from [B, K] outputs."""
         summed = np.asarray(scores, dtype=np.float64) @ np.asarray(self.weights)
         rewards: Float32 = ((summed - self.mean) / self.std).astype(np.float32)
         return rewards
@@ -270,10 +270,10 @@ class RewardScale:
 
     @classmethod
     def read(cls, directory: str | Path) -> RewardScale | None:
-        """None where the folder has no such file.
+        """Reads the file; None if the folder has none.
 
         Raises:
-            ValueError: the file is there and is not what `write` writes.
+            ValueError: the file is invalid.
         """
         file = Path(directory) / cls.FILE
         if not file.is_file():
@@ -286,10 +286,10 @@ class RewardScale:
             raise ValueError(f"{file} does not describe a reward model: {error!r}. Export the model again") from error
 
     def named(self, attributes: Sequence[str] | None) -> RewardScale:
-        """The same with its outputs called `attributes`; None leaves them.
+        """A copy with outputs named `attributes`; None keeps the names.
 
         Raises:
-            ValueError: another number of names than outputs.
+            ValueError: wrong number of names.
         """
         if attributes is None or tuple(attributes) == self.attributes:
             return self

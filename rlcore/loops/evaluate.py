@@ -1,4 +1,4 @@
-"""Scores on the held-out prompts."""
+"""Evaluation on held-out prompts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rlcore.loops.sampling import sample_and_score, scored
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import Group, Prompt, RewardResult
 
-HELD_OUT = "heldout"  # the set of prompts that `data.eval` gives no name
+HELD_OUT = "heldout"  # name of the set if `data.eval` gives none
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+    """Unbiased estimate of the probability that at least one of k samples is right (Chen et al. 2021, arXiv 2107.03374,
+    eq. 1).
 
     >>> round(pass_at_k(4, 1, 2), 3)
     0.5
@@ -26,7 +27,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def majority(results: Sequence[RewardResult]) -> float | None:
-    """1.0 where the most frequent answer is right, a share where it ties, None where no answer was extracted.
+    """1.0 if the most frequent answer is right, a share for ties, None without extracted answers.
 
     Self-consistency (Wang et al. 2022, arXiv 2203.11171). Answers are compared as text, right ones (a score of at
     least 1) with each other by their score: `1/2` and `0.5` are one answer.
@@ -48,9 +49,9 @@ def majority(results: Sequence[RewardResult]) -> float | None:
 
 
 def by_set(prompts: Sequence[Prompt], max_prompts: int | None = None) -> dict[str, list[Prompt]]:
-    """Held-out prompts by the name of their set in `data.eval` (`Prompt.source`), the first `max_prompts` of each.
+    """Held-out prompts by set name (`Prompt.source`), the first `max_prompts` of each.
 
-    Prompts of no named set are `heldout`.
+    Prompts without a set name are in `heldout`.
     """
     sets: dict[str, list[Prompt]] = {}
     for prompt in prompts:
@@ -69,8 +70,7 @@ def evaluate(
     Returns:
         For each set `eval/<set>/mean@N`; with N > 1 `pass@k` for k = 2, 4, ... and N; `maj@N` where the reward extracts
         answers; the shares `unscored` and `truncated`. For several sets `eval/all/mean@N` too, over all their prompts.
-        A sample that cannot be scored counts as wrong. Right means a score of at least 1.
-        And the groups, for a table.
+        Unscored samples count as wrong. Right means a score of at least 1. Second, the groups, for a table.
     """
     sets = by_set(prompts, max_prompts)
     groups = sample_and_score(world, [p for chosen in sets.values() for p in chosen], sampling, config, phase="eval")
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def accuracy(metrics: Mapping[str, float], num_samples: int) -> float:
-    """The mean score over all held-out prompts, from the metrics of `evaluate`."""
+    """Mean score over all held-out prompts, from the metrics of `evaluate`."""
     names = [name for name in metrics if name.startswith("eval/") and name.endswith(f"/mean@{num_samples}")]
     return metrics[f"eval/all/mean@{num_samples}" if len(names) > 1 else names[0]]
 

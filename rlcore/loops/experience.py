@@ -1,4 +1,6 @@
-"""What a step trains on: prompts sampled, scored and filtered, until there are enough or the rounds are used up."""
+"""Collects the samples of a step: samples, scores and filters prompts until there are enough, or no refill rounds are
+left.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import Group, Prompt, SampledPair, TrainBatch
 
-SURPLUS = "surplus"  # samples of prompts beyond those a step trains on, after a refill
-OTHER_SEED = 0x9E3779B9  # added for the reference's samples
-LOWEST_RATE = 0.25  # of prompts kept, assumed when fewer were: bounds how many a refill asks for
+SURPLUS = "surplus"  # samples of surplus prompts after a refill
+OTHER_SEED = 0x9E3779B9  # offset of the seed for the reference's samples
+LOWEST_RATE = 0.25  # lower bound on the assumed share of kept prompts: limits the size of a refill
 
 
 @dataclass
 class Experience:
-    """Samples in = samples trained + samples filtered, by reason; `check` holds it to that."""
+    """Samples in = samples trained + samples filtered, by reason; `check` verifies it."""
 
     algorithm: AlgorithmConfig
     prompts: list[Prompt] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)  # all of them, scored
-    kept: list[Group] = field(default_factory=list)  # policy gradient: with only the samples to train on
+    groups: list[Group] = field(default_factory=list)  # all scored groups
+    kept: list[Group] = field(default_factory=list)  # policy gradient: only the samples to train on
     pairs: list[SampledPair] = field(default_factory=list)
     filtered: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
@@ -45,7 +47,7 @@ class Experience:
 
     @property
     def own_rows(self) -> list[int]:
-        """Rows of `batch` that the policy's weights sampled, not the reference's."""
+        """Rows of `batch` that the policy sampled, not the reference."""
         ids = self.sample_ids
         if self.algorithm.family is not Family.preference or self.algorithm.preference.opponent is Opponent.policy:
             return list(range(len(ids)))
@@ -53,7 +55,7 @@ class Experience:
         return [row for row, sample_id in enumerate(ids) if int(sample_id.rpartition(".")[2]) < half]
 
     def add(self, prompts: Sequence[Prompt], groups: Sequence[Group], wanted: int) -> None:
-        """Filters `groups`; of what is left, only as many prompts are kept as are still missing."""
+        """Filters `groups` and keeps at most the number of missing prompts."""
         room = wanted - self.num_prompts_kept
         if self.algorithm.family is Family.preference:
             pairs, counts = preference.select_pairs(groups, self.algorithm.preference)
@@ -80,7 +82,7 @@ class Experience:
             raise RuntimeError(text)
 
     def batch(self) -> TrainBatch | None:
-        """Rows in the order of `sample_ids`; None when nothing is left to train on."""
+        """Rows in the order of `sample_ids`; None without rows to train on."""
         if self.pairs:
             return collate_pairs(self.pairs)
         return collate([t for g in self.kept for t in g.trajectories]) if self.kept else None
@@ -100,8 +102,8 @@ def collect(
     world: World, algorithm: AlgorithmConfig, reward: RewardConfig, sampling: Sampling, num_prompts: int, seed: int,
     step: int,
 ) -> Experience:  # fmt: skip
-    """Samples `num_prompts` prompts; while filters leave fewer and `refill_rounds` allows, some more (DAPO's dynamic
-    sampling, arXiv 2503.14476 section 3.2, with a bound).
+    """Samples `num_prompts` prompts, and more in up to `refill_rounds` rounds if filters leave too few (DAPO's dynamic
+    sampling, arXiv 2503.14476 section 3.2, with a limit).
 
     Raises:
         RewardFailure: see `sample_and_score`.
@@ -121,7 +123,7 @@ def collect(
 
 
 def _apart(prompts: Sequence[Prompt], before: Sequence[Prompt]) -> list[Prompt]:
-    """Copies of one prompt get different uids: a step that is larger than the data has it twice, as two groups."""
+    """Gives copies of a prompt different uids: a step larger than the data has a prompt twice, as two groups."""
     used, apart = {p.uid for p in before}, []
     for prompt in prompts:
         uid, copy = prompt.uid, 1
@@ -144,7 +146,7 @@ def _sample(
     groups = sample_and_score(world, prompts, dataclasses.replace(sampling, num_samples=half), reward)
     with world.tracker.phase("update_weights"):
         world.reference_weights.publish_reference()
-    # equal seeds would draw equal samples as long as the two models are alike: ties, all of them
+    # with equal seeds two similar models would draw equal samples, so all pairs would be ties
     seed = None if sampling.seed is None else (sampling.seed + OTHER_SEED) % 2**32
     rest = dataclasses.replace(sampling, num_samples=sampling.num_samples - half, seed=seed)
     for group, other in zip(groups, sample_and_score(world, prompts, rest, reward), strict=True):

@@ -1,4 +1,4 @@
-"""From samples to new weights: what the models say of a batch, credit, and the optimizer steps on it."""
+"""From samples to new weights: log-probs and values of a batch, credit, and optimizer steps."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from rlcore.loops.config import TrainerConfig
 from rlcore.objective import Objective
 from rlcore.types import TrainBatch
 
-OWN_ONLY = ("group", "gae", "returns")  # advantages that never look at old log-probs, unless for a KL in the reward
-BUILT_IN = (*OWN_ONLY, "nash_md")  # one that a user registered may look at everything
+OWN_ONLY = ("group", "gae", "returns")  # advantages that do not read old log-probs, except for a KL in the reward
+BUILT_IN = (*OWN_ONLY, "nash_md")  # a registered function may read everything
 
 
 def credit_needs_old(algorithm: AlgorithmConfig) -> bool:
-    """Whether the advantages look at old log-probs, of every row."""
+    """True if the advantages read old log-probs, of every row."""
     if algorithm.family is Family.preference:
         return False
     return algorithm.advantage not in OWN_ONLY or (algorithm.kl_coef > 0 and algorithm.kl_in is KLPlace.reward)
 
 
 def rows_to_score(algorithm: AlgorithmConfig, steps: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows whose old log-probs are needed: not those of the first optimizer step alone, before which the policy's own,
-    detached, are the same numbers."""
+    """Rows that need old log-probs: those of later optimizer steps. In the first step the policy's detached log-probs
+    are equal.
+    """
     if not steps:
         return np.array([], dtype=np.int64)
     parts = steps if credit_needs_old(algorithm) else steps[1:]
@@ -54,13 +55,13 @@ def with_models(
     check_parity: bool,
     own: Sequence[int],
 ) -> tuple[TrainBatch, M.Metrics]:
-    """Adds old and reference log-probs and values, as far as needed, computed at the same time on their own groups.
+    """Adds old and reference log-probs and values, if needed, computed in parallel on their groups.
 
     Args:
         steps: rows of each optimizer step to come.
-        check_parity: whether the run stops when rollout and trainer log-probs disagree. The differences are reported
-            for every row whose log-probs are needed anyway, else for `parity.num_sequences` rows when checking.
-        own: rows that the policy's weights sampled: those whose log-probs must agree with the rollout engines'.
+        check_parity: stops the run if rollout and trainer log-probs disagree. Differences are reported for every row
+            with computed log-probs, otherwise for `parity.num_sequences` rows.
+        own: rows that the policy sampled, whose log-probs must agree with those of the rollout engines.
     """
     metrics: M.Metrics = {}
     asked = needs_reference(algorithm)
@@ -68,7 +69,7 @@ def with_models(
         ref = beside.submit(world.reference.logprobs, batch) if world.reference and asked else None
         values = beside.submit(world.critic.values, batch) if world.critic else None
         rows = rows_to_score(algorithm, steps)
-        if not len(rows) and check_parity:  # only to compare them
+        if not len(rows) and check_parity:  # only for the comparison
             rows = np.array(own[: trainer.parity.num_sequences], dtype=np.int64)
         if len(rows):
             with world.tracker.phase("old_log_prob"):
@@ -94,12 +95,12 @@ def update(
     rates: tuple[float | None, float],
     objectives: tuple[Objective, Objective],
 ) -> list[M.Metrics]:
-    """All optimizer steps of one batch; the critic's run at the same time as the policy's, on the same rows.
+    """Runs all optimizer steps of one batch; critic and policy run in parallel on the same rows.
 
     Args:
         batch: with the old log-probs of the rows in `steps[1:]`.
         steps: rows of each optimizer step.
-        rates: learning rates of policy (None: it stays as it is, while the critic warms up) and critic.
+        rates: learning rates of policy (None during the critic's warm-up: no update) and critic.
         objectives: of policy and critic.
     """
     parts: list[M.Metrics] = []
@@ -107,7 +108,7 @@ def update(
     with ThreadPoolExecutor(1, "critic") as beside:
         for i, rows in enumerate(steps):
             part = batch.select(rows)
-            if i == 0:  # the policy has not moved yet: its own log-probs, detached, are the old ones
+            if i == 0:  # the policy has not changed yet: its detached log-probs are the old ones
                 part = replace(part, old_logprobs=None)
             critic = None
             if world.critic:
@@ -116,13 +117,13 @@ def update(
                 with world.tracker.phase("update_actor"):
                     parts.append(world.policy.update(part, rate, objective))
             if critic is not None:
-                with world.tracker.phase("update_critic"):  # what is left of it once the policy is done
+                with world.tracker.phase("update_critic"):  # time that remains after the policy has finished
                     parts.append(critic.result())
     return parts
 
 
 def objectives_of(algorithm: AlgorithmConfig, sampling: Sampling) -> tuple[Objective, Objective]:
-    """What policy and critic minimise."""
+    """Objectives of policy and critic."""
     family = PreferenceObjective if algorithm.family is Family.preference else PolicyGradientObjective
     policy = family(algorithm, sampling.temperature, sampling.max_new_tokens)
     return policy, ValueObjective(algorithm.value_clip)

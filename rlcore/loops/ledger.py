@@ -1,4 +1,4 @@
-"""Which prompts and samples every step consumed: one line per step, so that nothing is trained twice or lost unseen."""
+"""The ledger: prompts and samples of every step, one line per step, to detect repeated or lost samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ledger:
     def record(
         self, step: int, version: int, uids: Sequence[str], trained: Sequence[str], filtered: dict[str, int]
     ) -> None:
-        """`trained` are sample ids; the digest stands for their tokens being trained exactly once."""
+        """Writes a line. `trained` are sample ids; the digest covers the trained tokens."""
         row: dict[str, Any] = {"step": step, "version": version, "uids": list(uids), "trained": len(trained)}
         row["filtered"] = filtered
         row["digest"] = hashlib.sha256("\n".join(trained).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Training on records: supervised, on pairs, reward models. Epochs in a seeded order, checkpoints, exact resume."""
+"""Offline training on records, for SFT, preferences and reward models: seeded epochs, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ Units = NDArray[np.int64]
 
 
 class NothingToTrainOn(UserError, ValueError):
-    """A stage without records: the stages before it kept none, or made none. `why`: what they dropped, if known."""
+    """A stage has no records, because earlier stages kept or made none. `why`: the stage that dropped them, if known.
+    """
 
     def __init__(self, name: str, why: str = "") -> None:
         cure = why or "`rlcore rounds status` shows which stage before it dropped what"
-        super().__init__(f"{name}: there is nothing to train on; {cure}")
+        super().__init__(f"{name}: there is no data to train on; {cure}")
 
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """What does not change during a run. A unit is what stays together: a sequence, or a pair."""
+    """The constants of a run. A unit is a sequence or a pair."""
 
-    name: str  # of the phase that shows progress
+    name: str  # progress label
     num_units: int
-    update: Callable[[Units, float], M.Metrics]  # one optimizer step on these units at a learning rate
+    update: Callable[[Units, float], M.Metrics]  # runs an optimizer step on these units with a learning rate
     config: OfflineTrainConfig
-    write: Callable[[Path], None]  # the model and its optimizer, into a checkpoint
+    write: Callable[[Path], None]  # writes model and optimizer into a checkpoint
     read: Callable[[Path], None]
     checkpoints: CheckpointStore
-    tracker: Tracker  # of the stage: one row a step
+    tracker: Tracker  # of the stage: one row per step
     progress: Tracker  # of the run: phases
     stop: StopSignal
     seed: int
-    enough: Callable[[int], bool] | None = None  # asked after every step, by the number of steps: stop here?
-    after_epoch: Callable[[int], None] | None = None  # called with the number of epochs done, again after a resume
+    enough: Callable[[int], bool] | None = None  # called after every step with the number of steps; True stops the run
+    after_epoch: Callable[[int], None] | None = None  # called with the number of finished epochs, also after a resume
 
 
 def steps_per_epoch(config: OfflineTrainConfig, num_units: int) -> int:
@@ -53,7 +54,7 @@ def steps_per_epoch(config: OfflineTrainConfig, num_units: int) -> int:
 
 
 def total_steps(config: OfflineTrainConfig, num_units: int) -> int:
-    """Of a run: `steps`, or as many as `epochs` take, rounded up."""
+    """Steps of a run: `steps`, or the number for `epochs`, rounded up."""
     if config.steps is not None:
         return config.steps
     return math.ceil(config.epochs * steps_per_epoch(config, num_units) - 1e-9)
@@ -69,12 +70,12 @@ def units_of(step: int, config: OfflineTrainConfig, num_units: int, seed: int) -
 @functools.lru_cache(maxsize=1)
 def _order(epoch: int, num_units: int, seed: int) -> Units:
     order = np.random.default_rng([seed, epoch]).permutation(num_units)
-    order.flags.writeable = False  # shared by all steps of the epoch
+    order.flags.writeable = False  # equal for all steps of the epoch
     return order
 
 
 def train(run: OfflineRun) -> dict[str, float]:
-    """Runs to the end, from the newest checkpoint if there is one; returns the last step's metrics and `steps`.
+    """Runs to the end, from the latest checkpoint if any; returns the metrics of the last step and `steps`.
 
     Raises:
         Interrupted: a checkpoint of the last completed step has been written.
@@ -93,7 +94,7 @@ def train(run: OfflineRun) -> dict[str, float]:
     with run.progress.phase(run.name, total=steps) as advance:
         advance(step)
         try:
-            over = step > 0 and run.enough is not None and run.enough(step)  # it may have been stopped while asking
+            over = step > 0 and run.enough is not None and run.enough(step)  # a signal may have arrived during the call
             while step < steps and not over:
                 run.stop.check()
                 epoch = step // steps_per_epoch(config, run.num_units)

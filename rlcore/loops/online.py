@@ -1,7 +1,7 @@
-"""Online RL: sample, score, credit, update, publish; again. Synchronous: every sample comes from the newest weights.
+"""Online RL: sample, score, credit, update, publish, repeat. Synchronous: every sample comes from the latest weights.
 
-What this loop leaves out: sampling that goes on during updates (`max_staleness >= 1`). Every trajectory carries the
-weight version of each of its tokens, so that needs no new record.
+Not implemented: sampling during updates (`max_staleness >= 1`). Trajectories already contain the weight version of each
+token.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import Prompt, TrainBatch
 
-CRITIC = "critic"  # its folder in a checkpoint
-START = "start_model"  # in the run folder: the policy after the supervised warm-up, kept for a resume
+CRITIC = "critic"  # folder in a checkpoint
+START = "start_model"  # folder in the run folder with the policy after the warm-up, for a resume
 
 
 @dataclass(frozen=True)
 class OnlineRun:
-    """What does not change during a run."""
+    """The constants of a run."""
 
     world: World
     trainer: TrainerConfig
@@ -48,17 +48,17 @@ class OnlineRun:
     config_hash: str
     run_dir: Path
     samples_every: int = 10
-    warm_up: Callable[[Callable[[], float]], object] | None = None  # supervised, before the first version is published
+    warm_up: Callable[[Callable[[], float]], object] | None = None  # supervised, before the first version
 
 
 @dataclass
 class LoopState:
-    """All that the driver must remember; JSON-able."""
+    """The driver's state; JSON-able."""
 
     step: int = 0  # completed steps
-    version: int = 0  # of the policy's weights that the engines hold
+    version: int = 0  # version of the weights in the engines
     prompts: dict[str, Any] = field(default_factory=dict)
-    accuracy: float | None = None  # newest evaluation
+    accuracy: float | None = None  # latest evaluation
     best: dict[str, float] = field(default_factory=dict)  # {"step", "accuracy"}
     counters: dict[str, float] = field(default_factory=dict)  # samples and tokens since the first step
     kl: dict[str, float] = field(default_factory=dict)  # of the KL controller
@@ -66,7 +66,7 @@ class LoopState:
 
 
 def train(run: OnlineRun) -> LoopState:
-    """Runs to `trainer.steps`, from the newest checkpoint if there is one.
+    """Runs to `trainer.steps`, from the latest checkpoint if any.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; a checkpoint of the last completed step has been written.
@@ -82,7 +82,7 @@ def train(run: OnlineRun) -> LoopState:
             state.step += 1
             state.prompts = run.world.prompts.state_dict()
             state.unlogged = metrics
-            finish_row(run, state)  # before the checkpoint: a resume drops rows newer than it
+            finish_row(run, state)  # before the checkpoint, because a resume drops later rows
             if state.step == run.trainer.steps or due(run.trainer.checkpoint.every, state.step):
                 save(run, state)
                 saved = state.step
@@ -94,7 +94,7 @@ def train(run: OnlineRun) -> LoopState:
 
 
 def finish_row(run: OnlineRun, state: LoopState) -> None:
-    """Evaluates when it is time and writes the row of the step."""
+    """Evaluates if due and writes the row of the step."""
     metrics = dict(state.unlogged)
     if state.step == run.trainer.steps or due(run.trainer.eval.every, state.step):
         metrics |= run_evaluation(run, state)
@@ -153,7 +153,7 @@ def one_step(run: OnlineRun, state: LoopState, check_parity: bool) -> dict[str, 
     batch = found.batch()
     if batch is None:
         world.tracker.message(
-            f"step {state.step + 1}: every sample was filtered out ({dict(found.filtered)}); the weights stay"
+            f"step {state.step + 1}: every sample was filtered out ({dict(found.filtered)}); the weights are unchanged"
         )
     else:
         parts += learn(run, state, found, batch, rate, check_parity)
@@ -176,7 +176,7 @@ def learn(
     parts = [compared]
     if algorithm.family is Family.policy_gradient:
         controller = KLController(algorithm, state.kl)
-        seen = batch if credit_needs_old(algorithm) else replace(batch, old_logprobs=None)  # some rows have none
+        seen = batch if credit_needs_old(algorithm) else replace(batch, old_logprobs=None)  # some rows have no value
         seen, credited = policy_gradient.credit(found.kept, seen, algorithm, controller.coef, longest)
         parts += [credited, controller.observe(seen)]
         state.kl = controller.state_dict()
@@ -214,10 +214,10 @@ def run_evaluation(run: OnlineRun, state: LoopState) -> dict[str, float]:
 
 
 def published_accuracy(run: OnlineRun, state: LoopState) -> float:
-    """For the warm-up: what the model at hand scores on the held-out set."""
+    """For the warm-up: score of the current model on the held-out set."""
     publish(run.world, state)
     run_evaluation(run, state)
-    state.best = {}  # the start of the run is still to come
+    state.best = {}  # the run has not started yet
     return 0.0 if state.accuracy is None else state.accuracy
 
 
@@ -240,7 +240,7 @@ def write_models(world: World, directory: Path) -> None:
 
 
 def start_others(run: OnlineRun) -> None:
-    """Reference and critic begin where the supervised warm-up left the policy, not before it."""
+    """Initialises reference and critic from the policy after the warm-up."""
     if run.world.critic is None and run.world.reference is None:
         return
     run.world.policy.export(run.run_dir / START)

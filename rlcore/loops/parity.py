@@ -1,4 +1,4 @@
-"""Do the rollout engines sample from the weights that the trainer holds? Compared on freshly sampled sequences."""
+"""Checks that rollout engines and trainer have the same weights, by log-probs of new samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compare(batch: TrainBatch, config: ParityConfig) -> Metrics:
 
     Raises:
         ParityError: under `config.stop`, when the largest difference passes `tolerance` or the mean one
-            `mean_tolerance`. Most often the weight sync is wrong; a NaN anywhere counts as a disagreement.
+            `mean_tolerance`. The usual cause is the weight sync; a NaN counts as a disagreement.
     """
     if batch.rollout_logprobs is None or batch.old_logprobs is None:
         raise ValueError("parity needs rollout_logprobs and old_logprobs")
@@ -46,7 +46,7 @@ def _explain(batch: TrainBatch, largest: float, mean: float, config: ParityConfi
         + (f" (tolerance {config.mean_tolerance:g})" if config.mean_tolerance is not None else "")
         + f"; worst at sample {batch.sample_ids[row]!r}, token {column}: "
         f"rollout {batch.rollout_logprobs[row, column]:.4f}, trainer {batch.old_logprobs[row, column]:.4f}. "
-        f"Both should hold the same weights: training on would be off-policy without knowing it. "
+        f"Both should have the same weights; otherwise training is off-policy. "
         f"Causes, likeliest first: a weight that the sync misses (tied embeddings, a renamed "
         f"parameter), another dtype on one side, top_p < 1 or top_k > 0, another attention kernel. In bfloat16 raise "
         f"trainer.parity.tolerance and set trainer.parity.mean_tolerance (0.05); trainer.parity.stop=false only logs."

@@ -1,4 +1,4 @@
-"""Sampling and scoring, shared by training and evaluation: each group is scored while others still generate."""
+"""Sampling and scoring for training and evaluation: each group is scored while others are still generated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlcore.types import Group, Prompt, RewardResult, Status, Trajectory
 
 
 class RewardFailure(UserError, RuntimeError):
-    """Too many samples could not be scored, or one when the config asks to stop at the first."""
+    """Too many samples could not be scored, or one with `on_failure: fail`."""
 
 
 def sample_and_score(
@@ -24,8 +24,8 @@ def sample_and_score(
     """Samples every prompt and scores every sample; groups come back in the order of `prompts`.
 
     Raises:
-        RewardFailure: the share of samples whose status is not `ok` passes `config.max_failed_share`, or any at all
-            under `on_failure: fail`. The message shows some of them.
+        RewardFailure: the share of samples with a status other than `ok` exceeds `config.max_failed_share`, or any
+            failed with `on_failure: fail`. The message shows some of them.
     """
     pending = []
     with world.tracker.phase(phase, total=len(prompts)) as advance:
@@ -46,7 +46,7 @@ def sample_and_score(
 
 
 def apply_failure_policy(groups: Sequence[Group], config: RewardConfig) -> None:
-    """Turns failures into zeros under `on_failure: zero`, stops the run when there are too many."""
+    """Converts failures to zeros with `on_failure: zero`, and stops the run if there are too many."""
     failed = [(g, t) for g in groups for t in g.trajectories if not scored(t).ok]
     total = sum(len(g.trajectories) for g in groups)
     limit = 0.0 if config.on_failure is OnFailure.fail else config.max_failed_share
@@ -105,6 +105,8 @@ def sample_metrics(groups: Sequence[Group]) -> Metrics:
 
 
 def with_step(sampling: Sampling, seed: int, step: int, refill: int = 0) -> Sampling:
-    """The sampling of one step: seeded by run seed, step and refill, so that a resumed step samples the same."""
+    """Sampling settings of one step, seeded by run seed, step and refill, so that a resumed step gives the same
+    samples.
+    """
     mixed = int(np.random.SeedSequence([seed, step, *([refill] if refill else [])]).generate_state(1)[0])
     return dataclasses.replace(sampling, seed=mixed, step=step)

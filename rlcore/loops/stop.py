@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: checkpoint, then leave. A second signal leaves at once."""
+"""Ctrl-C and SIGTERM: write a checkpoint, then exit. A second signal exits immediately."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; nothing of the last completed step is lost."""
+    """The run was interrupted; the last completed step is saved."""
 
 
 class StopSignal:
-    """Turns a signal into an `Interrupted` at a place where stopping loses nothing.
+    """Raises `Interrupted` after a signal, at a place where no work is lost.
 
-    Inside `with stop.abandonable():` (sampling, scoring, evaluation: work that a resumed run repeats) the signal
-    raises at once; elsewhere (an optimizer step, a sync, a checkpoint) it is remembered until `check()`.
+    Inside `with stop.abandonable():` (sampling, scoring, evaluation: work that a resumed run repeats) the signal raises
+    immediately; elsewhere (an optimizer step, a sync, a checkpoint) it is deferred until `check()`.
     """
 
     def __init__(self, notify: Callable[[str], None] = print) -> None:
@@ -53,7 +53,7 @@ class StopSignal:
         if self.requested is not None:
             raise KeyboardInterrupt(f"second {name}: leaving without a checkpoint")
         self.requested = name
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # Ctrl-C also ends the `tee` we may be writing to
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # Ctrl-C also ends a `tee` that reads our output
             self._notify(f"{name}: saving a checkpoint, then leaving (once more to leave at once)")
         if self._abandonable:
             self._abandonable = False

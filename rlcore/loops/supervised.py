@@ -1,4 +1,4 @@
-"""Supervised training on the policy's own workers: the warm-up before RL."""
+"""Supervised warm-up before RL, on the policy workers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def warm_up(
     stop: StopSignal,
     accuracy: Callable[[], float] | None = None,
 ) -> float:
-    """Trains on the data's own answers for `config.steps` steps; returns the last step's loss (nats per token).
+    """Trains on the answers of the data for `config.steps` steps; returns the loss of the last step (nats per token).
 
-    With `config.stop_at_accuracy` it ends as soon as `accuracy()`, held-out and sampled from the rollout engines,
-    reaches it: RL needs a start that is sometimes right, and how many steps that takes varies with the seed.
+    With `config.stop_at_accuracy` it ends when `accuracy()`, sampled on held-out prompts, reaches it: RL needs a start
+    model that is sometimes right, and the necessary steps vary with the seed.
 
     Raises:
         Interrupted: between two steps; the warm-up starts over on resume.

@@ -1,6 +1,6 @@
-"""The average of Hugging Face model folders, tensor by tensor: model soups, and Llama 3's averages over checkpoints.
+"""Averages Hugging Face model folders tensor by tensor: model soups, and Llama 3's averages over checkpoints.
 
-Averaging weights of models tuned from one start (Wortsman et al. 2022, arXiv 2203.05482; Llama 3, arXiv 2407.21783,
+Source: weights of models tuned from one start (Wortsman et al. 2022, arXiv 2203.05482; Llama 3, arXiv 2407.21783,
 section 4.1.5). Only safetensors are read and written; one tensor of each folder is in memory at a time, never a model.
 """
 
@@ -24,7 +24,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # not copied: weights in any format, for they would be those of one model, and what says how the first one was made
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 NOT_COPIED = (*_WEIGHT_FILES, "*.float32", "rlcore_origin.json")
-# of config.json, what two models of one architecture may differ in
+# keys of config.json that may differ within one architecture
 BOOKKEEPING = ("transformers_version", "torch_dtype", "dtype", "use_cache")
 DTYPES = {
     torch.float64: "F64",
@@ -44,27 +44,27 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
     """Writes the weighted mean of the models in `folders` to a new folder.
 
     Each folder holds `model.safetensors` or shards with their index. Sums are in float32 (float64 for float64 tensors)
-    as a running mean `m += w_k / (w_1 + ... + w_k) (x_k - m)`, which leaves equal tensors exactly as they are. The
-    result has the first folder's dtypes, in one file; equal input gives equal bytes. Tensors of integers must be
-    equal. All other files beside weights (config, tokenizer, chat template, ...) are the first folder's. A tied head
-    that only some folders hold is left out where it equals its embedding.
+    as a running mean `m += w_k / (w_1 + ... + w_k) (x_k - m)`, which leaves equal tensors unchanged. The
+    result has the first folder's dtypes, in one file; equal input gives equal bytes. Integer tensors must be equal. All
+    other files (config, tokenizer, chat template, ...) are copied from the first folder. A tied head that only some
+    folders contain is dropped if it equals its embedding.
 
     Args:
-        directory: must not exist, or be empty; it appears whole or not at all.
+        directory: must not exist, or be empty; it is written atomically.
         weights: per folder, not negative; they are divided by their sum. None: equal.
 
     Raises:
-        ValueError: no folders, weights that cannot work, folders of different architecture or vocabulary, quantized
+        ValueError: no folders, invalid weights, folders of different architecture or vocabulary, quantized
             models, a tensor that is missing, of another shape, or not finite: folder and tensor are named.
         FileNotFoundError: a folder without safetensors, or an index that names a file that is not there.
-        FileExistsError: `directory` holds something.
+        FileExistsError: `directory` is not empty.
     """
     shares = _shares(folders, weights)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is not empty: averages go to a folder of their own")
     with ExitStack() as stack:
-        # a folder of weight 0 takes no part, but the first one still gives dtypes and companions
+        # folders with weight 0 are skipped, but the first one still provides dtypes and other files
         models = [stack.enter_context(_Folder(Path(path))) for path in folders]
         _check_alike(models)
         names = _common_names(models)
@@ -74,13 +74,13 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
 
 
 class _Folder:
-    """A model folder whose safetensors are open: mapped, read only where a tensor is asked for."""
+    """A model folder with open, memory-mapped safetensors; tensors are read on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = _json(path / "config.json")
         self._stack = ExitStack()
-        self._holder: dict[str, Any] = {}  # tensor name to the open file that holds it
+        self._holder: dict[str, Any] = {}  # tensor name -> open file
 
     def __enter__(self) -> _Folder:
         files = self._files()
@@ -101,7 +101,7 @@ class _Folder:
         self._stack.close()
 
     def _files(self) -> dict[Path, set[str] | None]:
-        """Each file and the tensors that count in it; None: all."""
+        """Each file and its relevant tensors; None: all."""
         if (self.path / WEIGHTS).is_file():
             return {self.path / WEIGHTS: None}
         if not (self.path / INDEX).is_file():
@@ -149,7 +149,7 @@ def _check_alike(models: Sequence[_Folder]) -> None:
     vocabulary = _vocabulary(first.path)
     for model in models:
         if model.config.get("quantization_config"):
-            raise ValueError(f"{model.path} is quantized: the mean of quantized weights is no model")
+            raise ValueError(f"{model.path} is quantized: quantized weights cannot be averaged")
         for key in sorted(first.config.keys() & model.config.keys()):
             if key.startswith("_") or key.endswith("_token_id") or key in BOOKKEEPING:
                 continue
@@ -165,7 +165,7 @@ def _check_alike(models: Sequence[_Folder]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A nested config (text_config of a multimodal model) without its bookkeeping."""
+    """A nested config (text_config of a multimodal model) without metadata keys."""
     return {k: _plain(v) for k, v in value.items() if k not in BOOKKEEPING} if isinstance(value, dict) else value
 
 
@@ -194,7 +194,7 @@ def _is_copy(model: _Folder, name: str, common: set[str]) -> bool:
 
 
 def _mean(name: str, models: Sequence[_Folder], shares: Sequence[float]) -> Tensor:
-    """In the first folder's dtype."""
+    """The averaged tensor in the first folder's dtype."""
     first = models[0].tensor(name)
     if not first.is_floating_point():
         for model in models[1:]:
@@ -209,7 +209,7 @@ def _mean(name: str, models: Sequence[_Folder], shares: Sequence[float]) -> Tens
         tensor = model.tensor(name)
         if not tensor.is_floating_point():
             raise ValueError(f"{name!r} is {first.dtype} in {models[0].path} and {tensor.dtype} in {model.path}")
-        # a copy: what is mapped must not be written to, for a page that is would stay in memory
+        # a copy, because writing to mapped pages would keep them in memory
         tensor = tensor.to(torch.promote_types(first.dtype, torch.float32), copy=True)
         if not tensor.isfinite().all():
             raise ValueError(f"{name!r} of {model.path} holds values that are not finite")
@@ -220,14 +220,14 @@ def _mean(name: str, models: Sequence[_Folder], shares: Sequence[float]) -> Tens
 
 
 def _write(file: Path, models: Sequence[_Folder], names: Sequence[str], shares: Sequence[float]) -> None:
-    """A safetensors file, one tensor at a time: 8 bytes with the header's length, the header as JSON, the values."""
+    """Writes a safetensors file one tensor at a time: header length (8 bytes), JSON header, values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    dtypes = {name: models[0].tensor(name).dtype for name in names}  # mapped: no values are read
+    dtypes = {name: models[0].tensor(name).dtype for name in names}  # mapped: reads no values
     for name in names:
         if dtypes[name] not in DTYPES:
             raise ValueError(f"{name!r} of {models[0].path} is {dtypes[name]}: such tensors are not averaged")
-    names = sorted(names, key=lambda name: (-dtypes[name].itemsize, name))  # keeps each aligned to its own size
+    names = sorted(names, key=lambda name: (-dtypes[name].itemsize, name))  # keeps tensors aligned to their item size
     for name in names:
         shape = models[0].shape(name)
         size = math.prod(shape) * dtypes[name].itemsize
@@ -253,18 +253,18 @@ def _companions(folder: Path) -> Iterator[Path]:
 
 
 def _vocabulary(folder: Path) -> Any:
-    """Text of each token id; None where the folder has no tokenizer.json that tells."""
+    """Text of each token id; None without a usable tokenizer.json."""
     file = folder / "tokenizer.json"
     return _json(file).get("model", {}).get("vocab") if file.is_file() else None
 
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: {file.parent} is no Hugging Face model folder")
+        raise FileNotFoundError(f"{file} is missing: {file.parent} is not a Hugging Face model folder")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} is not a JSON object")
     return content

@@ -2,13 +2,14 @@
 
 A checkpoint is a folder:
 
-    checkpoints/latest          name of the newest one, for shell scripts
+    checkpoints/latest          name of the latest one, for shell scripts
     checkpoints/step-000050/
         state.json              the driver's state
         manifest.json           size and checksum of every other file, and a checksum of itself
         ...                     files of the workers
 
-It is written as `step-000050.partial`, fsynced and renamed, then `latest` moves: the plain name means complete.
+It is written as `step-000050.partial`, fsynced and renamed, then `latest` is updated: only complete checkpoints have
+the plain name.
 """
 
 from __future__ import annotations
@@ -39,33 +40,33 @@ from rlcore.storage.strict_json import plain, restored
 FORMAT = 1
 STATE, MANIFEST, LATEST = "state.json", "manifest.json", "latest"
 REPLACED, REMOVED, CORRUPT = ".replaced", ".removed", ".corrupt"
-SPARE_BYTES = 1 << 20  # free space asked for beyond the previous checkpoint's size
+SPARE_BYTES = 1 << 20  # free space required beyond the previous checkpoint's size
 _NAME = re.compile(r"step-(\d{6,})")
 _log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint could not be written or may not be read; the message holds path, reason and cure."""
+    """A checkpoint cannot be written or read; the message has path, reason and cure."""
 
 
 class Checkpoints:
     """The checkpoints of one run; implements `interfaces.CheckpointStore`.
 
-    One process writes; opening the store clears what a killed one left half-way. Others open it with `read_only=True`.
-    The workers' files must be visible to the driver, which checksums them: on several nodes, a shared file system.
+    One process writes; opening the store removes partial files of a killed process. Other processes use
+    `read_only=True`. The driver checksums the workers' files, so several nodes need a shared file system.
 
     Attributes:
-        warnings: what the last `load_latest` found wrong, one readable line each; also logged.
+        warnings: problems found by the last `load_latest`, one line each; also logged.
     """
 
     def __init__(self, directory: Path, keep: int, read_only: bool = False) -> None:
-        """`keep`: how many checkpoints stay, at least 1.
+        """`keep`: number of checkpoints to keep, at least 1.
 
         Raises:
             ValueError: `keep` is below 1.
         """
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}: the newest checkpoint is never deleted")
+            raise ValueError(f"keep must be at least 1, not {keep}: the latest checkpoint is never deleted")
         self.directory, self.keep, self.read_only = Path(directory), keep, read_only
         self.warnings: list[str] = []
         if not read_only:
@@ -77,17 +78,18 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
         """Writes the checkpoint of `step`, replacing one of the same step, then deletes those beyond `keep`.
 
-        At every moment a complete checkpoint is on disk, if there was one before. When anything fails, the partial is
-        removed and what was there before stays.
+        A complete checkpoint is on disk at every moment, if there was one before. On failure the partial folder is
+        removed and existing checkpoints are unchanged.
 
         Args:
             step: completed steps, >= 0.
             state: JSON-able; numpy scalars and arrays, enums, paths and non-finite floats are converted.
-            write: puts the workers' files into the folder it is given; may make folders, not links.
+            write: writes the workers' files into the given folder; may create folders, but no links.
 
         Raises:
-            CheckpointError: the disk is full, or `write` made a link or a file whose name is the store's own.
-            TypeError, ValueError: `state` holds what JSON cannot, named by its path; nothing is written.
+            CheckpointError: the disk is full, or `write` created a link or a file with a reserved name.
+            TypeError, ValueError: `state` has a value that JSON cannot represent (the message has its path); nothing is
+            written.
         """
         if self.read_only:
             raise CheckpointError(f"{self.directory} was opened read-only")
@@ -115,8 +117,9 @@ class Checkpoints:
         return final
 
     def _commit(self, partial: Path, final: Path) -> None:
-        """Gives the checkpoint its name. No file system swaps two folders portably, so an old one of the same step
-        steps aside first; `_clean` puts it back if the process dies between the two renames."""
+        """Renames the checkpoint. Folders cannot be swapped portably, so an old one of the same step is moved aside
+        first; `_clean` restores it if the process dies between the two renames.
+        """
         aside = self.directory / (final.name + REPLACED)
         if final.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -134,7 +137,7 @@ class Checkpoints:
         for step in [s for s in self.steps() if s <= newest][self.keep :]:
             folder = self.directory / f"step-{step:06d}"
             doomed = self.directory / (folder.name + REMOVED)
-            os.rename(folder, doomed)  # so that a kill while deleting leaves nothing that looks like a checkpoint
+            os.rename(folder, doomed)  # so that a kill during deletion leaves no folder with a checkpoint name
             shutil.rmtree(doomed, ignore_errors=True)
 
     def _clean(self) -> None:
@@ -150,7 +153,7 @@ class Checkpoints:
                     os.rename(path, self.directory / path.stem)
 
     def _expected_bytes(self) -> int:
-        """Bytes the next checkpoint will need, judged by the newest one; 0 when there is none to judge by."""
+        """Estimated bytes of the next checkpoint, from the latest one; 0 without one."""
         newest = self.steps()[:1]
         return _tree_bytes(self.directory / f"step-{newest[0]:06d}") + SPARE_BYTES if newest else 0
 
@@ -158,7 +161,7 @@ class Checkpoints:
         newest = next(iter(self.steps()), None)
         stays = "there is no earlier one" if newest is None else f"step {newest} is kept"
         return CheckpointError(
-            f"no room for checkpoint {partial.with_suffix('')}: it needs {needed:,} bytes at least, {free:,} are free; "
+            f"no space for checkpoint {partial.with_suffix('')}: it needs {needed:,} bytes, {free:,} are free; "
             f"{stays}. Free some space there, lower trainer.checkpoint.keep (now {self.keep}), or give a run_dir on a "
             "larger disk"
         )
@@ -166,21 +169,21 @@ class Checkpoints:
     # ---- reading
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, intact or not, newest first."""
+        """Steps with a checkpoint, intact or not, latest first."""
         if not self.directory.is_dir():
             return []
         found = (_NAME.fullmatch(path.name) for path in self.directory.iterdir() if path.is_dir())
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def load_latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Folder and driver state of the newest intact checkpoint, or None. Reads every byte to check it.
+        """Folder and driver state of the latest intact checkpoint, or None. Verifies every byte.
 
-        A damaged one is renamed `step-000100.corrupt` (left alone when read-only), named in `warnings`, and the one
-        before it is used.
+        A damaged one is renamed to `step-000100.corrupt` (not when read-only) and listed in `warnings`, and the
+        previous one is used.
 
         Raises:
-            CheckpointError: the newest checkpoint is intact, but of a format that this version does not read; or
-                there are checkpoints and none is intact: starting anew over them must be somebody's decision.
+            CheckpointError: the latest checkpoint is intact, but of an unsupported format; or no checkpoint is intact,
+                because the user must decide to start again.
         """
         self.warnings = []
         damaged: list[tuple[Path, str]] = []
@@ -203,7 +206,8 @@ class Checkpoints:
         return None
 
     def _candidates(self) -> Iterator[Path]:
-        """Folders, newest first. A read-only store has not undone an interrupted replacement, so it looks there too."""
+        """Folders, latest first. A read-only store cannot undo an interrupted replacement, so it also searches there.
+        """
         if not self.directory.is_dir():
             return
         steps = set(self.steps())
@@ -224,7 +228,7 @@ class Checkpoints:
         path = self.directory / LATEST
         try:
             name = path.read_bytes().decode("ascii").strip()
-        except FileNotFoundError:  # killed between the rename and the pointer; or never written
+        except FileNotFoundError:  # killed between rename and update of `latest`, or never written
             return
         except UnicodeDecodeError:
             name = "?"
@@ -240,10 +244,10 @@ class Checkpoints:
 
 
 def _seal(folder: Path, step: int, state_text: str) -> None:
-    """Adds state and manifest, and makes everything durable.
+    """Adds state and manifest, and fsyncs everything.
 
     Raises:
-        CheckpointError: the folder holds a link, something that is no plain file, or a reserved name.
+        CheckpointError: the folder contains a link, a special file, or a reserved name.
     """
     for name in (STATE, MANIFEST):
         if (folder / name).exists():
@@ -253,7 +257,7 @@ def _seal(folder: Path, step: int, state_text: str) -> None:
     folders = [folder]
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise CheckpointError(f"{path} is a link or no plain file: a checkpoint holds its own bytes")
+            raise CheckpointError(f"{path} is a link or a special file: a checkpoint contains only plain files")
         (folders if path.is_dir() else paths).append(path)
     in_parallel(sync, paths)
     sums = file_sums(folder, [path.relative_to(folder).as_posix() for path in paths], "blake2b")
@@ -264,7 +268,7 @@ def _seal(folder: Path, step: int, state_text: str) -> None:
 
 
 def _problems(folder: Path) -> list[str]:
-    """What is wrong with a checkpoint; empty when every byte is as written.
+    """The damage of a checkpoint; empty if every byte is as written.
 
     Raises:
         CheckpointError: intact, but of another format.

@@ -1,4 +1,4 @@
-"""Files and folders that a crash cannot tear: written aside, made durable, renamed; checksums show later damage."""
+"""Crash-safe files and folders: written aside, fsynced, renamed; checksums detect later damage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path`, durably, when the block ends without an error."""
+    """Opens a file that atomically replaces `path` if the block ends without an error."""
     aside = path.with_name(path.name + PARTIAL)
     try:
         with aside.open("wb") as file:
@@ -40,16 +40,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Lone surrogates, which byte-level tokenizers can give, are written too."""
+    """Writes text atomically, including lone surrogates, which byte-level tokenizers can produce."""
     with replacing(path) as file:
         file.write(text.encode("utf-8", "surrogatepass"))
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of the folder `path`, durably, when the block ends without an error."""
+    """A new folder that atomically replaces the folder `path` if the block ends without an error."""
     aside = path.with_name(f".{path.name}{PARTIAL}")
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a killed process
     aside.mkdir(parents=True)
     try:
         yield aside
@@ -63,7 +63,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Of a file its content, of a folder its entries."""
+    """Fsyncs the content of a file or the entries of a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -78,7 +78,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is somewhere in the chain; remote errors may have kept only the text."""
+    """True if a full disk or quota is in the exception chain; remote errors may contain only the text."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -92,7 +92,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def in_parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """For reading files: the interpreter lock is free while they are hashed."""
+    """Threads for reading files; hashing releases the interpreter lock."""
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(items))), "files") as pool:
         return list(pool.map(function, items))
 
@@ -100,12 +100,12 @@ def in_parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 def file_sums(folder: Path, names: Iterable[str] | None = None, hash: str = "sha256") -> dict[str, dict[str, Any]]:
     """Relative name -> bytes, mtime_ns and hash (hex) of every file below `folder` (or of `names`), sorted.
 
-    Hidden files and folders do not count where `names` is not given; links are followed.
+    Without `names`, hidden files and folders are skipped; links are followed.
     """
 
     def entry(name: str) -> dict[str, Any]:
         with (folder / name).open("rb") as file:
-            stat = os.fstat(file.fileno())  # before the bytes are read: a later change shows in the time
+            stat = os.fstat(file.fileno())  # before reading, so that a later change is visible in the time
             digest = hashlib.file_digest(file, HASHES[hash]).hexdigest()
             return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, hash: digest}
 
@@ -119,7 +119,7 @@ def visible_files(folder: Path) -> list[str]:
 
 
 def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which of these files are missing or have another size than `bytes`; nothing is read."""
+    """Names of files that are missing or differ in size; reads no content."""
     found = []
     for name, entry in files.items():
         if not (folder / name).is_file():
@@ -130,13 +130,13 @@ def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[
 
 
 def content_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which of these files have another hash than their entry; every byte is read."""
+    """Names of files that differ in hash; reads every byte."""
 
     def problem(name: str) -> str:
         hash = next(hash for hash in HASHES if hash in files[name])
         try:
             found = file_sums(folder, [name], hash)[name][hash]
-        except OSError as error:  # a bad sector is damage like any other
+        except OSError as error:  # an unreadable sector counts as damage
             return f"{name}: unreadable ({error.strerror})"
         return "" if found == files[name][hash] else f"{name}: wrong checksum"
 
@@ -147,7 +147,7 @@ def content_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> li
 
 
 class JsonLines:
-    """A file of one strict-JSON object per line, in the order of `step`. A line cut short by a kill is dropped."""
+    """A file with one strict-JSON object per line, ordered by `step`. A truncated last line is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._started, self._last_step = path, False, -math.inf
@@ -156,18 +156,18 @@ class JsonLines:
         self.truncate_after(math.inf)
 
     def append(self, step: int, rows: Sequence[Mapping[str, Any]], join: bool = False) -> None:
-        """Rows of one step; what stands there of this step and later ones moves aside first.
+        """Writes the rows of a step. Existing rows of this step and later ones are moved aside first.
 
-        `join`: rows of this step that were appended since the file was opened stay.
+        `join`: keeps rows of this step that were appended since the file was opened.
         """
         if step < self._last_step or (step == self._last_step and not (join and self._started)):
             self.truncate_after(step - 1)
         self._last_step, self._started = step, True
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate: as in JSON
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # lone surrogates
             file.write("".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
 
     def truncate_after(self, step: float) -> int:
-        """Moves the rows of later steps to `<name>.bak-<n>`; returns how many."""
+        """Moves the rows of later steps to `<name>.bak-<n>`; returns their number."""
         kept: list[bytes] = []
         dropped: list[bytes] = []
         torn = False

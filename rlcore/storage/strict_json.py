@@ -1,4 +1,4 @@
-"""Values as strict JSON and back, and as one hash."""
+"""Conversion of values to strict JSON and back, and their hash."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-FLOAT = "$float"  # JSON has no NaN and no infinities
+FLOAT = "$float"  # JSON has neither NaN nor infinities
 
 
 def plain(value: Any, where: str = "value", exact: bool = False) -> Any:
     """`value` as strict JSON types; NaN and infinities become `{"$float": "nan"}`.
 
     Args:
-        exact: `restored` must give the same keys: whole numbers are none, and what is plain already is not taken.
+        exact: `restored` must return equal keys, so integer keys and values that look encoded are errors.
 
     Raises:
-        TypeError: something in it is no JSON, named by its path.
+        TypeError: a value that JSON cannot represent, with its path.
     """
     if isinstance(value, enum.Enum):
         value = value.value
@@ -33,7 +33,7 @@ def plain(value: Any, where: str = "value", exact: bool = False) -> Any:
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         if not exact and set(value) == {FLOAT} and value[FLOAT] in ("nan", "inf", "-inf"):
-            return dict(value)  # plain already
+            return dict(value)  # already plain
         if bad := [key for key in value if not isinstance(key, str if exact else str | int) or key == FLOAT]:
             raise TypeError(f"{where} has the key {bad[0]!r}: keys must be strings other than {FLOAT!r}")
         return {str(key): plain(item, f"{where}.{key}", exact) for key, item in value.items()}
@@ -45,18 +45,18 @@ def plain(value: Any, where: str = "value", exact: bool = False) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot represent")
 
 
 def restored(value: Any) -> Any:
-    """What `plain` was given, floats that JSON lacks included."""
+    """The inverse of `plain`, including NaN and infinities."""
     if isinstance(value, dict):
         return float(value[FLOAT]) if value.keys() == {FLOAT} else {key: restored(item) for key, item in value.items()}
     return [restored(item) for item in value] if isinstance(value, list) else value
 
 
 def canonical(value: Any) -> str:
-    """JSON that equal values share: keys sorted, no spaces."""
+    """Canonical JSON: sorted keys, no spaces."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

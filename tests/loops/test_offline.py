@@ -313,7 +313,7 @@ def test_behind_an_epoch_again_after_a_resume(tmp_path, at, before, after):
 def test_nothing_to_train_on_is_said_before_anything_is_read(tmp_path):
     scene = Scene(tmp_path)
     with pytest.raises(
-        offline.NothingToTrainOn, match="fit: there is nothing to train on; `rlcore rounds status` shows"
+        offline.NothingToTrainOn, match="fit: there is no data to train on; `rlcore rounds status` shows"
     ):
         scene.run(num_units=0)
     assert not scene.progress.phases

@@ -244,7 +244,7 @@ def test_a_stage_without_records_names_what_dropped_them(tmp_path):
     with pytest.raises(NothingToTrainOn) as caught:
         Stand(tmp_path, stages).run()
     wanted = "stage best of round 1 dropped all of its rows: 40 of 40 below threshold 2.0"
-    assert str(caught.value) == f"sft: there is nothing to train on; {wanted}"
+    assert str(caught.value) == f"sft: there is no data to train on; {wanted}"
     kept = {"kind": "score", "min": 3.0}
     stages = simple() | {"good": FilterStageConfig(data=["sample"], filters=[kept])}
     stages["best"] = RejectionSampleConfig(samples=["good"])  # the stage before it, that had nothing to drop

@@ -25,7 +25,7 @@ from tests.rounds.world import Stand, train
 )
 def test_nothing_to_train_on_is_said_by_name(tmp_path, stage, config):
     stages = {"sample": SAMPLE, "nothing": NOTHING, "annotate": PairsConfig(samples=["nothing"]), stage: config}
-    with pytest.raises(ValueError, match=f"{stage}: there is nothing to train on"):
+    with pytest.raises(ValueError, match=f"{stage}: there is no data to train on"):
         Stand(tmp_path, stages).run()
 
 

@@ -197,7 +197,7 @@ def test_what_does_not_go_together_is_named(models, tied, tmp_path):
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     refused("have different vocabularies", other)
     (tmp_path / "empty").mkdir()
-    refused("empty is no Hugging Face model folder", tmp_path / "empty", error=FileNotFoundError)
+    refused("empty is not a Hugging Face model folder", tmp_path / "empty", error=FileNotFoundError)
     bare = changed(first, tmp_path / "bare")
     (bare / "model.safetensors").unlink()
     refused("bare holds neither model.safetensors nor", bare, error=FileNotFoundError)

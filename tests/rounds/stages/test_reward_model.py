@@ -111,5 +111,5 @@ def test_the_rate_of_a_reward_model_follows_its_schedule(tmp_path):
 
 def test_responses_too_long_are_left_out_and_counted(tmp_path):
     stages = labelled_world(max_tokens=2)
-    with pytest.raises(ValueError, match="reward: there is nothing to train on"):
+    with pytest.raises(ValueError, match="reward: there is no data to train on"):
         Stand(tmp_path, stages).run()
