@@ -42,7 +42,7 @@ _RADIANS = re.compile(r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*rad(?:ian)?s?\s
 _PLACES = tuple(place.value for place in MathAnswer)
 _LEADING = re.compile(r"(?:\*\*)?(yes|no|true|false)(?:\*\*)?(?:[,.;:!]| –| —)(?=\s|$)", re.IGNORECASE)
 _RELATED = re.compile(r"[=<>,;]|\\[gl]eq?(?:slant)?(?![a-z])|\\text|\\in(?![a-z])")
-_PERCENT = re.compile(r"\s*\\?%|\bper ?cent(?:age)?\b", re.IGNORECASE)
+_PERCENT = re.compile(r"\s?\\?%|\bper ?cent(?:age)?\b", re.IGNORECASE)
 _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partial)(?![a-zA-Z])|[=<>^]|\\[lg]e")
 
 

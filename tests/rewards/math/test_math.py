@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcore.rewards.math import score
-from rlcore.rewards.math.reading import extract
+from rlcore.rewards.math.reading import extract, marked
 from rlcore.types import Status
 
 # (final answer, reference): equal, decided without sympy
@@ -207,16 +207,19 @@ def test_model_text_is_never_run_as_python(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "piece",
-    ["<think>", "</think>", r"\boxed{", r"\boxed{}", "the answer is ", "answer:", "1,", "9", " ", "$", r"\[", r"\(",
+    ["<think>", "</think>", "%  ", "  ", "or ", "= ", "because ",
+      r"\boxed{", r"\boxed{}", "the answer is ", "answer:", "1,", "9", " ", "$", r"\[", r"\(",
      "$$ a ",
      "**", "#### ", "1 ", "1/", r"\frac{", "1x10^", "1.1.", "{", "½", "-", "+1", ",1", "1e", "(A) ", "\n",
     "answer is      "],
 )  # fmt: skip
 def test_extraction_costs_its_length(piece):
     text = piece * (100_000 // len(piece)) + "x"
-    started = time.perf_counter()
+    started = time.process_time()
     extract.answer(text)
-    assert time.perf_counter() - started < 60.0  # the quadratic way takes minutes
+    marked.freely(text)
+    score(rf"\boxed{{5}} {text}", "5", problem=text)
+    assert time.process_time() - started < 60.0  # the quadratic way takes minutes
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))

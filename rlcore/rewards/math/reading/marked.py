@@ -32,7 +32,7 @@ MAX_LATER = 4000  # characters behind it; more is no remark
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LOOSE_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)([^\n]*)$", re.MULTILINE)
-_INLINE = re.compile(r"####[ \t]*(?!#)([^\n]*\w[^\n]*)")
+_INLINE = re.compile(r"####[ \t]*(?!#)([^\n]+)")
 _HEADING = re.compile(r"\*{0,2}(?:\d{1,2}[.):]\s+)?[A-Za-z]{3,}[^=\d]*(?:\d{1,2}\b[^=\d]*)?:?\*{0,2}$")
 _CLOSING = re.compile(
     r"(?:[\s~$.,;:!)\]}*_`\"'”’✓✅∎□■。，！]|\\[)\],;:! \\]|\\(?:right|q?quad|square|qed|blacksquare|n)(?![a-z])"
