@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf
 
 from actors.build import Built, Inputs, open_world, prepare
-from actors.commands.train import online_run
+from actors.commands.train import online_run, sampling_of, tracked
 from actors.config.compose import LOG, ConfigError, check, compose, to_config
 from actors.config.rounds import MADE_OF, folder_problems, plan_rounds, token_problems
 from actors.config.schema import Config, DType
@@ -24,12 +23,11 @@ from rlcore.data.examples.load import Loaded, load_examples
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.tokenizer import encode
-from rlcore.interfaces import Sampling, World
+from rlcore.interfaces import World
 from rlcore.loops.online import OnlineRun
-from rlcore.loops.stop import Interrupted, StopSignal
+from rlcore.loops.stop import StopSignal
 from rlcore.problems import Problem, plural
 from rlcore.reader import read
-from rlcore.redact import strip_secrets
 from rlcore.registry import code_digest
 from rlcore.rounds import runner
 from rlcore.rounds.context import RunContext
@@ -40,7 +38,7 @@ from rlcore.rounds.stages.rl import RlConfig
 from rlcore.rounds.status import measured, render, survey
 from rlcore.rounds.store.store import Artefact, ArtefactStore
 from rlcore.tracking.files import JsonlTracker
-from rlcore.tracking.trackers import Trackers, build_tracker
+from rlcore.tracking.trackers import Trackers
 from rlcore.types import Prompt, Sample
 
 # In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what
@@ -244,35 +242,19 @@ def code_of(node: Node, config: Config) -> dict[str, str]:
 
 
 def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, index: runner.StageIndex) -> None:
-    shown = strip_secrets(plain(config))
-    tracker = build_tracker(config.tracking, run_dir, shown, len(index.plan), len(index.plan))
-    failed = True
-    try:
-        count = config.rounds.count
-        runs = f"{count} round{'s' * (count > 1)}, {len(index.plan)} stage{'s' * (len(index.plan) > 1)} to run"
+    stages = len(index.plan)
+    with tracked(config, run_dir, stages, stages) as tracker:
+        runs = f"{plural(config.rounds.count, 'round')}, {plural(stages, 'stage')} to run"
         tracker.message(f"{runs}, run folder {run_dir}")
         stop = StopSignal(tracker.message)
         with open_world(config, run_dir, inputs, tracker) as built, stop.installed():
             runner.run(index, live(config, overrides, run_dir, built, stop, index.roots["start"]))
-        (run_dir / "error.txt").unlink(missing_ok=True)
-        failed = False
-    except Interrupted:
-        raise
-    except Exception:
-        (run_dir / "error.txt").write_text(traceback.format_exc())
-        raise
-    finally:
-        tracker.close(failed=failed)
 
 
 def live(
     config: Config, overrides: Sequence[str], run_dir: Path, built: Built, stop: StopSignal, start: Artefact
 ) -> RunContext:
     rollout = config.rollout
-    sampling = Sampling(
-        num_samples=1, max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature, top_p=rollout.top_p,
-        top_k=rollout.top_k, stop=tuple(rollout.stop),
-    )  # fmt: skip
 
     def online(stage_overrides: Sequence[str], prompts: pa.Table, world: World, folder: Path, seed: int) -> OnlineRun:
         stage = stage_config(overrides, stage_overrides)
@@ -291,7 +273,7 @@ def live(
     return RunContext(
         world=built.world,
         tokenizer=built.inputs.tokenizer,
-        sampling=sampling,
+        sampling=sampling_of(config, 1),
         reward=config.reward,
         stop=stop,
         run_dir=run_dir,

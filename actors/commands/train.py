@@ -6,8 +6,8 @@ import functools
 import json
 import os
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,10 +92,7 @@ def _newest_metrics(file: Path) -> dict[str, float]:
 
 def run(config: Config, run_dir: Path, handle_signals: bool, message: str = "") -> None:
     inputs = prepare(config, run_dir)
-    shown = strip_secrets(plain(config))
-    tracker = build_tracker(config.tracking, run_dir, shown, config.trainer.steps, saved_step(run_dir))
-    failed = True
-    try:
+    with tracked(config, run_dir, config.trainer.steps, saved_step(run_dir)) as tracker:
         tracker.message(describe(config, inputs) + (f"\n{message}" if message else ""))
         stop = StopSignal(tracker.message)
         signals = stop.installed if handle_signals else nullcontext
@@ -104,6 +101,15 @@ def run(config: Config, run_dir: Path, handle_signals: bool, message: str = "") 
             with tracker.phase("export"):
                 built.world.policy.export(run_dir / "model")
         write_text(run_dir / "finished", f"{state.step}\n")
+
+
+@contextmanager
+def tracked(config: Config, run_dir: Path, steps: int, saved: int | None) -> Iterator[Trackers]:
+    """The trackers of a run while the block runs; an error in it is also written to `error.txt`."""
+    tracker = build_tracker(config.tracking, run_dir, strip_secrets(plain(config)), steps, saved)
+    failed = True
+    try:
+        yield tracker
         (run_dir / "error.txt").unlink(missing_ok=True)
         failed = False
     except Interrupted:
@@ -123,20 +129,12 @@ def online_run(config: Config, run_dir: Path, built: Built, stop: StopSignal) ->
         stream = PromptStream(inputs.data.train, config.seed + 1, shuffle=True)
         make_batch = functools.partial(supervised_batch, tokenizer=inputs.tokenizer)
         warm_up = functools.partial(supervised.warm_up, built.world, stream, make_batch, warmup, stop)
-    rollout = config.rollout
     return online.OnlineRun(
         world=built.world,
         trainer=config.trainer,
         algorithm=config.algorithm,
         reward=config.reward,
-        sampling=Sampling(
-            num_samples=config.trainer.samples_per_prompt,
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            stop=tuple(rollout.stop),
-        ),
+        sampling=sampling_of(config, config.trainer.samples_per_prompt),
         eval_prompts=inputs.data.eval,
         ledger=Ledger(run_dir / "ledger.jsonl"),
         stop=stop,
@@ -146,6 +144,14 @@ def online_run(config: Config, run_dir: Path, built: Built, stop: StopSignal) ->
         samples_every=config.tracking.samples_every,
         warm_up=warm_up,
     )
+
+
+def sampling_of(config: Config, num_samples: int) -> Sampling:
+    rollout = config.rollout
+    return Sampling(
+        num_samples=num_samples, max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature,
+        top_p=rollout.top_p, top_k=rollout.top_k, stop=tuple(rollout.stop),
+    )  # fmt: skip
 
 
 def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:

@@ -38,13 +38,13 @@ class OfflineRun:
     num_units: int
     update: Callable[[Units, float], M.Metrics]  # runs an optimizer step on these units with a learning rate
     config: OfflineTrainConfig
-    write: Callable[[Path], None]  # writes model and optimizer into a checkpoint
-    read: Callable[[Path], None]
-    checkpoints: CheckpointStore
-    tracker: Tracker  # of the stage: one row per step
     progress: Tracker  # of the run: phases
     stop: StopSignal
-    seed: int
+    checkpoints: CheckpointStore | None = None  # None: an interrupted run starts over
+    write: Callable[[Path], None] = lambda folder: None  # writes model and optimizer into a checkpoint
+    read: Callable[[Path], None] = lambda folder: None
+    tracker: Tracker | None = None  # of the stage: one row per step
+    seed: int = 0
     enough: Callable[[int], bool] | None = None  # called after every step with the number of steps; True stops the run
     after_epoch: Callable[[int], None] | None = None  # called with the number of finished epochs, also after a resume
 
@@ -85,7 +85,7 @@ def train(run: OfflineRun) -> dict[str, float]:
     if run.num_units < 1:
         raise NothingToTrainOn(run.name)
     last: dict[str, float] = {}
-    if (found := run.checkpoints.load_latest()) is not None:
+    if run.checkpoints is not None and (found := run.checkpoints.load_latest()) is not None:
         directory, state = found
         run.read(directory)
         step, last = int(state["step"]), dict(state["last"])
@@ -117,10 +117,12 @@ def train(run: OfflineRun) -> dict[str, float]:
 def one_step(run: OfflineRun, step: int, steps: int) -> dict[str, float]:
     units = units_of(step, run.config, run.num_units, run.seed)
     metrics = M.values(run.update(units, learning_rate(run.config.learning_rate, step, steps)))
-    run.tracker.log(step + 1, metrics)
+    if run.tracker is not None:
+        run.tracker.log(step + 1, metrics)
     return metrics
 
 
 def save(run: OfflineRun, step: int, last: dict[str, float]) -> int:
-    run.checkpoints.save(step, {"step": step, "last": last}, run.write)
+    if run.checkpoints is not None:
+        run.checkpoints.save(step, {"step": step, "last": last}, run.write)
     return step

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from rlcore import metrics as M
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.interfaces import PromptSource, World
-from rlcore.loops.config import WarmupConfig
-from rlcore.loops.schedule import learning_rate
+from rlcore.loops.config import OfflineTrainConfig, WarmupConfig
+from rlcore.loops.offline import OfflineRun, Units, train
 from rlcore.loops.stop import StopSignal
 from rlcore.types import Prompt, TrainBatch
 
@@ -29,22 +29,16 @@ def warm_up(
     Raises:
         Interrupted: between two steps; the warm-up starts over on resume.
     """
-    loss, step = float("nan"), -1
-    with world.tracker.phase("warmup", total=config.steps) as advance:
-        for step in range(config.steps):
-            stop.check()
-            batch = make_batch(prompts.take(config.sequences_per_step))
-            rate = learning_rate(config.learning_rate, step, config.steps)
-            loss = M.values(world.policy.update(batch, rate, SupervisedObjective()))["sft/loss"]
-            advance()
-            if reached(config, step + 1, accuracy):
-                break
-    size = config.sequences_per_step
-    world.tracker.message(f"warm-up: {step + 1} steps of {size} sequences, last loss {loss:.3f} nats per token")
+    size, wanted = config.sequences_per_step, config.stop_at_accuracy
+
+    def update(_: Units, rate: float) -> M.Metrics:
+        return world.policy.update(make_batch(prompts.take(size)), rate, SupervisedObjective())
+
+    def enough(step: int) -> bool:
+        return accuracy is not None and wanted is not None and step % config.check_every == 0 and accuracy() >= wanted
+
+    settings = OfflineTrainConfig(steps=config.steps, per_step=size, learning_rate=config.learning_rate)
+    last = train(OfflineRun("warmup", size, update, settings, world.tracker, stop, enough=enough))
+    loss, steps = last["sft/loss"], last["steps"]
+    world.tracker.message(f"warm-up: {steps:g} steps of {size} sequences, last loss {loss:.3f} nats per token")
     return loss
-
-
-def reached(config: WarmupConfig, steps: int, accuracy: Callable[[], float] | None) -> bool:
-    if accuracy is None or config.stop_at_accuracy is None or steps % config.check_every:
-        return False
-    return accuracy() >= config.stop_at_accuracy

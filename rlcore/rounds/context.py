@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rlcore.data import tables
 from rlcore.data.batching.collate import collate
 from rlcore.data.sources.readers import DataError
-from rlcore.data.tokenizer import Tokenizer
+from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.interfaces import Sampling, Tracker, World
 from rlcore.loops import parity
 from rlcore.loops.config import ParityConfig
@@ -24,7 +24,7 @@ from rlcore.rewards.config import RewardConfig
 from rlcore.rounds.plan.config import Made
 from rlcore.rounds.plan.graph import Node
 from rlcore.rounds.store.store import Artefact, PartialArtefact
-from rlcore.types import Group
+from rlcore.types import Group, Sample
 
 ROWS_PER_PART = 65_536
 
@@ -95,6 +95,11 @@ class RunContext:
         self.policy_weights = model.hash
         self.engine_weights = model.hash if synced else self.engine_weights
 
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a response, the end token included."""
+        (ids,) = encode(self.tokenizer, [text], special=False)
+        return (*ids, int(self.tokenizer.eos_token_id))
+
     def load_reward_model(self, model: Artefact) -> None:
         if self.world.reward_model is None:
             raise RuntimeError("no reward model is running; set cluster.roles.reward.num_workers=1")
@@ -144,6 +149,10 @@ class StageContext:
             )
         dropped = table.num_rows - fitting.num_rows
         return fitting, {"dropped_prompt_too_long": dropped} if dropped else {}
+
+    def samples(self) -> list[Sample]:
+        """Of the input `samples`, those of one prompt next to each other."""
+        return tables.to_samples(prompts_together(joined(self.inputs["samples"])))
 
     def seeds(self, *more: int) -> int:
         """A seed for this stage, round and `more`; equal after a restart."""

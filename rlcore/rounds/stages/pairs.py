@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from rlcore.data import tables
 from rlcore.data.selection.pairing import PairingConfig, make_pairs
-from rlcore.data.tokenizer import encode
-from rlcore.rounds.context import StageContext, finish, joined, prompts_together
+from rlcore.rounds.context import StageContext, finish
 from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 
@@ -24,13 +23,5 @@ class PairsConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    config: PairsConfig = context.config
-    pairing: PairingConfig = config.pairing
-    tokenizer = context.live.tokenizer
-
-    def tokens(text: str) -> tuple[int, ...]:
-        return (*encode(tokenizer, [text], special=False)[0], int(tokenizer.eos_token_id))
-
-    samples = tables.to_samples(prompts_together(joined(context.inputs["samples"])))
-    made, counts = make_pairs(samples, pairing, context.seeds(), tokens)
+    made, counts = make_pairs(context.samples(), context.config.pairing, context.seeds(), context.live.response_ids)
     return finish(context, tables.from_pairs(made), {"counts": counts})

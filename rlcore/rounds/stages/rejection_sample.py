@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from rlcore.data import tables
 from rlcore.data.selection.best_of_n import SelectionConfig, select
-from rlcore.rounds.context import StageContext, finish, joined, prompts_together
+from rlcore.rounds.context import StageContext, finish
 from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 
@@ -25,11 +25,7 @@ class RejectionSampleConfig(StageConfig):
 
 
 def run(context: StageContext) -> Artefact:
-    config: RejectionSampleConfig = context.config
-    selection: SelectionConfig = config.select
-    kept, counts = select(
-        tables.to_samples(prompts_together(joined(context.inputs["samples"]))), selection, context.seeds()
-    )
+    kept, counts = select(context.samples(), context.config.select, context.seeds())
     table = tables.from_samples(kept)
     mean = pc.mean(table["score"]).as_py() if kept else None
     return finish(context, table, {"counts": counts, "mean_score": mean})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +14,6 @@ from rlcore.data import tables
 from rlcore.data.batching.records import groups_of
 from rlcore.data.rewriting.constitution import critique_requests, revised, revision_requests
 from rlcore.data.rewriting.evolution import RewritingConfig, evolutions, evolved
-from rlcore.data.tokenizer import encode
 from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext, whole_of
 from rlcore.rounds.plan.config import CHAT, Made, StageConfig
@@ -121,7 +120,7 @@ def revise(
         counts.update({f"critique_{name}": value for name, value in found.items()})
     answers = generator([r.text for r in requests], [r.sample_id for r in requests], config.revision_answer)
     answered = [(r, a) for r, a in zip(requests, answers, strict=True) if a is not None]
-    tokens: Callable[[str], list[int]] = lambda text: _tokens(context, text)  # noqa: E731
+    tokens = context.live.response_ids
     kept, found = revised([r for r, _ in answered], [a for _, a in answered], config, tokens, model)
     counts.update(found)
     if kept and context.config.score:
@@ -132,11 +131,6 @@ def revise(
 def name_of(context: StageContext) -> str:
     """Part of the uids of new records: two rounds that rewrite the same prompt give two prompts."""
     return f"{context.node.stage}-r{context.node.round}"
-
-
-def _tokens(context: StageContext, text: str) -> list[int]:
-    (ids,) = encode(context.live.tokenizer, [text], special=False)
-    return [*ids, int(context.live.tokenizer.eos_token_id)]
 
 
 @dataclass
