@@ -155,6 +155,17 @@ def nearest(name: str, known: Iterable[str], also: Iterable[str] = (), cutoff: f
     return lower[found[0]] if found else ""
 
 
+def choices(name: str, known: Iterable[str]) -> str:
+    """A cure for a name that is none of `known`.
+
+    >>> choices("Promt", ["prompt", "answer"]), choices("x", ["prompt", "answer"])
+    ('did you mean prompt? expected one of: prompt, answer', 'expected one of: prompt, answer')
+    """
+    names = list(known)
+    near = nearest(name, names)
+    return f"{f'did you mean {near}? ' if near else ''}expected one of: {', '.join(names) or 'none'}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` or nothing."""
     near = nearest(name, known)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from rlcore.problems import Problem, nearest, setting_problems
+from rlcore.problems import Problem, choices, setting_problems
 
 T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -50,7 +50,7 @@ class _Reader:
         for name, value in raw.items():
             key = _join(path, name)
             if name not in known:
-                self._wrong(key, value, "unknown option", _choice(str(name), known))
+                self._wrong(key, value, "unknown option", choices(str(name), known))
                 continue
             field = known[name]
             if default is not None:
@@ -84,11 +84,11 @@ class _Reader:
             made = {self.value(arguments[0], None, k, key): self.value(arguments[1], None, v, _join(key, k))
                     for k, v in value.items()}  # fmt: skip
             return {**(default or {}), **made}
-        if choices := _choices(hint):
+        if known := _choices(hint):
             found = getattr(value, "value", value)
-            if found in choices:
-                return choices[found]
-            return self._wrong(key, found, "unknown value", _choice(str(found), choices))
+            if found in known:
+                return known[found]
+            return self._wrong(key, found, "unknown value", choices(str(found), map(str, known)))
         made, fits = _scalar(hint, value)
         if fits:
             return made
@@ -122,11 +122,6 @@ def _choices(hint: Any) -> dict[Any, Any]:
     return {one.value: one for one in members}
 
 
-def _choice(name: str, known: Mapping[Any, Any]) -> str:
-    near = nearest(name, map(str, known))
-    return f"{f'did you mean {near}? ' if near else ''}expected one of: {', '.join(map(str, known)) or 'none'}"
-
-
 def words(hint: Any) -> str:
     """A type in readable form."""
     arguments = [argument for argument in get_args(hint) if argument is not type(None)]
@@ -134,8 +129,8 @@ def words(hint: Any) -> str:
         return f"{words(arguments[0])} or null"
     if get_origin(hint) in (list, dict):
         return f"a {get_origin(hint).__name__} of {' to '.join(map(words, arguments))}"
-    if choices := _choices(hint):
-        return f"one of {', '.join(map(str, choices))}"
+    if known := _choices(hint):
+        return f"one of {', '.join(map(str, known))}"
     return _WORDS.get(hint, "a value")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.config.schema import Config
-from rlcore.problems import Problem, nearest
+from rlcore.problems import Problem, choices
 
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # head sizes with a kernel in vLLM's CPU attention
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -93,9 +93,7 @@ def _split_heads(parallel: int, heads: int, shown: str) -> Iterator[Problem]:
 def _attention(c: Config, device: str) -> Iterator[Problem]:
     key, value = "model.attention", c.model.attention
     if value not in ATTENTION and "/" not in value:  # a kernel of the hub has a slash
-        near = nearest(value, ATTENTION)
-        cure = (f"did you mean {near}? " if near else "") + f"one of: {', '.join(ATTENTION)}"
-        yield Problem(key, value, "unknown to transformers", cure)
+        yield Problem(key, value, "unknown to transformers", choices(value, ATTENTION))
     elif value.startswith("flash_attention") and device == "cpu":
         yield Problem(key, value, "flash attention needs a GPU", "set it to sdpa")
     elif value == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:

@@ -6,10 +6,8 @@ in `<think>` unless `thoughts=true`. If both an option and a column of the row a
 
 from __future__ import annotations
 
-import importlib
 import json as jsonlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,7 +17,7 @@ import regex as timed  # type: ignore[import-untyped, unused-ignore]
 from rlcore.rewards import text as rules
 from rlcore.rewards.constraints.layout import parse_json
 from rlcore.rewards.math.reading.extract import box, visible
-from rlcore.rewards.registry import RewardError, failure, loading, reward
+from rlcore.rewards.registry import failure, reward, slow_module
 from rlcore.types import RewardInput, RewardResult, Status
 
 SCHEMAS = "rlcore.rewards.schemas"
@@ -104,9 +102,9 @@ def json(
         return RewardResult(float(parses), parts=parts)
     try:
         text = wanted if isinstance(wanted, str) else jsonlib.dumps(wanted, sort_keys=True)
-        wrong = _module(SCHEMAS, "a JSON schema").first_error(text, value) if parses else "not JSON"
+        wrong = slow_module(SCHEMAS, "a JSON schema ").first_error(text, value) if parses else "not JSON"
         if not parses:
-            _module(SCHEMAS, "a JSON schema").validator(text)  # a broken schema raises at the first sample
+            slow_module(SCHEMAS, "a JSON schema ").validator(text)  # a broken schema raises at the first sample
     except (ValueError, TypeError) as error:
         if schema is not None:
             raise
@@ -224,14 +222,3 @@ def _compiled(pattern: Any) -> Any:
 
 def _seen(sample: RewardInput, thoughts: bool) -> str:
     return sample.response if thoughts else visible(sample.response)
-
-
-def _module(name: str, what: str) -> Any:
-    """Imports slow modules once, outside of the time limit of a sample."""
-    if name not in sys.modules:
-        try:
-            with loading(name):
-                importlib.import_module(name)
-        except RuntimeError as error:
-            raise RewardError(f"{what} {error}") from error
-    return sys.modules[name]

@@ -7,14 +7,11 @@ an answer that is more than a literal or plain arithmetic is replaced with an em
 from __future__ import annotations
 
 import ast
-import importlib
 import re
-import sys
 from collections.abc import Mapping
-from typing import Any
 
 from rlcore.rewards.math.reading.extract import visible
-from rlcore.rewards.registry import RewardError, failure, loading, reward
+from rlcore.rewards.registry import failure, reward, slow_module
 from rlcore.types import RewardInput, RewardResult, Status
 
 SCORING = "rlcore.rewards.gym"
@@ -58,7 +55,8 @@ def procedural(sample: RewardInput, partial: bool = True, tag_only: bool = False
     answer = extracted(sample.response, tag_only)
     if answer is None:
         return RewardResult(0.0, info={"extracted": None})
-    score, why = _scoring().score(answer, row["task"], row["entry"], row.get("options") or {}, row.get("level"))
+    scoring, options = slow_module(SCORING), row.get("options") or {}
+    score, why = scoring.score(answer, row["task"], row["entry"], options, row.get("level"))
     info = {"extracted": answer[:200]} | ({"refused": why} if why else {})
     return RewardResult(score if partial or score >= 1 else 0.0, info=info)
 
@@ -128,13 +126,3 @@ def _is_plain(node: ast.AST) -> bool:
 
 def _powers(node: ast.AST) -> list[ast.BinOp]:
     return [n for n in ast.walk(node) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
-
-
-def _scoring() -> Any:
-    if SCORING not in sys.modules:
-        try:
-            with loading(SCORING):
-                importlib.import_module(SCORING)
-        except ValueError as error:  # a TaskError with the missing package
-            raise RewardError(str(error)) from error
-    return sys.modules[SCORING]

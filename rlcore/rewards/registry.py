@@ -7,9 +7,11 @@ A reward function takes one `RewardInput` (and keyword options), is sync or asyn
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import math
 import numbers
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +85,21 @@ def loading(name: str) -> Iterator[None]:
         _loads_under_way -= 1
         if report is not None:
             report(loaded, True)
+
+
+def slow_module(name: str, what: str = "") -> Any:
+    """Imports a slow module once, outside of the time limit of a sample.
+
+    Raises:
+        RewardError: its package is missing; `what` opens the message.
+    """
+    if name not in sys.modules:
+        try:
+            with loading(name):
+                importlib.import_module(name)
+        except (RuntimeError, ValueError) as error:
+            raise RewardError(f"{what}{error}") from error
+    return sys.modules[name]
 
 
 def call(fn: RewardFn, sample: RewardInput, options: Mapping[str, Any] | None = None) -> RewardResult:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from itertools import pairwise
 from typing import Any
 
 import regex  # type: ignore[import-untyped, unused-ignore]
 
-from rlcore.rewards.registry import RewardError, loading
+from rlcore.rewards.registry import slow_module
 from rlcore.types import RewardInput
-
-_LANGUAGES = "rlcore.rewards.languages"
 
 # In scripts without spaces every character counts as a word, as in word processors.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
@@ -166,10 +162,4 @@ def language_code(code: str) -> str | None:
 
 
 def _languages() -> Any:
-    if _LANGUAGES not in sys.modules:
-        try:
-            with loading(_LANGUAGES):
-                importlib.import_module(_LANGUAGES)
-        except RuntimeError as error:
-            raise RewardError(f"a reward that looks at the language of a text {error}") from error
-    return sys.modules[_LANGUAGES]
+    return slow_module("rlcore.rewards.languages", "a reward that looks at the language of a text ")

@@ -9,6 +9,7 @@ from typing import Any
 from rlcore import metrics as M
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.loops import offline
+from rlcore.loops.config import OfflineTrainConfig
 from rlcore.loops.offline import OfflineRun, Units
 from rlcore.rounds.context import StageContext
 from rlcore.rounds.store.store import Artefact
@@ -34,22 +35,27 @@ def train(
     update: Callable[[Units, float], M.Metrics],
     enough: Callable[[int], bool] | None = None,
 ) -> dict[str, Any]:
-    live, config = context.live, context.config.train
-    live.training()
+    policy = context.live.world.policy
+    context.live.training()
+    settings = context.config.train
+    return fit(context, num_units, update, settings, write=policy.save, read=policy.load, enough=enough)
+
+
+def fit(
+    context: StageContext, num_units: int, update: Callable[[Units, float], M.Metrics], config: OfflineTrainConfig,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The offline loop with the stage's checkpoints, curve and seed. `more`: further fields of `OfflineRun`."""
+    live, checkpoints = context.live, Checkpoints(context.draft.directory / "checkpoints", keep=1)
     tracker = live.open_tracker(context.folder)
     run = OfflineRun(
-        name=context.node.stage, num_units=num_units, update=update, config=config,
-        write=live.world.policy.save, read=live.world.policy.load, checkpoints=stage_checkpoints(context),
-        tracker=tracker, progress=live.world.tracker, stop=live.stop, seed=context.seeds(), enough=enough,
+        context.node.stage, num_units, update, config, live.world.tracker, live.stop, checkpoints,
+        tracker=tracker, seed=context.seeds(), **more,
     )  # fmt: skip
     try:
         return offline.train(run)
     finally:
         tracker.close()
-
-
-def stage_checkpoints(context: StageContext) -> Checkpoints:
-    return Checkpoints(context.draft.directory / "checkpoints", keep=1)
 
 
 def finish_model(context: StageContext, report: dict[str, Any]) -> Artefact:

@@ -26,9 +26,7 @@ from rlcore.data.filters.verdict import F64, I64, FilterContext, Verdict
 def score(table: pa.Table, config: ScoreConfig, context: FilterContext) -> Verdict:
     verdict = Verdict(table.num_rows)
     what = config.part or "score"
-    for side in view.sides(table):
-        if config.side != "both" and side and side != f"{config.side}_":
-            continue
+    for side in view.sides(table, config.side):
         label = side.replace("_", " ")
         _unscored(verdict, table, side)
         values = _part(table[f"{side}parts"], config.part) if config.part else view.numbers(table[f"{side}score"])

@@ -42,9 +42,7 @@ def regex(table: pa.Table, config: RegexConfig, context: FilterContext) -> Verdi
 def finish_reason(table: pa.Table, config: FinishReasonConfig, context: FilterContext) -> Verdict:
     """One reason per unwanted finish reason: `response ended by length`."""
     verdict = Verdict(table.num_rows)
-    for side in view.sides(table):
-        if config.side != "both" and side and side != f"{config.side}_":
-            continue
+    for side in view.sides(table, config.side):
         column = pc.fill_null(table[f"{side}finish_reason"], "nothing told")
         for value in sorted(set(pc.unique(column).to_pylist()) - set(config.allowed)):
             verdict.drop(pc.equal(column, value), f"{side}response ended by {value}".replace("_", " "))

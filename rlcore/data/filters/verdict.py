@@ -71,10 +71,11 @@ class Verdict:
         return pa.DictionaryArray.from_arrays(codes, pa.array(self.names, pa.string())).cast(pa.string())
 
 
-def sides(table: pa.Table) -> tuple[str, ...]:
+def sides(table: pa.Table, only: str = "both") -> tuple[str, ...]:
     """Column prefixes of the responses: none for prompts, "" for samples, "chosen_" and "rejected_" for pairs."""
     kind = tables.kind_of(table)
-    return {"prompts": (), "samples": ("",), "pairs": tuple(f"{side}_" for side in tables.SIDES)}[kind]
+    wanted = tuple(f"{side}_" for side in tables.SIDES if only in ("both", side))
+    return {"prompts": (), "samples": ("",), "pairs": wanted}[kind]
 
 
 def texts(table: pa.Table, of: str) -> list[tuple[str, Any]]:

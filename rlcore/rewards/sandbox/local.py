@@ -166,29 +166,39 @@ class Session:
         return found
 
 
-class _Calls:
-    """Calls functions of a program; after a crash or a hang, remaining calls run in a new process."""
+class _Tests:
+    """Runs the tests of a program; after a crash or a hang, the remaining ones in new processes."""
 
     def __init__(self, sandbox: LocalSandbox, job: Job, deadline: float) -> None:
         self.sandbox, self.job, self.deadline = sandbox, job, deadline
+        self.spec = {"source": job.source, "setup": job.shared_setup}
         self.outcomes: list[Outcome] = []
 
     def run(self) -> list[Outcome]:
-        job = self.job
-        while len(self.outcomes) < job.num_tests and time.monotonic() < self.deadline:
-            with self.sandbox.zygote(self.deadline) as zygote:
-                spec = {"source": job.source, "setup": job.shared_setup}
-                session = Session(zygote, "calls", spec, job.limits, self.deadline)
-                session.max_bytes = min(values.MAX_FRAME, job.answer_bytes)
-                try:
-                    self._serve(session)
-                finally:
-                    session.close()
+        while len(self.outcomes) < self.job.num_tests and time.monotonic() < self.deadline:
+            self._round()
         self._rest(TOO_LATE)
         return self.outcomes
 
+    def _round(self) -> None:
+        """Adds at least one outcome."""
+        raise NotImplementedError
+
     def _rest(self, outcome: Outcome) -> None:
         self.outcomes += [outcome] * (self.job.num_tests - len(self.outcomes))
+
+
+class _Calls(_Tests):
+    """Calls functions of a program."""
+
+    def _round(self) -> None:
+        with self.sandbox.zygote(self.deadline) as zygote:
+            session = Session(zygote, "calls", self.spec, self.job.limits, self.deadline)
+            session.max_bytes = min(values.MAX_FRAME, self.job.answer_bytes)
+            try:
+                self._serve(session)
+            finally:
+                session.close()
 
     def _serve(self, session: Session) -> None:
         if (why := unloaded(session)) is not None:
@@ -239,27 +249,16 @@ def failed(answer: dict[str, Any]) -> Outcome:
     return Outcome(Ending.error, error=shown)
 
 
-class _Asserts:
+class _Asserts(_Tests):
     """Runs assert statements in one process and the program in another; the verifier relays requests between them."""
 
-    def __init__(self, sandbox: LocalSandbox, job: Job, deadline: float) -> None:
-        self.sandbox, self.job, self.deadline = sandbox, job, deadline
-        self.outcomes: list[Outcome] = []
+    def _round(self) -> None:
+        with self.sandbox.zygote(self.deadline) as one, self.sandbox.zygote(self.deadline) as other:
+            self._pair(one, other)
 
-    def run(self) -> list[Outcome]:
-        while len(self.outcomes) < self.job.num_tests and time.monotonic() < self.deadline:
-            with self.sandbox.zygote(self.deadline) as one, self.sandbox.zygote(self.deadline) as other:
-                self._round(one, other)
-        self._rest(TOO_LATE)
-        return self.outcomes
-
-    def _rest(self, outcome: Outcome) -> None:
-        self.outcomes += [outcome] * (self.job.num_tests - len(self.outcomes))
-
-    def _round(self, one: Zygote, other: Zygote) -> None:
+    def _pair(self, one: Zygote, other: Zygote) -> None:
         job, limits = self.job, self.job.limits
-        spec = {"source": job.source, "setup": job.shared_setup}
-        program = Session(one, "calls", spec, limits, self.deadline)
+        program = Session(one, "calls", self.spec, limits, self.deadline)
         try:
             tests: dict[str, Any] = {"setup": job.setup, "asserts": list(job.asserts)}
             patient = Limits(2 * limits.time_s + 1, 1024, limits.output_mb, limits.deadline_s)

@@ -67,11 +67,11 @@ class StageConfig:
 
     def reads(self) -> tuple[str, ...]:
         """The groups of READS that its options need."""
-        return self.READS
+        return tuple(group for group in self.READS if group != "reward" or getattr(self, "score", True))
 
     def asks_reward(self) -> bool:
         """True if it scores with the reward of the run."""
-        return False
+        return getattr(self, "score", False)
 
     def needs_reward_model(self) -> bool:
         by = getattr(self, "by", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from rlcore.problems import Problem, UserError, nearest
+from rlcore.problems import Problem, UserError, choices, nearest
 from rlcore.rounds.plan.config import BUILT_IN, RoundsConfig
 from rlcore.rounds.plan.references import name_fault
 
@@ -103,9 +103,7 @@ def _check_kind(key: str, raw: Any, kinds: Collection[str]) -> list[Problem]:
         guess = nearest(key.rpartition(".")[2], kinds)
         return [Problem(f"{key}.kind", None, "a stage needs a kind", f"write kind: {guess or known}")]
     if kind_of(raw, kinds) is None:
-        guess = nearest(str(raw["kind"]), kinds)
-        cure = f"did you mean {guess}? The kinds are {', '.join(kinds)}" if guess else f"write {known}"
-        return [Problem(f"{key}.kind", raw["kind"], "unknown kind of stage", cure)]
+        return [Problem(f"{key}.kind", raw["kind"], "unknown kind of stage", choices(str(raw["kind"]), kinds))]
     return []
 
 

@@ -51,12 +51,6 @@ class GenerateConfig(StageConfig):
     CONSUMES: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
     READS: ClassVar = ("model.dtype", "rollout", "reward")
 
-    def reads(self) -> tuple[str, ...]:
-        return self.READS if self.score else tuple(group for group in self.READS if group != "reward")
-
-    def asks_reward(self) -> bool:
-        return self.score
-
     def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.enough is not None and self.max_samples < self.num_samples:
             text = f"a prompt gets num_samples={self.num_samples} at once"

@@ -21,7 +21,7 @@ from rlcore.loops import offline
 from rlcore.loops.config import OfflineTrainConfig
 from rlcore.loops.offline import Units
 from rlcore.ops.preference_losses import KINDS, kto_reference_point
-from rlcore.problems import Problem, bounded, nearest
+from rlcore.problems import Problem, bounded, choices
 from rlcore.rounds import reference
 from rlcore.rounds.context import StageContext, joined
 from rlcore.rounds.plan.config import Made, StageConfig
@@ -57,9 +57,7 @@ class PreferenceStageConfig(StageConfig):
 
     def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.loss not in KINDS:
-            near = nearest(self.loss, KINDS)
-            cure = f"did you mean {near}? " if near else ""
-            yield Problem(f"{key}.loss", self.loss, "unknown loss", f"{cure}expected one of: {', '.join(KINDS)}")
+            yield Problem(f"{key}.loss", self.loss, "unknown loss", choices(self.loss, KINDS))
 
 
 def run(context: StageContext) -> Artefact:

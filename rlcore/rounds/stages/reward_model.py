@@ -16,9 +16,8 @@ from rlcore.algorithms.reward_modeling import RewardObjective, first_labels
 from rlcore.data import tables
 from rlcore.data.batching.reward import num_tokens, reward_batch_pairs, reward_batch_samples, targets_of
 from rlcore.interfaces import RewardModel
-from rlcore.loops import offline
 from rlcore.loops.config import LearningRateConfig, OfflineTrainConfig, Schedule
-from rlcore.loops.offline import OfflineRun, Units
+from rlcore.loops.offline import Units
 from rlcore.metrics import Metrics
 from rlcore.ops.reward_losses import smoothed_labels
 from rlcore.ops.reward_metrics import attribute_metrics, normalisation, pair_metrics
@@ -26,7 +25,7 @@ from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext, joined
 from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
-from rlcore.rounds.training import stage_checkpoints
+from rlcore.rounds.training import fit
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows
@@ -184,7 +183,7 @@ class RewardTrainingPlan:
 
 
 def _fit(context: StageContext, plan: RewardTrainingPlan) -> dict[str, float]:
-    training, live = plan.config, context.live
+    training = plan.config
     per_unit = len(plan.records) / max(1, len(plan.groups))
     config = OfflineTrainConfig(
         epochs=training.epochs,
@@ -192,13 +191,6 @@ def _fit(context: StageContext, plan: RewardTrainingPlan) -> dict[str, float]:
         learning_rate=LearningRateConfig(training.learning_rate, context.config.schedule, training.warmup_steps),
         checkpoint_every=context.config.checkpoint_every,
     )
-    tracker = live.open_tracker(context.folder)
-    run = OfflineRun(
-        name=context.node.stage, num_units=len(plan.groups), update=plan.update,
-        config=config, write=plan.write, read=plan.read, checkpoints=stage_checkpoints(context), tracker=tracker,
-        progress=live.world.tracker, stop=live.stop, seed=context.seeds(), after_epoch=plan.after_epoch,
-    )  # fmt: skip
-    try:
-        return offline.train(run)
-    finally:
-        tracker.close()
+    return fit(
+        context, len(plan.groups), plan.update, config, write=plan.write, read=plan.read, after_epoch=plan.after_epoch
+    )

@@ -49,12 +49,6 @@ class RewriteConfig(StageConfig):
     )  # fmt: skip
     NAMED: ClassVar = True
 
-    def reads(self) -> tuple[str, ...]:
-        return self.READS if self.score else tuple(group for group in self.READS if group != "reward")
-
-    def asks_reward(self) -> bool:
-        return self.score
-
 
 def run(context: StageContext) -> Artefact:
     """Runs in chunks; a restart repeats at most one."""

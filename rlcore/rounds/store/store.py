@@ -10,11 +10,11 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -43,6 +43,7 @@ CORRUPT = ".corrupt"
 ROOTS = "roots.json"
 FREE_OPTIONS = ("rounds", "checkpoint_every")  # of a stage: when it runs and how it is saved, not what it makes
 ADOPTED_ROWS = 1 << 17  # per part of a table that is adopted
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -135,13 +136,7 @@ class ArtefactStore:
         found = []
         for folder in self._folders():
             if DRAFT not in folder.suffix:
-                one = self._records.get(folder.name)
-                if one is None:
-                    try:
-                        one = records.load(folder)
-                    except DamagedError as error:
-                        self._set_aside(folder, str(error))
-                        continue
+                one = self._records.get(folder.name) or self._record(folder)
                 if one is not None:
                     self._records[folder.name] = one
                     found.append(one)
@@ -282,8 +277,15 @@ class ArtefactStore:
         return None
 
     def _draft_body(self, folder: Path) -> dict[str, Any] | None:
+        return self._read(lambda: records.read_json(folder / DRAFT_RECORD), folder)
+
+    def _record(self, folder: Path) -> Artefact | None:
+        return self._read(lambda: records.load(folder), folder)
+
+    def _read(self, read: Callable[[], T | None], folder: Path) -> T | None:
+        """None: it is not there, or damaged and now set aside."""
         try:
-            return records.read_json(folder / DRAFT_RECORD)
+            return read()
         except DamagedError as error:
             self._set_aside(folder, str(error))
             return None
@@ -304,12 +306,7 @@ class ArtefactStore:
         """Finishes what a kill left between two steps of `_give_name`."""
         for folder in self._folders():
             if DRAFT in folder.suffix:
-                try:
-                    one = records.load(folder)
-                except DamagedError as error:
-                    self._set_aside(folder, str(error))
-                    continue
-                if one is not None:
+                if (one := self._record(folder)) is not None:
                     self._give_name(folder, one)
             elif (folder / RECORD).exists():
                 _clean(folder)

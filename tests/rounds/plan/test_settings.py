@@ -57,7 +57,7 @@ def test_deep_merge():
         ({"count": 0}, "rounds.count", "1 or more"),
         ({"stages": {}}, "rounds.stages", "no stage"),
         ({"stages": {"sft": {"kind": "stf"}}}, "rounds.stages.sft.kind", "did you mean sft?"),
-        ({"stages": {"x": {"kind": "zzz"}}}, "rounds.stages.x.kind", "one of average, evaluate"),
+        ({"stages": {"x": {"kind": "zzz"}}}, "rounds.stages.x.kind", "one of: average, evaluate"),
         ({"stages": {"sft": {"data": []}}}, "rounds.stages.sft.kind", "kind: sft"),
         ({"stages": {"sft": "sft"}}, "rounds.stages.sft", "mapping"),
         ({"stages": {"train": SFT}}, "rounds.stages.train", "there from the start"),
