@@ -106,7 +106,6 @@ COVERED_BY = {
     "rlcore/loops/learning.py": "tests/loops/test_families.py",
     "rlcore/loops/parity.py": "tests/loops/test_online.py",
     "rlcore/loops/stop.py": "tests/loops/test_online.py",
-    "rlcore/loops/supervised.py": "tests/actors/commands/test_train.py",
     "rlcore/rewards/__init__.py": "tests/rewards/test_registry.py",
     "rlcore/rewards/config.py": "tests/actors/verifying/test_verifier.py",
     "rlcore/rewards/judge/__init__.py": "tests/rewards/judge/test_endpoint.py",
