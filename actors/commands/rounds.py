@@ -1,4 +1,4 @@
-"""What `rlcore rounds` does with a checked config: the plan, the actors, the stages, the table at the end."""
+"""Runs `rlcore rounds` on a checked config: the plan, the actors, the stages, the final table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ KEYS_WITHOUT_EFFECT = (
 
 
 def rounds(config: Config, overrides: Sequence[str]) -> int:
-    """Runs every stage that is not done. `overrides`: the command line, of which a stage `rl` composes its own config.
+    """Runs all unfinished stages. `overrides`: the command line, from which a stage `rl` composes its config.
 
     Raises: UserError; Interrupted, after which the same command resumes.
     """
@@ -75,8 +75,9 @@ def rounds(config: Config, overrides: Sequence[str]) -> int:
 
 
 def status(config: Config) -> int:
-    """The tree of rounds and stages. Reads the store alone, from data and model of the newest start: it loads nothing,
-    writes nothing and starts nothing."""
+    """The tree of rounds and stages. Reads only the store, with data and model of the latest start; it loads, writes
+    and starts nothing.
+    """
     nodes = checked(config)
     store = ArtefactStore(runner.folder_of(Path(config.run_dir).absolute()), read_only=True)
     keys, _ = stage_index(config, nodes, store, store.roots()).known()
@@ -85,8 +86,8 @@ def status(config: Config) -> int:
 
 
 def status_config(arguments: Sequence[str]) -> Config:
-    """Of `rounds status RUN_DIR` and `rounds status run_dir=RUN_DIR` the config with which that run was started; of
-    any other command line the one that it composes.
+    """For `rounds status RUN_DIR` and `rounds status run_dir=RUN_DIR` the config of that run; otherwise the composed
+    config.
 
     Raises:
         ConfigError: neither can be read.
@@ -141,7 +142,7 @@ def rl_problems(nodes: Sequence[Node], overrides: Sequence[str], run: Config) ->
 
 
 def shared_problems(run: Config, stage: Config) -> Iterator[Problem]:
-    """What the config of a stage changes although the actors of all stages were started with it."""
+    """Problems: settings that a stage changes although all stages share the actors."""
     key, mine, other = "trainer.max_tokens_per_micro_batch", run.trainer, stage.trainer
     if other.max_tokens_per_micro_batch != mine.max_tokens_per_micro_batch:
         text = f"all stages share the run's {mine.max_tokens_per_micro_batch}"
@@ -172,7 +173,7 @@ def stage_index(
 
 
 def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs: Inputs) -> dict[str, Artefact]:
-    """What is there from the start and read by some stage, as artefacts."""
+    """Built-in inputs that a stage reads, as artefacts."""
     used = {s.stage for node in nodes for sources in node.inputs.values() for s in sources if s.round == 0} | {"start"}
     makers: dict[str, Callable[[], Artefact]] = {
         "start": lambda: store.adopt_folder("start", inputs.model_path, Made.model),
@@ -188,7 +189,7 @@ def roots_in(config: Config, nodes: Sequence[Node], store: ArtefactStore, inputs
 
 
 def answers(inputs: Inputs) -> pa.Table:
-    """The training prompts that have a reference, with it as response, end token included."""
+    """The training prompts with a reference, and the reference plus end token as response."""
     known = [p for p in inputs.data.train if p.reference is not None]
     ids = encode(inputs.tokenizer, [p.reference or "" for p in known], special=False)
     end = int(inputs.tokenizer.eos_token_id)
@@ -217,7 +218,7 @@ def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefa
 
 
 def source_notes(loaded: Loaded) -> list[str]:
-    """What a user must know of a source that was read: rows that are left out, and what its template asks for."""
+    """Messages about a loaded source: skipped rows and notes on its template."""
     skipped = {k: n for k, n in loaded.counts.items() if k.startswith("skipped_") and k != "skipped_by_limit" and n}
     rows = f"of {loaded.counts['rows']:,} rows left out"
     notes = [f"{n:,} {rows}: {k.removeprefix('skipped_').replace('_', ' ')}" for k, n in skipped.items()]
@@ -229,15 +230,15 @@ def _under(key: str, groups: Sequence[str]) -> bool:
 
 
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """The keys of the run's config that change what a stage makes."""
+    """The keys of the run's config that affect the output of a stage."""
     found = {k: v for k, v in flat.items() if _under(k, node.config.reads()) and not _under(k, KEYS_WITHOUT_EFFECT)}
-    if isinstance(node.config, RlConfig):  # free where a run may be made longer; here it is what the stage does
+    if isinstance(node.config, RlConfig):  # may change in a longer run, but defines the result of a stage
         found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
     return found
 
 
 def code_of(node: Node, config: Config) -> dict[str, str]:
-    """The user's own Python that a stage runs, by path, and its digest."""
+    """Python of the user that a stage runs: path -> digest."""
     return {target: code_digest(target) for target in node.config.code(config.reward, config.algorithm)}
 
 
@@ -300,7 +301,7 @@ def rendered(text: str, config: Config, tokenizer: Any, system: str | None = Non
 
 
 def stage_config(overrides: Sequence[str], stage: Sequence[str]) -> Config:
-    """The run's config with a stage's overrides behind the command line's.
+    """The run's config with the overrides of the command line and then of the stage.
 
     Raises:
         ConfigError: they cannot be read.

@@ -1,4 +1,4 @@
-"""Training and evaluation of a config: what `rlcore.train`, `rlcore.evaluate` and the command line run."""
+"""Training and evaluation of a config, for `rlcore.train`, `rlcore.evaluate` and the command line."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from rlcore.tracking.trackers import Trackers, build_tracker
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training run left behind."""
+    """Result of a training run."""
 
     run_dir: Path
     steps: int
-    metrics: dict[str, float]  # the newest value of every metric
-    already_finished: bool = False  # nothing was trained: the run was complete
+    metrics: dict[str, float]  # the latest value of every metric
+    already_finished: bool = False  # true if the run was already complete
 
     @property
     def model(self) -> Path:
@@ -54,8 +54,8 @@ class RunResult:
 
 @dataclass(frozen=True)
 class EvalResult:
-    model: str  # what was measured
-    data: str  # on what
+    model: str  # the evaluated model
+    data: str  # the evaluation data
     num_prompts: int
     metrics: dict[str, float]
 
@@ -85,7 +85,7 @@ def train(config: Config, handle_signals: bool = False) -> RunResult:
 def _newest_metrics(file: Path) -> dict[str, float]:
     newest: dict[str, float] = {}
     for line in file.read_text().splitlines() if file.is_file() else []:
-        with suppress(ValueError):  # a line that a kill cut off
+        with suppress(ValueError):  # a line truncated by a kill
             newest |= {k: v for k, v in json.loads(line).items() if isinstance(v, int | float)}
     return newest
 
@@ -157,8 +157,8 @@ def sampling_of(config: Config, num_samples: int) -> Sampling:
 def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:
     """Measures a model on the held-out prompts, through the same policy workers, sync and engines as training.
 
-    Which model: `eval.checkpoint` if given; else the run's newest checkpoint, if `run_dir` holds checkpoints of this
-    config; else `model.path`. The output goes to the run folder's name with `-eval` appended: the run stays untouched.
+    The model is `eval.checkpoint` if set, otherwise the latest checkpoint in `run_dir` if it has checkpoints of this
+    config, otherwise `model.path`. The output folder is the run folder's name with `-eval`, so the run is not modified.
 
     Raises: UserError; Interrupted.
     """
@@ -206,7 +206,7 @@ def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:
 
 
 def _checkpoint(config: Config) -> Path | None:
-    """The checkpoint to measure; None: the model of the config.
+    """The checkpoint to evaluate; None: the model of the config.
 
     Raises:
         RunFolderError: it is not there, or nothing is.
@@ -257,14 +257,14 @@ def finished(run_dir: Path, steps: int) -> bool:
 
 
 def saved_step(run_dir: Path) -> int | None:
-    """Of the newest checkpoint by name; None without one. The loop itself decides by checksums."""
+    """Step of the latest checkpoint by name; None without one. The loop verifies checksums."""
     if not has_checkpoint(run_dir):
         return None
     return max(int(p.name.removeprefix("step-")) for p in (run_dir / "checkpoints").glob("step-*[0-9]"))
 
 
 def rate_jump(config: Config) -> str:
-    """How a resumed run of another length changes a decaying learning rate; "" where it does not."""
+    """A message if a resumed run of another length changes a decaying learning rate; "" otherwise."""
     run_dir, trainer = Path(config.run_dir).absolute(), config.trainer
     step, recorded = saved_step(run_dir), run_dir / "config.yaml"
     if step is None or not recorded.is_file():

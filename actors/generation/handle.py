@@ -1,4 +1,4 @@
-"""The rollout engines as the loops see them."""
+"""Handle of the rollout engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ABORT_S = 5.0
 
 
 class RolloutStalled(UserError, RuntimeError):
-    """The engines answer, but no group finished before the deadline."""
+    """The engines respond, but no group finished before the deadline."""
 
 
 @dataclass
@@ -38,14 +38,15 @@ class _EngineFailure:
 
 @dataclass
 class RolloutHandle:
-    """`RolloutEngine` over vLLM workers: prompts are dealt over the engines, all samples of one to the same engine.
+    """`RolloutEngine` over vLLM workers: distributes prompts over the engines; all samples of a prompt are on one
+    engine.
 
-    An engine that dies is restarted, given the current weights and its unfinished prompts again.
+    A dead engine is restarted and gets the current weights and its unfinished prompts again.
     """
 
     group: ActorGroup[RolloutWorker]
     sharing: GpuSharing
-    idle_timeout_s: float  # without a single finished group
+    idle_timeout_s: float  # time without a finished group
     restarts: RestartPolicy
     _calls: Iterator[int] = field(default_factory=itertools.count)
 
@@ -97,7 +98,7 @@ class RolloutHandle:
                 self._give_up(call)
 
     def _give_up(self, call: str) -> None:
-        """The caller goes away early: engines drop what is left of the call, as far as they still answer."""
+        """The caller stops early: responsive engines drop the rest of the call."""
         with contextlib.suppress(ActorError):
             self.group.broadcast(RolloutWorker.abort, call, timeout_s=ABORT_S, phase="abort")
 
@@ -110,7 +111,7 @@ class RolloutHandle:
         arrived: queue.Queue[Any],
         stopped: threading.Event,
     ) -> None:
-        """One engine's share, on a thread of its own. Reads only this engine; ends when its share is done."""
+        """The share of one engine, on a separate thread, which ends when the share is finished."""
         starts = self.restarts.starts(rank)
         try:
             requests = [Request(i, prompt.uid, prompt.token_ids) for i, prompt in todo.items()]
@@ -121,16 +122,16 @@ class RolloutHandle:
             )
             while todo and not stopped.is_set():
                 for finished in self.group.one(rank, RolloutWorker.collect, 1.0, timeout_s=limit, phase="gen"):
-                    if finished.call_id == call:  # others belong to a call that was given up
+                    if finished.call_id == call:  # others belong to an abandoned call
                         self.restarts.served(rank)
                         arrived.put((todo.pop(finished.index), finished))
-        except Exception as error:  # handed to the caller's thread: one that dies unseen would look like a stall
+        except Exception as error:  # passed to the caller's thread; an unseen failure would look like a stall
             if not stopped.is_set():
                 arrived.put(_EngineFailure(rank, starts, todo, error))
 
 
 def group_of(prompt: Prompt, finished: Finished, step: int) -> Group:
-    """Aligned per-token arrays out of what an engine returned."""
+    """Converts the output of an engine to aligned per-token arrays."""
     prefix = np.asarray(prompt.token_ids, dtype=np.int32)
     zeros, nothing = np.zeros(prefix.size, dtype=np.float32), np.full(prefix.size, -1, dtype=np.int32)
     trajectories = []

@@ -32,7 +32,7 @@ SLACK_S = 60.0
 
 
 class JudgeError(UserError, ValueError):
-    """A judge that cannot be used as it is set up."""
+    """The settings of a judge are invalid."""
 
 
 class JudgeWorker(RolloutWorker):
@@ -41,7 +41,7 @@ class JudgeWorker(RolloutWorker):
     def complete(
         self, call_id: str, requests: Sequence[Request], sampling: Sampling, allowed: Sequence[int], timeout_s: float
     ) -> dict[int, Sample]:
-        """Answers by index of the request; those not there by the deadline are dropped and left out.
+        """Answers by request index; unfinished ones are dropped at the deadline.
 
         Args:
             allowed: see `submit`.
@@ -57,7 +57,8 @@ class JudgeWorker(RolloutWorker):
 
 
 class JudgeEngine:
-    """`Completer` over a started group; made by `start_judge`. An engine that dies is restarted and asked again."""
+    """`Completer` over a started group, created by `start_judge`. A dead engine is restarted and its request repeated.
+    """
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class JudgeEngine:
         """See `Completer.complete`. A prompt that leaves no room for its answer gets an error as its reply.
 
         Raises:
-            JudgeError: a choice that is not one token of the judge's tokenizer.
+            JudgeError: a choice is not a single token of the judge's tokenizer.
             WorkerFailed: an engine keeps failing, or a request is one that no engine can serve.
         """
         tokens = [self._tokens(choice) for choice in choices]
@@ -129,7 +130,7 @@ class JudgeEngine:
         return list(self.tokenizer([text], add_special_tokens=False)["input_ids"][0])
 
     def _tokens(self, choice: str) -> list[int]:
-        """The tokens that say the choice: with and without a space in front."""
+        """Tokens of the choice, with and without a leading space."""
         encoded = self.tokenizer([choice, f" {choice}"], add_special_tokens=False)["input_ids"]
         single = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id})
         if not single:

@@ -1,10 +1,10 @@
 """A rollout worker: vLLM held in the process, stepped by a separate loop thread.
 
-Everything that touches the engine runs on that thread, as a command between two steps: adding the requests of a call in
-one go, taking new weights, aborting. Callers (Ray actor threads) put a command in a queue and wait for its result.
+All engine operations run on that thread as commands between two steps: adding the requests of a call, loading weights,
+aborting. Callers (Ray actor threads) put a command in a queue and wait for its result.
 
-Who waits for whom: `submit` and the weight calls wait for the step under way; `collect` waits for groups; the loop
-waits for commands when it has nothing to step, and while an update is under way (until its deadline).
+Concurrency: `submit` and the weight calls wait for the current step; `collect` waits for groups; the loop waits for
+commands when it is idle, and during an update (until its deadline).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class RolloutWorker:
         return self.describe()
 
     def shutdown(self) -> None:
-        """Ends the loop and frees the engine. Unfinished requests are dropped. May be called twice."""
+        """Stops the loop and frees the engine. Unfinished requests are dropped. Safe to call twice."""
         self._closing = True
         if self._thread is not None and self._thread.is_alive():
             self._commands.put((lambda: None, Future()))
@@ -123,7 +123,7 @@ class RolloutWorker:
         self._on_loop(lambda: self._engine.sleep(level))
 
     def wake(self, tags: list[str] | None = None) -> None:
-        """Takes the memory back; `tags` may name a part ("weights", "kv_cache"). Nothing happens when it is awake."""
+        """Wakes the engine up; `tags` selects a part ("weights", "kv_cache"). No effect on an awake engine."""
         self._on_loop(lambda: self._engine.wake(tags))
 
     # ---- sampling
@@ -189,7 +189,7 @@ class RolloutWorker:
     # ---- weights
 
     def init_weights(self, info: dict[str, Any]) -> None:
-        """How the engine meets the trainer: `transport` ("host", "ipc", "nccl", "gloo") and what that needs."""
+        """Connects the engine to the trainer: `transport` ("host", "ipc", "nccl", "gloo") and its arguments."""
         self._on_loop(lambda: self._engine.init_weights(info))
 
     def begin_update(self, version: int, deadline_s: float = 600.0) -> None:
@@ -199,11 +199,11 @@ class RolloutWorker:
         self._on_loop(lambda: self._engine.begin_update(version, deadline_s))
 
     def load_bucket(self, payload: dict[str, Any]) -> None:
-        """One bucket, as the transport sends it. A failure breaks the update."""
+        """Loads a bucket from the transport. A failure breaks the update."""
         self._on_loop(lambda: self._engine.load_bucket(payload))
 
     def finish_update(self, version: int) -> float:
-        """All weights are in: sampling continues under `version`.
+        """Ends the update; sampling continues with `version`.
 
         Returns:
             Seconds for which requests under way had to wait.
@@ -214,7 +214,7 @@ class RolloutWorker:
         return self._on_loop(lambda: self._engine.finish_update(version))
 
     def abort_update(self) -> None:
-        """Gives up the update under way, if any. If a bucket was loaded, no sampling until a whole update."""
+        """Aborts the current update, if any. If a bucket was loaded, sampling is blocked until a complete update."""
 
         def stop() -> None:
             if self._engine.update is not None:
@@ -262,7 +262,7 @@ class RolloutWorker:
             self._serve()
         except BaseException as error:
             self._fail(error)
-        with contextlib.suppress(Exception):  # the first error is the one that counts
+        with contextlib.suppress(Exception):  # keep the first error
             self._engine.shutdown()
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""vLLM's in-process engine with what RL needs of it: calls of many groups, weight updates between two steps, versions.
+"""vLLM's in-process engine with calls of many groups, weight updates between two steps, and weight versions.
 
 No threads here: `actors.generation.rollout` owns the one that steps it. In-flight requests survive a weight update
 without a pause: they continue with the tokens and the KV cache they have, and each token is labelled with the version
@@ -94,7 +94,7 @@ class VllmEngine:
         self.groups: dict[str, PendingGroup] = {}  # vLLM request id -> group under way
         dummy = arguments["load_format"] == "dummy"
         self.version = -1 if dummy else 0  # of the loaded weights
-        self.unusable = "no weights were ever sent to it" if dummy else ""  # why it cannot sample; "" when it can
+        self.unusable = "no weights were ever sent to it" if dummy else ""  # reason why it cannot sample; "" if it can
         self.asleep = False
         self.update: tuple[int, float] | None = None  # version and time limit of the update under way
         self._broken = False  # vLLM has not closed its side of an update that broke off
@@ -162,7 +162,7 @@ class VllmEngine:
         self._llm.abort_request(names)
 
     def records(self, groups: Sequence[PendingGroup]) -> list[Finished]:
-        """What finished groups hold, as plain arrays. Touches only the groups and the tokenizer."""
+        """Converts finished groups to plain arrays. Uses only the groups and the tokenizer."""
         outputs = [output for group in groups for output in group.output.outputs]
         texts = iter(self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True))
         return [
@@ -173,7 +173,7 @@ class VllmEngine:
     # ---- weights
 
     def init_weights(self, info: dict[str, Any]) -> None:
-        """How to meet the trainer; see `actors.weights.vllm_side.InitInfo`."""
+        """Connects to the trainer; see `actors.weights.vllm_side.InitInfo`."""
         self._rpc("init_weight_transfer_engine", init_info=info)
         self._transport = info["transport"]
 
@@ -190,7 +190,7 @@ class VllmEngine:
         self._update_rpc("start_weight_update")
 
     def _has_room(self) -> bool:
-        """Whether the weights fit next to the model; their size is that of the last update."""
+        """True if a second set of weights fits next to the model, by the size of the last update."""
         if self._device == "cpu":
             return True
         free, _ = torch.cuda.mem_get_info()
@@ -223,7 +223,7 @@ class VllmEngine:
         return time.monotonic() - paused_at if self.groups else 0.0
 
     def break_update(self, why: str) -> None:
-        """The weights are a mixture now: no sampling until a whole update. While buckets only wait, they are not."""
+        """Marks the update as broken: with partly loaded weights sampling is blocked until a complete update."""
         self.update, self._broken = None, True
         if self._staged:
             self._staged = False
@@ -232,7 +232,7 @@ class VllmEngine:
         self.unusable = f"{why}; its weights are a mixture until a whole update is sent"
 
     def check_deadline(self) -> bool:
-        """Breaks an update that has run out of time; true if it did."""
+        """Breaks an update after its deadline; returns True if so."""
         if self.update is None or time.monotonic() <= self.update[1]:
             return False
         self.break_update(f"the weight update to version {self.update[0]} was not finished before its deadline")
@@ -252,7 +252,7 @@ class VllmEngine:
             raise
 
     def _close_broken_update(self) -> None:
-        """Brings vLLM back to "no update under way"; one that failed half-way has to be opened to be closed."""
+        """Resets vLLM to the state without an update; a partly failed one must be opened again to be closed."""
         try:
             self._rpc("finish_weight_update")
         except Exception:

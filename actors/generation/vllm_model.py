@@ -1,4 +1,4 @@
-"""What the models of vLLM need before they can be given new weights, again and again."""
+"""Prepares models in vLLM for repeated loading of weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def adapt_engine(worker: Any) -> None:
-    """Runs once in every vLLM worker process: makes its model take the weights that are sent, again and again.
+    """Runs once in every vLLM worker process and prepares its model for repeated weight loading.
 
     - A class that computes logits from its embedding (Gemma 2, Cohere) has no parameter for the output head that a
       tied model is sent with: it is left out before the class refuses it.
@@ -33,12 +33,12 @@ def adapt_engine(worker: Any) -> None:
 
 
 def _pack_anew(method: Any, process: Callable[[Any], None], layer: Any) -> None:
-    method.moe_kernel = None  # what vLLM takes for the first loading
+    method.moe_kernel = None  # mark of the first loading in vLLM
     process(layer)
 
 
 def parameter_names(model: torch.nn.Module) -> list[set[str]]:
-    """The names of each parameter: several where it is held in two places, of which a loader reports one."""
+    """The names of each parameter; several if it is in two places, of which a loader reports only one."""
     found: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found.setdefault(id(parameter), set()).add(name)

@@ -1,4 +1,4 @@
-"""What vLLM is started with: environment, engine arguments, sampling parameters."""
+"""Settings of vLLM: environment, engine arguments, sampling parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlcore.interfaces import Sampling
 
 
 def set_environment(device: str, tensor_parallel_size: int, threads: int, dtype: str = "bfloat16") -> None:
-    """What vLLM reads when it is imported; what the user has set stays."""
+    """Sets environment variables that vLLM reads at import; variables set by the user are kept."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}.items():
         os.environ.setdefault(name, value)
@@ -47,7 +47,7 @@ def engine_arguments(
     max_model_len: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `EngineArgs`; `config.extra` has the last word.
+    """Keyword arguments of vLLM's `EngineArgs`; `config.extra` overrides them.
 
     On CPU tied embeddings are untied in the engine: a repacked output head would keep its old weights after an update.
     """

@@ -1,8 +1,8 @@
-"""From the tensors of a module to those of its checkpoint format, which is what vLLM's loaders read.
+"""Converts the tensors of a module to its checkpoint format, which vLLM's loaders read.
 
 transformers 5 changes some weights when it reads a folder (the experts of a layer are stacked, names are changed) and
-changes them back in `save_pretrained`. The same is done here for a part of the weights at a time, so that a bucket of
-the weight sync needs no more than its own tensors.
+changes them back in `save_pretrained`. This module does the same for parts of the weights, so that a bucket of the
+weight sync needs only its own tensors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from actors.training import lora
 
 T = TypeVar("T")
-Gather = Callable[[Sequence[Tensor]], AbstractContextManager[Any]]  # makes parameters whole as long as it is open
+Gather = Callable[[Sequence[Tensor]], AbstractContextManager[Any]]  # gathers parameters while it is open
 
 
 def buckets(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[list[tuple[str, Tensor]]]:
-    """Every weight under the name and in the shape that `save_pretrained` writes, in the order of the module.
+    """Every weight with the name and shape that `save_pretrained` writes, in module order.
 
-    A tied weight comes under each of its names; adapters come merged into the weights they adapt. A bucket holds at
-    most `max_bytes`; a larger tensor comes alone.
+    A tied weight is listed under each of its names; adapters are merged into their weights. A bucket has at most
+    `max_bytes`; a larger tensor has its own bucket.
     """
     for part in parts(hf, max_bytes, gather):
         yield from _cut(to_checkpoint(hf, part), lambda item: item[1].numel() * item[1].element_size(), max_bytes)
@@ -32,7 +32,7 @@ def buckets(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[list[tupl
 def parts(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[dict[str, Tensor]]:
     """Every weight by each of its names in the module, then the buffers that are saved with it.
 
-    What is converted together comes together, however large.
+    Weights that are converted together are in the same bucket, independent of size.
     """
     known = lora.weights(hf)
     groups = [[known[i] for i in unit] for unit in units(hf, [weight.names[0] for weight in known])]
@@ -46,9 +46,9 @@ def parts(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[dict[str, T
 
 
 def restore_conversions(hf: nn.Module) -> None:
-    """Makes a model that was read from stacked experts be written in the checkpoint format all the same.
+    """Makes a model read from stacked experts be written in the checkpoint format too.
 
-    transformers writes what it has read; vLLM knows the checkpoint format alone.
+    transformers writes the format it has read; vLLM supports only the checkpoint format.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightConverter
@@ -63,7 +63,7 @@ def restore_conversions(hf: nn.Module) -> None:
 
 
 def units(hf: nn.Module, names: Sequence[str]) -> list[list[int]]:
-    """Positions in `names` that have to be converted together, in the order of their first member; most are alone."""
+    """Groups of positions in `names` that must be converted together, ordered by first member; most have one member."""
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     back = [c.reverse_transform() for c in reversed(_conversions(hf))]
@@ -91,7 +91,7 @@ def to_checkpoint(hf: nn.Module, tensors: Mapping[str, Tensor]) -> Iterable[tupl
 
 
 def _conversions(hf: nn.Module) -> list[Any]:
-    """Those that `revert_weight_conversion` takes back: the ones used in reading, else the ones that are known."""
+    """The conversions that `revert_weight_conversion` reverts: those used in reading, otherwise all known ones."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange
 
@@ -103,7 +103,7 @@ def _conversions(hf: nn.Module) -> list[Any]:
 
 
 def _cut(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Lists of consecutive items of at most `limit` together; a larger item comes alone."""
+    """Lists of consecutive items of at most `limit` in total; a larger item is alone."""
     part: list[T] = []
     total = 0
     for item in items:

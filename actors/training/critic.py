@@ -14,7 +14,7 @@ from actors.training.worker import ModelWorker
 
 
 class ValueHead(nn.Linear):
-    """One number per position, computed in float32 whatever the weights' dtype: bfloat16 has three digits."""
+    """One number per position, computed in float32 for every dtype, since bfloat16 has only three digits."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[b, t, hidden] to [b, t] float32."""
@@ -22,7 +22,7 @@ class ValueHead(nn.Linear):
 
 
 class ValueScorer(Scorer):
-    """Values of contexts under the body of a causal language model. The head is new: every value is 0."""
+    """A value head on the body of a causal language model. A new head gives 0 for every context."""
 
     def __init__(self, body: nn.Module, width: int) -> None:
         super().__init__(body)
@@ -49,12 +49,13 @@ class ValueScorer(Scorer):
 
 
 def body_of(causal: nn.Module) -> tuple[nn.Module, int]:
-    """A causal language model without its output layer, and the width of the hidden states that went into that.
+    """A causal language model without its output layer, and the width of its hidden states.
 
-    Every architecture has a class with an output layer, few have one with a value head: so it is read and dropped.
+    Every architecture has a class with an output layer, but few have one with a value head: so the layer is loaded and
+    dropped.
 
     Raises:
-        ValueError: the class keeps no body apart.
+        ValueError: the class has no separate body.
     """
     body = getattr(causal, "base_model", causal)
     output = causal.get_output_embeddings()  # type: ignore[operator]
@@ -64,7 +65,8 @@ def body_of(causal: nn.Module) -> tuple[nn.Module, int]:
 
 
 def load_critic(path: str, model: ModelConfig) -> ValueScorer:
-    """The body of a causal language model with a new head. All weights are trained: `model.lora` is the policy's alone.
+    """The body of a causal language model with a new head. All weights are trained; `model.lora` applies only to the
+    policy.
 
     Raises:
         ValueError: see `load_model` and `body_of`.
@@ -73,7 +75,8 @@ def load_critic(path: str, model: ModelConfig) -> ValueScorer:
 
 
 class CriticWorker(ModelWorker):
-    """See `ModelWorker`. A head trained on another body would predict noise: `initialize` makes a new one too."""
+    """See `ModelWorker`. `initialize` also creates a new head, because a head trained on another body predicts noise.
+    """
 
     NAME = "critic"
 

@@ -1,6 +1,6 @@
 """A language model with a head, under DeepSpeed: forward, backward, step, save, export, gather.
 
-Two habits of DeepSpeed are undone here, and nowhere else:
+This module reverts two behaviours of DeepSpeed:
 
 - it averages gradients over ranks and divides by the number of accumulation steps. `backward` scales so that the
   gradient is that of the plain sum of all losses over micro-batches and ranks;
@@ -76,14 +76,15 @@ def init_distributed(
 
 
 def leave_distributed() -> None:
-    """Ends this process's part of the group; nothing when there is none."""
+    """Leaves the process group, if any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def zero_stage(model: ModelConfig, engine: EngineConfig) -> int:
-    """The stage that runs. Stage 0 in bfloat16 is run as stage 1: it alone keeps float32 master weights and float32
-    accumulation; DeepSpeed's stage 0 would add up gradients in bfloat16."""
+    """The effective stage. Stage 0 in bfloat16 runs as stage 1, which keeps float32 master weights and accumulates in
+    float32; DeepSpeed's stage 0 would accumulate gradients in bfloat16.
+    """
     return 1 if engine.zero_stage == 0 and model.dtype is DType.bfloat16 else engine.zero_stage
 
 
@@ -99,7 +100,7 @@ def deepspeed_config(model: ModelConfig, engine: EngineConfig, trainable: bool =
     if engine.offload_optimizer and stage == 0:
         raise ValueError("engine.offload_optimizer=true needs engine.zero_stage of 1, 2 or 3")
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # asked for, used for nothing here
+        "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed, but not used
         "gradient_accumulation_steps": 1,
         "steps_per_print": 10**9,
         "gradient_clipping": engine.optimizer.max_grad_norm if stage else 0.0,  # stage 0 is clipped by `step`
@@ -197,7 +198,7 @@ class TrainEngine:
         Returns:
             Log-probs or values of each token, or scores of each row; 0 at padding.
         """
-        for dropout in self._dropouts:  # adapters drop out only where a gradient is wanted
+        for dropout in self._dropouts:  # adapters use dropout only with gradients
             dropout.training = torch.is_grad_enabled()
         # scoring goes past DeepSpeed's own forward, which readies a backward; ZeRO-3's hooks sit on the module itself
         module = self._engine if self._engine is not None and torch.is_grad_enabled() else self.scorer
@@ -242,11 +243,11 @@ class TrainEngine:
         return float(norm), True
 
     def reset_optimizer(self) -> None:
-        """Forgets Adam's moments and step count, as if training began with the present weights."""
+        """Resets Adam's moments and step count, as if training started from the current weights."""
         assert self._adam is not None
         for state in self._adam.state.values():
             for value in state.values():
-                if isinstance(value, Tensor):  # in place: DeepSpeed holds views of these
+                if isinstance(value, Tensor):  # in place, because DeepSpeed keeps views of these
                     value.zero_()
 
     def gradients(self) -> dict[str, Tensor]:
@@ -259,10 +260,10 @@ class TrainEngine:
     # ---- weights
 
     def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
-        """Every weight as a checkpoint holds it; see `checkpoint_format.buckets`.
+        """All weights in checkpoint format; see `checkpoint_format.buckets`.
 
-        Under ZeRO-3 a bucket is gathered on every rank and freed again when the next is asked for: copy what you keep,
-        and iterate on all ranks alike.
+        Under ZeRO-3 a bucket is gathered on every rank and freed when the next is requested: copy tensors you keep, and
+        iterate on all ranks.
         """
         return checkpoint_format.buckets(self.module, max_bytes, self._gathered)
 
@@ -296,12 +297,12 @@ class TrainEngine:
 
     @property
     def _has_masters(self) -> bool:
-        """Whether there are float32 weights that the model's own do not hold. Adapters end with the merge."""
+        """True if there are float32 weights in addition to the model's own. Adapters are merged and have none."""
         low = self.trainable and self.dtype is DType.bfloat16
         return low and self.scorer.KEEPS_MASTERS and not self._has_adapters
 
     def tied_names(self) -> list[str]:
-        """Names under which a weight comes a second time; a folder does not store these."""
+        """Duplicate names of tied weights, which a folder does not store."""
         return [name for weight in lora.weights(self.module) for name in weight.names[1:]]
 
     # ---- checkpoints
@@ -314,7 +315,7 @@ class TrainEngine:
         """Writes weights, master weights, optimizer and this rank's random states into a folder all ranks share."""
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
-        # the base model of adapters is not trained: it comes from its own folder again
+        # the base model of adapters is not trained, and is loaded from its folder again
         options = {"exclude_frozen_parameters": self._has_adapters}
         self._engine.save_checkpoint(str(target), tag="engine", save_latest=False, **options)
         torch.save(random_states(), target / f"random-{self.rank}.pt")
@@ -323,7 +324,7 @@ class TrainEngine:
         dist.barrier()
 
     def load(self, directory: str | Path) -> None:
-        """Continues exactly where `save` was called; with another number of ranks or ZeRO stage, up to rounding.
+        """Restores the state of `save` exactly; with another number of ranks or ZeRO stage, up to rounding.
 
         Raises:
             FileNotFoundError: no checkpoint of an engine in `directory`.
@@ -342,14 +343,14 @@ class TrainEngine:
             options = {"load_lr_scheduler_states": False, "load_module_strict": not self._has_adapters}
             if self._engine.load_checkpoint(str(source), tag="engine", **options)[0] is None:
                 raise FileNotFoundError(f"DeepSpeed found nothing to load in {source}")
-        if (states := source / f"random-{self.rank}.pt").exists():  # a rank that is new keeps its own
+        if (states := source / f"random-{self.rank}.pt").exists():  # a new rank keeps its own
             set_random_states(torch.load(states, weights_only=False))
         dist.barrier()
 
     # ---- the rest
 
     def check_agreement(self, value: int, what: str) -> None:
-        """Raises ValueError on every rank when the ranks' values differ: better than a collective that never ends."""
+        """Raises ValueError on every rank if the ranks' values differ, instead of a collective that never ends."""
         if self.world_size == 1:
             return
         seen = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]

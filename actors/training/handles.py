@@ -1,4 +1,4 @@
-"""Handles of the model groups; they implement `rlcore.interfaces`. All splitting of a batch over ranks is here."""
+"""Handles of the model groups, which implement `rlcore.interfaces` and split batches over ranks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def shards(batch: TrainBatch, num_ranks: int, max_tokens: int) -> list[Shard]:
 
 @dataclass
 class ModelHandle:
-    """A group of model workers: rows are dealt over its ranks, and the answers put back in their places.
+    """A group of model workers: distributes rows over its ranks and restores the order of results.
 
     `update`, `initialize`, `reset_optimizer`, `save`, `load` and `export` are those of `rlcore.interfaces`.
     """
@@ -59,12 +59,12 @@ class ModelHandle:
     group: ActorGroup[Any]
     max_tokens: int  # of a micro-batch
     deadlines: DeadlinesConfig
-    sharing: GpuSharing | None = None  # with the rollout engines, where they are on the same GPUs
-    renewed: Callable[[], None] = lambda: None  # called when the workers have another engine, connected to nothing
+    sharing: GpuSharing | None = None  # set if the rollout engines are on the same GPUs
+    renewed: Callable[[], None] = lambda: None  # called after the workers replaced their engine, which is not connected
 
     def _numbers(self, batch: TrainBatch, width: int, *args: Any, phase: str) -> Float32:
         """[B, width] float32 of `ModelWorker.numbers`, which takes `args` after a shard and its micro-batches."""
-        single = replace(batch, rows_per_unit=1)  # every row for itself
+        single = replace(batch, rows_per_unit=1)  # rows are independent
         parts, gathered = self._scatter(ModelWorker.numbers, single, args, phase)
         result = np.zeros((len(batch), width), dtype=np.float32)
         for (rows, _, _), piece in zip(parts, gathered, strict=True):
@@ -87,7 +87,7 @@ class ModelHandle:
         return parts, self.group.scatter(method, calls, timeout_s=self.deadlines.train_s, phase=phase)
 
     def _everywhere(self, method: Callable[..., Any], *args: Any) -> Any:
-        """The first rank's answer."""
+        """The answer of rank 0."""
         phase = f"{self.group.name} {method.__name__}"
         return self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=phase)[0]
 
@@ -128,8 +128,7 @@ class ValueHandle(ModelHandle):
 
 @dataclass
 class RewardModelHandle(ModelHandle):
-    """`RewardModel` over a group of reward workers. It alone holds the scale, and writes it into checkpoints and
-    exports."""
+    """`RewardModel` over a group of reward workers. It keeps the scale, and writes it into checkpoints and exports."""
 
     scale: RewardScale = field(init=False)
 

@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in a Hugging Face model, and its weights as if it had none.
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in a Hugging Face model, and its merged weights.
 
-peft puts the adapters in. Reading the weights back is done here: ZeRO shards them one by one and swaps their storage,
-which peft's own merging, made for whole modules, does not expect.
+peft adds the adapters. This module merges weights, because ZeRO shards them one by one and replaces their storage,
+which peft's merging of whole modules does not support.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ADAPTER = "default"  # peft's name of the only adapter
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A weight of the plain model: W, or W + scaling B A where it has an adapter."""
+    """A weight of the plain model: W, or W + scaling B A with an adapter."""
 
-    names: list[str]  # Hugging Face names, several where it is tied
-    base: Tensor  # [out, in] where it has an adapter
+    names: list[str]  # Hugging Face names; several if tied
+    base: Tensor  # [out, in] with an adapter
     a: Tensor | None = None  # [rank, in]
     b: Tensor | None = None  # [out, rank]
     scaling: float = 1.0
@@ -48,7 +48,7 @@ class Weight:
 
 
 def add_adapters(hf: nn.Module, config: LoraConfig, seed: int) -> None:
-    """Puts adapters into the target layers and freezes everything else. The model computes what it did: B is 0.
+    """Adds adapters to the target layers and freezes all other weights. Outputs are unchanged, because B is 0.
 
     Args:
         hf: a Hugging Face causal language model; changed in place.
@@ -78,12 +78,12 @@ def add_adapters(hf: nn.Module, config: LoraConfig, seed: int) -> None:
 
 
 def target_layers(hf: nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Full names of the linear layers that get an adapter: those whose name is or ends in one of `wanted`.
+    """Full names of the linear layers that get an adapter: those with a name equal to or ending in one of `wanted`.
 
     Without `wanted` all but the output layer.
 
     Raises:
-        ValueError: a name that fits no linear layer, or the output layer where it is tied to the embedding.
+        ValueError: a name that matches no linear layer, or the output layer if it is tied to the embedding.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -103,7 +103,7 @@ def target_layers(hf: nn.Module, wanted: Sequence[str]) -> list[str]:
 
 
 def weights(hf: nn.Module) -> list[Weight]:
-    """Every weight of the plain model once, whether or not the model has adapters, in the order of its parameters."""
+    """Every weight of the plain model once, with or without adapters, in parameter order."""
     names: dict[Tensor, list[str]] = {}
     for name, parameter in hf.named_parameters(remove_duplicate=False):
         if ".lora_" not in name:

@@ -1,7 +1,7 @@
-"""The float32 master weights of a model that runs in bfloat16: kept beside a folder, and taken from one.
+"""Float32 master weights of a bfloat16 model: written next to a folder, and read from one.
 
-At small learning rates most of a short training lives in what bfloat16 rounds away: 40 steps of 1e-6 leave 88 % of the
-weights of a folder in bfloat16 as they were. The next training goes on from the masters instead.
+At small learning rates bfloat16 rounding removes most of a short training: after 40 steps of 1e-6, 88 % of the bfloat16
+weights are unchanged. So the next training starts from the master weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from actors.config.schema import ModelConfig
 
-NAME = "masters.float32"  # safetensors, but not by name: vLLM would load it as weights
+NAME = "masters.float32"  # safetensors content with another extension, because vLLM would load it as weights
 
 
 def write_masters(module: nn.Module, folder: Path, rank: int) -> None:
@@ -34,7 +34,7 @@ def write_masters(module: nn.Module, folder: Path, rank: int) -> None:
 
 
 def restore_masters(module: nn.Module, path: str, config: ModelConfig) -> None:
-    """Sets the master weights to what the folder holds in float32, which loading in bfloat16 has rounded."""
+    """Sets the master weights to the float32 values of the folder, which loading in bfloat16 has rounded."""
     from deepspeed.utils import safe_set_full_fp32_param
 
     with _float32_weights(path, config) as read:

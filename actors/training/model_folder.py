@@ -18,7 +18,7 @@ COMPANIONS = (*TOKENIZER_FILES, "chat_template*", "generation_config.json", "*.p
 
 
 def load_model(path: str, config: ModelConfig) -> torch.nn.Module:
-    """A Hugging Face causal LM on CPU in `config.dtype`, in a mode without dropout, so that log-probs are repeatable.
+    """A Hugging Face causal LM on CPU in `config.dtype`, in eval mode (no dropout), so that log-probs are repeatable.
 
     Raises:
         ValueError: an attention that the architecture or this machine does not have; gradient checkpointing (which
@@ -55,8 +55,8 @@ def load_model(path: str, config: ModelConfig) -> torch.nn.Module:
 def save_model(hf: torch.nn.Module, source: str, target: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Writes a Hugging Face folder: weights in the checkpoint format, config, and the companions of `source`.
 
-    The generation config is written without transformers' validation, which refuses what many published folders hold
-    (a temperature without do_sample) and would lose a finished training to it.
+    The generation config is written without transformers' validation, which rejects many published folders (a
+    temperature without do_sample); a finished training would be lost.
 
     Args:
         source: folder or hub id that `hf` was loaded from.
@@ -97,7 +97,7 @@ def check_export(hf: torch.nn.Module, source: str) -> None:
 
 
 def copy_companions(source: str, target: Path) -> None:
-    """What a folder holds beside weights and model config: tokenizer, chat template, generation config, code.
+    """Copies the other files of a folder: tokenizer, chat template, generation config, code.
 
     Copied as they are: a tokenizer that is loaded and saved again is not always the same. Of a hub id, the tokenizer.
     """

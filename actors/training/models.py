@@ -1,4 +1,4 @@
-"""Model folders: the tiny model built from nothing, GGUF conversion, checks before anything expensive starts."""
+"""Model folders: the randomly initialised tiny model, GGUF conversion, early checks."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 
 
 class ModelError(UserError, ValueError):
-    """A model folder that cannot be used; the text names the cure."""
+    """A model folder cannot be used; the message has the cure."""
 
 
 def prepare_model(config: ModelConfig, run_dir: Path, seed: int) -> Path:
     """The model to start from, as a Hugging Face folder that transformers and vLLM load, or a hub id as it is.
 
     Without `config.path` the tiny model is built, with `config.gguf_file` that file is converted, into
-    `run_dir/initial_model`; once, unless what it was made of has changed. The seed matters to the tiny model alone.
+    `run_dir/initial_model`; once, unless what it was made of has changed. Only the tiny model depends on the seed.
 
     Raises:
         ModelError: the folder, its tokenizer, config or weights are missing; a tiny model over two million parameters
@@ -67,7 +67,7 @@ def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub id.
 
     Raises:
-        ModelError: it cannot be loaded, or has no end token, without which no sample ever ends.
+        ModelError: it cannot be loaded, or has no end token, so that samples would never end.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
@@ -79,7 +79,7 @@ def load_tokenizer(path: Path | str, trust_remote_code: bool = False) -> Any:
 
 
 def other_tokenizer(mine: Any, other: Any) -> str:
-    """How two tokenizers differ; "" where they do not."""
+    """Differences of two tokenizers; "" if equal."""
     if (a := mine.get_vocab()) != (b := other.get_vocab()):
         missing = sorted(set(a) ^ set(b))[:3]
         shown = f", such as {missing}" if missing else ": the same tokens under other numbers"
@@ -90,7 +90,7 @@ def other_tokenizer(mine: Any, other: Any) -> str:
 
 
 def embedding_problem(path: Path | str, tokenizer: Any, prompts: Iterable[Prompt] = (), trust: bool = False) -> str:
-    """Which token of a run lies beyond the model's embeddings, and the cure; "" where none does.
+    """A token of the run outside of the model's embeddings, and the cure; "" if there is none.
 
     Looked at: the tokenizer's end and padding token, the end tokens of generation_config.json, and every token of the
     prompts and their references. A tokenizer may know more tokens than the model, as long as none of them is used.
@@ -126,7 +126,7 @@ def embedding_problem(path: Path | str, tokenizer: Any, prompts: Iterable[Prompt
 
 
 def rope_problem(path: Path | str, longest: int, trust: bool = False) -> str:
-    """Why trainer and sampler would place tokens differently, and the cure; "" where they do not.
+    """The reason why trainer and sampler would use different positions, and the cure; "" if they agree.
 
     transformers scales a dynamic RoPE by the longest row of a batch, so that log-probs of a row depend on its
     neighbours; vLLM by the longest sequence it could hold.
@@ -171,7 +171,7 @@ def count_parameters(source: ModelConfig | Path | str) -> int:
 
 
 def check_model(folder: Path) -> None:
-    """Looks, without loading weights, for what makes a folder a model.
+    """Checks the files of a model folder without loading weights.
 
     Raises:
         ModelError: the folder, config.json, the tokenizer or the weights (a shard, the end of a file) are missing.
@@ -241,7 +241,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _is_local(path: str) -> bool:
-    """Whether a path is meant: it is there, or does not look like a hub id, or its parent folder is there."""
+    """True for a path: it exists, does not look like a hub id, or its parent folder exists."""
     local = Path(path).expanduser()
     return local.exists() or not _HUB_ID.fullmatch(path) or ("/" in path and local.parent.is_dir())
 

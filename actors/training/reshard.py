@@ -1,4 +1,4 @@
-"""Training state of one layout loaded into another: number of ranks and ZeRO stage may both differ.
+"""Loads training state into another layout: number of ranks and ZeRO stage may both differ.
 
 DeepSpeed's own loading wants the layout of the saving run. Here every rank reads, parameter by parameter, its part of
 the float32 weights and of Adam's two moments from the files of all ranks of the checkpoint. The files are mapped into
@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 
 
 class SavedState:
-    """What DeepSpeed saved in one folder.
+    """Training state that DeepSpeed saved in a folder.
 
     Attributes:
         step: optimizer steps taken.
@@ -50,7 +50,7 @@ class SavedState:
         self.step = float(next((s["step"] for s in states[0].values() if "step" in s), 0.0))
 
     def parameters(self, trained: list[str]) -> Iterator[tuple[str, Piece]]:
-        """Each trained parameter by name, and how to read it, flat.
+        """Each trained parameter by name, with a function that reads it, flat.
 
         Args:
             trained: names of the model's trained parameters, in the model's order.
@@ -183,7 +183,7 @@ def _write_partition(parameter: Any, read: Piece, adam: torch.optim.Optimizer) -
 
 
 def _moment(states: Mapping[int, State], index: int, kind: str, like: Tensor) -> Tensor:
-    """Zero where the checkpoint is of a model that has taken no step."""
+    """Zero if the saved model has taken no step."""
     return states[index][kind] if kind in states.get(index, {}) else torch.zeros_like(like, dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""The reward model: a Hugging Face sequence classification model whose labels are numbers."""
+"""The reward model: a Hugging Face sequence classification model with numeric labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEW = ("reward",)
 
 @dataclass(frozen=True)
 class RewardFolder:
-    """What a Hugging Face folder (or hub id) offers a reward model."""
+    """Properties of a Hugging Face folder (or hub id) for a reward model."""
 
     path: str
     scale: RewardScale
@@ -190,7 +190,7 @@ class RewardModelWorker(ModelWorker):
         return RewardFolder.inspect(self.spec.model_path, self.spec.model).scale
 
     def initialize(self, directory: str, attributes: Sequence[str] | None = None) -> RewardScale:
-        """Takes another model, of any architecture, in the same process; the optimizer starts from nothing.
+        """Loads another model, of any architecture, in the same process, with a new optimizer.
 
         Args:
             directory: a Hugging Face folder of a causal language model (new head), of a sequence classification model
@@ -198,7 +198,7 @@ class RewardModelWorker(ModelWorker):
             attributes: names of the outputs; see `RewardFolder.inspect`.
 
         Returns:
-            How one reward is made of the outputs.
+            The RewardScale, which combines the outputs into one reward.
 
         Raises:
             ValueError: see `RewardFolder`. A folder that cannot be one is refused before the old model is given up.

@@ -1,4 +1,4 @@
-"""The modules that DeepSpeed trains: a Hugging Face model and what turns its output into numbers per token."""
+"""The modules that DeepSpeed trains: a Hugging Face model with a head that gives numbers per token."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Scorer(nn.Module):
         return getattr(self.hf, "base_model", self.hf)
 
     def hidden_states(self, tokens: Tensor, lengths: Tensor | None = None, packed: bool = False) -> Tensor:
-        """What goes into the output layer.
+        """Hidden states: the input of the output layer.
 
-        Padding on the right needs no attention mask: no real token attends to what is behind it.
+        Padding on the right needs no attention mask, because no real token attends to later positions.
 
         Args:
             tokens: [b, t] int64, padded on the right with any id.
@@ -74,12 +74,14 @@ class Scorer(nn.Module):
 
     @property
     def varlen(self) -> bool:
-        """Whether attention costs only the sum of the squared row lengths of a packed sequence (`cu_seqlens`)."""
+        """True if the attention kernel supports packed rows (`cu_seqlens`), at a cost of the sum of squared row
+        lengths.
+        """
         return "flash" in str(getattr(self.hf.config, "_attn_implementation", ""))
 
     @torch.no_grad()
     def check(self, packing: bool, device: torch.device) -> None:
-        """Decides, once at start, how this model can be run. A collective under ZeRO-3.
+        """Determines at start how this model can be run. A collective under ZeRO-3.
 
         Raises:
             ValueError: `packing` is asked for and rows that are packed together see each other.
@@ -97,7 +99,7 @@ class Scorer(nn.Module):
         if not packing:
             return
         alone, packed = self.hidden_states(tokens), self.hidden_states(tokens, lengths, packed=True)
-        # in one shape, so that not even rounding may differ: a row must not notice what the rows before it are
+        # with equal shapes, so that rounding is equal too: a row must not depend on the rows before it
         other = torch.cat([tokens[:-1].flip(1).roll(1, 1), tokens[-1:]])
         changed = self.hidden_states(other, lengths, packed=True)
         n = PROBE_LENGTHS[-1]
@@ -195,10 +197,10 @@ class CausalScorer(Scorer):
             )
 
     def _head_is_all(self, tokens: Tensor) -> bool:
-        """Whether logits are what the output layer returns, and its input is what `hidden_states` returns.
+        """True if the logits equal the output layer's result on `hidden_states`.
 
-        The layer is made to return large random numbers: a soft cap would not show on the small logits of a fresh
-        model, and would on a trained one.
+        The layer is replaced to return large random numbers, because a soft cap has no visible effect on the small
+        logits of an untrained model.
         """
         head = self._find_head()
         if head is None or self.backbone is self.hf or not isinstance(head.forward, _Head):
@@ -273,7 +275,7 @@ class Packed:
 
 
 def pack(tokens: Tensor, lengths: Tensor, varlen: bool = False) -> Packed | None:
-    """Rows one behind the other, in blocks as long as the longest row (first fit, longest rows first).
+    """Packs rows into blocks as long as the longest row (first fit, longest rows first).
 
     Attention over a block costs the square of its length, unless the kernel takes the borders of the rows (`varlen`):
     then all rows are one block without any padding. Otherwise a block is never longer than a padded row, so packing

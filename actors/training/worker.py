@@ -25,7 +25,7 @@ from rlcore.types import Float32, TrainBatch
 
 @dataclass(frozen=True, slots=True)
 class StartSpec:
-    """All that one rank of a group needs to join it and to load its model."""
+    """Settings for one rank of a group to join it and to load its model."""
 
     rank: int
     world_size: int
@@ -48,14 +48,14 @@ class ModelWorker:
     """
 
     NAME: ClassVar[str] = "model"  # first part of its metrics' names
-    TRAINABLE: ClassVar[bool] = True  # else there is no optimizer, hence no `update`, no `save` and no `load`
+    TRAINABLE: ClassVar[bool] = True  # False: no optimizer, so no `update`, `save` and `load`
 
     def __init__(self) -> None:
         self._engine: TrainEngine | None = None
         self._spec: StartSpec | None = None
 
     def address(self) -> tuple[str, int]:
-        """(ip, free port) of this node: what rank 0's `start` and all others' take as the meeting point."""
+        """(ip, free port) of this node: the rendezvous of rank 0, an argument of `start` on all ranks."""
         return process.free_address()
 
     def start(self, spec: StartSpec) -> dict[str, Any]:
@@ -91,9 +91,9 @@ class ModelWorker:
         return self._engine
 
     def initialize(self, directory: str) -> Any:
-        """Takes the weights of another folder of the same architecture, in the same process.
+        """Loads the weights of another folder of the same architecture, in the same process.
 
-        The engine is built anew, which every ZeRO stage understands: head and optimizer start from nothing.
+        The engine is rebuilt, which works for every ZeRO stage; head and optimizer are new.
 
         Raises:
             ValueError: the folder's model has another number of parameters.
@@ -114,7 +114,7 @@ class ModelWorker:
         return process.memory()
 
     def release(self) -> None:
-        """Gives GPU memory that is only cached back to the driver, for another process on the GPU."""
+        """Returns cached GPU memory to the driver, for another process on the GPU."""
         process.release()
 
     @torch.no_grad()
@@ -180,7 +180,7 @@ class ModelWorker:
             outputs = engine.forward(batch, objective.temperature, first_column(micro), objective.needs_entropy)
             loss, metrics = objective.loss(outputs, batch, denominator)
             engine.backward(loss, last=i == len(micro_batches) - 1)
-            if len(rows):  # padding has nothing to report
+            if len(rows):  # padding has no metrics
                 parts.append(metrics)
         norm, stepped = engine.step(learning_rate)
         own: Metrics = {
@@ -201,7 +201,7 @@ class ModelWorker:
         return found
 
     def reset_optimizer(self) -> None:
-        """Forgets Adam's moments and step count."""
+        """Resets Adam's moments and step count."""
         self.engine.reset_optimizer()
 
     def save(self, directory: str) -> None:
@@ -243,12 +243,12 @@ class LanguageModelWorker(ModelWorker):
         deadline_s: float,
         tensor_parallel_size: int = 1,
     ) -> None:
-        """Joins this group to the rollout engines. Call again after one was replaced, or this group's own engine.
+        """Connects this group to the rollout engines. Call again after a replacement of one, or of this group's engine.
 
         Args:
             backend: "host", "ipc", "nccl" or "gloo", from `choose_backend`.
             engines: handles of all rollout actors.
-            dtype: of the rollout engines, e.g. "bfloat16"; weights are cast to it before they travel.
+            dtype: of the rollout engines, e.g. "bfloat16"; weights are cast to it before the transfer.
             bucket_bytes: of one message.
             deadline_s: of a whole `send_weights`.
             tensor_parallel_size: GPUs of one rollout engine.
@@ -267,7 +267,7 @@ class LanguageModelWorker(ModelWorker):
         self._sender.connect(engines)
 
     def disconnect(self) -> None:
-        """Before the engine is replaced: the sender holds it, and the new one has to be connected anew."""
+        """Called before the engine is replaced: drops the sender, since the new engine must be connected again."""
         if self._sender is not None:
             self._sender.close()
         self._sender = None
@@ -299,7 +299,7 @@ class PolicyWorker(LanguageModelWorker):
 
 
 class ReferenceWorker(LanguageModelWorker):
-    """A frozen model that scores, and may be sampled from."""
+    """A frozen model for scoring and optionally sampling."""
 
     NAME, TRAINABLE = "reference", False
 

@@ -1,4 +1,4 @@
-"""Settings of an algorithm. A preset in `conf/algorithm/` is a point in this space, not a class."""
+"""Config of an algorithm. A preset in `conf/algorithm/` is a set of values, not a class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Aggregation(str, enum.Enum):
 
 
 class KLKind(str, enum.Enum):
-    auto = "auto"  # k1 in the reward, k3 in the loss: the ones whose expected gradient reduces KL(pi || pi_ref)
+    auto = "auto"  # k1 in the reward, k3 in the loss: see the gradients in rlcore.ops.kl
     k1 = "k1"
     k2 = "k2"
     k3 = "k3"
@@ -65,7 +65,7 @@ class PreferenceKind(str, enum.Enum):
 
 class Opponent(str, enum.Enum):
     policy = "policy"  # all samples of a prompt come from the policy
-    reference = "reference"  # half of them from the reference model, as XPO wants
+    reference = "reference"  # half of them come from the reference model, for XPO
 
 
 class CorrectionLevel(str, enum.Enum):
@@ -91,60 +91,60 @@ class CorrectionConfig:
 
 @dataclass
 class FilterConfig:
-    zero_variance: bool = False  # drop groups whose samples all score alike: they carry no gradient
-    truncated: bool = False  # drop samples cut off by the length limit
+    zero_variance: bool = False  # drop groups with equal scores, since they give no gradient
+    truncated: bool = False  # drop samples truncated by the length limit
 
 
 @dataclass
 class PreferenceConfig:
-    """Online preference learning: of a prompt's samples the best against the worst."""
+    """Online preference learning: the best against the worst sample of a prompt."""
 
     loss: PreferenceKind = PreferenceKind.dpo  # see rlcore.ops.preference_losses
     beta: float = bounded(0.1, gt=0)  # strength of the pull to the reference
-    label_smoothing: float = bounded(0.0, ge=0, le=0.49)  # cdpo and robust
+    label_smoothing: float = bounded(0.0, ge=0, le=0.49)  # probability of a wrong label, for cdpo and robust
     gamma: float = bounded(0.0, ge=0)  # target margin of simpo
     eta: float = bounded(1.0, gt=0)  # scale of the reward difference in the rpo losses
-    sft_coef: float = bounded(0.0, ge=0)  # times the chosen response's negative log-likelihood per token, added
-    pairs_per_prompt: int = bounded(1, ge=1)  # best against worst, second best against second worst, ...
-    min_margin: float = bounded(0.0, ge=0)  # a pair's rewards must differ by more; equal ones never make a pair
-    opponent: Opponent = Opponent.policy  # where the second response of a pair comes from
+    sft_coef: float = bounded(0.0, ge=0)  # weight of the added negative log-likelihood per token of the chosen response
+    pairs_per_prompt: int = bounded(1, ge=1)  # maximum pairs: best against worst, second best against second worst, ...
+    min_margin: float = bounded(0.0, ge=0)  # rewards of a pair must differ by more; equal rewards never give a pair
+    opponent: Opponent = Opponent.policy  # model of the second response of a pair
     explore_coef: float = bounded(1e-5, ge=0)  # alpha of xpo
 
 
 @dataclass
 class AlgorithmConfig:
-    name: str = "grpo"  # of the preset, for messages
+    name: str = "grpo"  # name of the preset, for messages
     family: Family = Family.policy_gradient  # policy gradient, or preferences between samples
-    files: list[str] = field(default_factory=list)  # Python files that register advantages and losses of your own
+    files: list[str] = field(default_factory=list)  # Python files that register custom advantages and losses
     advantage: str = "group"  # group, gae, returns, nash_md, or a registered name
     baseline: Baseline = Baseline.mean  # of group
     scale: Scale = Scale.std  # of group
-    nash_mixture: float = bounded(0.125, ge=0, le=1)  # reference's share in nash_md's opponent; 0: the policy alone
-    gamma: float = bounded(1.0, ge=0, le=1)  # discount per token, of gae and returns
+    nash_mixture: float = bounded(0.125, ge=0, le=1)  # share of the reference in nash_md's opponent; 0: only the policy
+    gamma: float = bounded(1.0, ge=0, le=1)  # discount per token, for gae and returns
     lam: float = bounded(1.0, ge=0, le=1)  # of gae
-    whiten: bool = False  # advantages to mean 0 and deviation 1 over all trained tokens of a step
+    whiten: bool = False  # normalise advantages to mean 0 and deviation 1 over all trained tokens of a step
     loss: str = "ppo_clip"  # ppo_clip, gspo, cispo, reinforce, mdloo, or a registered name
     clip_low: float = bounded(0.2, gt=0, le=1)  # the ratio is clipped below 1 - clip_low
     clip_high: float = bounded(0.2, gt=0, le=math.inf)  # the ratio is clipped above 1 + clip_high
-    dual_clip: float | None = bounded(None, gt=1)  # bound on the loss of bad tokens (arXiv 1912.09729); None: none
-    aggregation: Aggregation = Aggregation.token_mean  # how token losses become one number
+    dual_clip: float | None = bounded(None, gt=1)  # bound on the loss of bad tokens (arXiv 1912.09729); None: no bound
+    aggregation: Aggregation = Aggregation.token_mean  # reduction of token losses
     aggregation_constant: float | None = bounded(None, gt=0)  # denominator of seq_sum_constant; None: max_new_tokens
-    kl_coef: float = bounded(0.0, ge=0)  # of the KL to the reference; 0 needs no reference role
+    kl_coef: float = bounded(0.0, ge=0)  # coefficient of the KL to the reference; 0 needs no reference role
     kl_kind: KLKind = KLKind.auto  # estimator of the KL
-    kl_in: KLPlace = KLPlace.loss  # where the KL to the reference is charged
-    kl_clamp: float | None = bounded(10.0, gt=0, le=math.inf)  # of log-ratios and estimates, in nats; None: none
-    kl_weighted: bool = False  # weigh the KL in the loss by pi / pi_old: unbiased also in later updates of a step
-    kl_target: float | None = bounded(None, gt=0)  # nats per response that an adaptive kl_coef aims at; None: fixed
-    kl_horizon: int = bounded(10_000, ge=1)  # samples over which the adaptive one reacts
-    step_kl_coef: float = bounded(0.0, ge=0)  # of the KL to the policy that sampled, in mdloo
-    entropy_coef: float = 0.0  # of an entropy bonus
+    kl_in: KLPlace = KLPlace.loss  # place of the KL to the reference
+    kl_clamp: float | None = bounded(10.0, gt=0, le=math.inf)  # bound on log-ratios and estimates, in nats
+    kl_weighted: bool = False  # weight the KL in the loss by pi / pi_old: unbiased in later updates too
+    kl_target: float | None = bounded(None, gt=0)  # of an adaptive kl_coef, nats per response; None: fixed
+    kl_horizon: int = bounded(10_000, ge=1)  # time constant of an adaptive kl_coef, in samples
+    step_kl_coef: float = bounded(0.0, ge=0)  # coefficient of the KL to the sampling policy, for mdloo
+    entropy_coef: float = 0.0  # coefficient of an entropy bonus
     value_clip: float | None = bounded(0.2, gt=0)  # of the critic's loss
-    critic_warmup_steps: int = bounded(0, ge=0)  # steps at the start in which only the critic learns
-    overlong_buffer: float = bounded(0.0, ge=0, le=1)  # share of max_new_tokens over which a penalty grows; 0: none
-    overlong_penalty: float = bounded(1.0, ge=0)  # its size at max_new_tokens, subtracted from the reward
-    refill_rounds: int = bounded(0, ge=0)  # further rounds of sampling when filters leave a step short of prompts
+    critic_warmup_steps: int = bounded(0, ge=0)  # number of first steps that train only the critic
+    overlong_buffer: float = bounded(0.0, ge=0, le=1)  # share of max_new_tokens where the penalty grows; 0: none
+    overlong_penalty: float = bounded(1.0, ge=0)  # length penalty at max_new_tokens, subtracted from the reward
+    refill_rounds: int = bounded(0, ge=0)  # more rounds of sampling if filters leave too few prompts
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
-    filters: FilterConfig = field(default_factory=FilterConfig)  # samples and groups left out of training
+    filters: FilterConfig = field(default_factory=FilterConfig)  # samples and groups excluded from training
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
     @property
@@ -156,7 +156,7 @@ class AlgorithmConfig:
 
     @property
     def learns_from_one_sample(self) -> bool:
-        """Whether a prompt with a single scored sample has a gradient: by its advantage, or by a KL or entropy term."""
+        """True if a prompt with a single scored sample has a gradient, from its advantage or a KL or entropy term."""
         compared = self.advantage == "nash_md" or (
             self.advantage == "group" and (self.baseline is not Baseline.none or self.scale is Scale.std)
         )

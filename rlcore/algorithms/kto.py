@@ -32,7 +32,7 @@ class KtoObjective:
     beta: float = 0.1
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
-    kl: float = 0.0  # z, in nats: `kto_reference_point` of this step
+    kl: float = 0.0  # z in nats, the `kto_reference_point` of this step
     temperature: float = 1.0
     needs_entropy: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""How far the sampler is from the trainer, as every objective reports it."""
+"""Metrics of the mismatch between sampler and trainer, shared by all objectives."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def mismatch(
 
     Args:
         old_logprobs: [b, t] the trainer's, at batch start. rollout_logprobs: [b, t] the sampler's.
-        mask: [b, t] bool; what is masked out may hold anything.
-        correction: level `none` measures single tokens; the weights are then not meant to be applied.
+        mask: [b, t] bool; masked-out entries may have any value.
+        correction: level `none` measures single tokens; do not apply these weights.
 
     Returns:
         [b, t] weights without gradient (`rlcore.ops.mismatch.importance_weights`), and metrics that all merge exactly:
         `rollout/kl`, `rollout/k3`, `rollout/weight`, `rollout/bounded`, means over tokens; `rollout/max_ratio`, a
-        maximum; `rollout/ess`, the effective sample size as a share of the tokens. None when nothing is masked in.
+        maximum; `rollout/ess`, the effective sample size as a share of the tokens. None without masked-in tokens.
 
     Raises:
         ValueError: shapes differ, or bounds out of order.
@@ -35,7 +35,7 @@ def mismatch(
     num_tokens = int(mask.sum())
     if num_tokens == 0:
         return weights, {}
-    del found["ess"]  # of this part alone
+    del found["ess"]  # of this part of the batch
     highest, total, squares = (float(found.pop(name)) for name in ("max_ratio", "sum", "sum_squares"))
     metrics = means({f"rollout/{name}": x for name, x in found.items()}, num_tokens)
     metrics |= {"rollout/max_ratio": Max(highest), "rollout/ess": EffectiveShare(total, squares, num_tokens)}

@@ -1,4 +1,5 @@
-"""The policy-gradient family: rewards to advantages, and the loss. A member of the family is a config, not a class."""
+"""The policy-gradient family: rewards -> advantages, and the loss. Algorithms differ in their config, not in classes.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ def scorable(trajectory: Trajectory) -> bool:
 def filter_groups(
     groups: Sequence[Group], filters: FilterConfig, alone: bool = True
 ) -> tuple[list[Group], dict[str, int]]:
-    """Groups with only the samples to train on, and how many samples were left out, by reason.
+    """Groups with only the samples to train on, and the number of dropped samples by reason.
 
-    In this order, each seeing what the one before left:
+    Filters in this order, each on the result of the previous one:
         unscorable     always: a sample without a score cannot be trained on
-        truncated      with `filters.truncated`: cut off by the length limit; leaves the group's statistics too
+        truncated      with `filters.truncated`: truncated by the length limit; also excluded from group statistics
         zero_variance  with `filters.zero_variance`: all samples of a group whose scores are equal (or is alone)
         alone          unless `alone`: the last sample of a group, with nothing to compare it to. Its advantage would be
                        0, and its tokens would still count in the denominator of the loss
@@ -63,17 +64,17 @@ def filter_groups(
 def credit(
     groups: Sequence[Group], batch: TrainBatch, config: AlgorithmConfig, kl_coef: float, max_new_tokens: int
 ) -> tuple[TrainBatch, Metrics]:
-    """The batch with `advantages`, and with `returns` where the advantage function gives some.
+    """The batch with `advantages`, and with `returns` if the advantage function returns them.
 
-    The score of a sample is its reward less the penalty for length (`config.overlong_*`); with `config.kl_in=reward`
+    The score of a sample is its reward minus the length penalty (`config.overlong_*`); with `config.kl_in=reward`
     every trained token is also charged `kl_coef` times the KL estimate between `old_logprobs` and `ref_logprobs`.
-    `config.advantage` makes advantages of that; `config.whiten` then whitens them over all trained tokens.
+    `config.advantage` converts this to advantages; `config.whiten` whitens them over all trained tokens.
 
     Args:
-        groups: samples with their rewards, in the order of the batch's rows; unscorable ones take no part in any
-            statistic, their advantages are 0, and their returns the critic's own values.
-        batch: as collated, with what the config needs of `old_logprobs`, `ref_logprobs` and `values`.
-        kl_coef: of the KL in the reward, as the controller has it now.
+        groups: samples with their rewards, in the order of the batch's rows; unscorable ones are excluded from
+            statistics; their advantages are 0 and their returns equal the critic's values.
+        batch: collated, with `old_logprobs`, `ref_logprobs` and `values` if the config needs them.
+        kl_coef: current coefficient of the KL in the reward.
         max_new_tokens: the length limit of a response.
 
     Returns:
@@ -84,7 +85,7 @@ def credit(
     Raises:
         ValueError: groups and rows differ, the batch lacks an array that the config needs, or the advantage function
             returns another shape than [B, T] or a number that is not finite.
-        RegistryError: there is no such advantage function.
+        RegistryError: unknown advantage function.
     """
     inputs, metrics = advantage_inputs(groups, batch, config, kl_coef, max_new_tokens)
     function = find_advantage(inputs.config)
@@ -104,7 +105,7 @@ def credit(
         returns = _checked(returns, trained, f"returns of {origin(function)}")
         if bool(trained.any()):
             metrics["critic/returns/mean"] = Mean(float(returns.sum()), int(trained.sum()))
-        if inputs.values is not None:  # nothing was learnt of an unscorable sample: the critic's target is its own word
+        if inputs.values is not None:  # an unscorable sample gives no information: the critic's target is its own value
             returns = torch.where(trained, returns, keep(inputs.values.double(), inputs.mask))
         arrays["returns"] = _array(returns)
     return batch.with_arrays(**arrays), metrics
@@ -260,7 +261,7 @@ class PolicyGradientObjective:
     config: AlgorithmConfig
     temperature: float
     max_new_tokens: int
-    needs_entropy: ClassVar[bool] = True  # a metric always, a term sometimes
+    needs_entropy: ClassVar[bool] = True  # always a metric, optionally a term of the loss
 
     def __post_init__(self) -> None:
         files = [absolute(path) for path in self.config.files]  # a worker may have another working directory

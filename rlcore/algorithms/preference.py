@@ -1,4 +1,4 @@
-"""The preference family: rewards to pairs of samples, and the loss on pairs."""
+"""The preference family: rewards -> pairs of samples, and the loss on pairs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ REWARD_KINDS = (PreferenceKind.rpo_sq, PreferenceKind.rpo_fwd_kl, PreferenceKind
 
 
 def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[list[SampledPair], dict[str, int]]:
-    """Pairs of samples of one prompt whose rewards and responses differ, and how many samples made none, by reason.
+    """Pairs of samples of one prompt with different rewards and responses, and the number of other samples by reason.
 
-    `opponent: policy`: a prompt's samples in the order of falling reward, equal ones in sampling order; the first
-    against the last, the second against the last but one, and so on inwards, at most `pairs_per_prompt` candidates.
+    `opponent: policy`: samples are sorted by falling reward (ties in sampling order); the first is paired with the
+    last, the second with the second last, and so on, at most `pairs_per_prompt` candidates.
 
     `opponent: reference`: the first half of a group's samples are the policy's, the second half the reference's. Sample
-    k of one half against sample k of the other; the first `pairs_per_prompt` that pass are taken. The reference's
-    samples leave as copies whose `versions` are all -1: no version of the policy sampled them.
+    k of one half is paired with sample k of the other; the first `pairs_per_prompt` valid pairs are taken. The
+    reference's samples are returned as copies with `versions` -1, because no policy version sampled them.
 
     Samples in = 2 * pairs + sum of the counts. The reasons:
         unscorable  without a score, or without a trained token
@@ -42,12 +42,11 @@ def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[lis
                     count here too
         margin      the rewards differ by no more than `min_margin`; the samples between them likewise
         identical   rewards differ, but the responses are the same tokens
-        unpaired    nobody to compare with (a prompt's odd one, one whose partner is unscorable), or the prompt has its
-                    pairs
+        unpaired    no partner (the odd one of a prompt, or an unscorable partner), or the prompt already has its pairs
 
     Raises:
-        ValueError: a score that counts as a success but is not finite, or, with `opponent: reference`, a group of an
-            odd number of samples: hand over whole groups, before any filter.
+        ValueError: a successful score that is not finite, or, with `opponent: reference`, a group with an odd number of
+            samples: pass complete groups, before any filter.
     """
     pairs: list[SampledPair] = []
     counts = dict.fromkeys(REASONS, 0)
@@ -66,7 +65,7 @@ def _best_against_worst(group: Group, config: PreferenceConfig, counts: dict[str
             break
         best, worst = ranked[0], ranked[-1]
         reason = _refusal(best, worst, config)
-        if reason in (TIE, MARGIN):  # and so would all further inwards
+        if reason in (TIE, MARGIN):  # and so would all remaining ones
             counts[reason] += len(ranked)
             return pairs
         ranked = ranked[1:-1]
@@ -142,8 +141,8 @@ class PreferenceObjective:
 
     `xpo` is DPO on pairs of one sample of the policy and one of the reference, y_ref, plus the exploration bonus
     `explore_coef * log pi(y_ref)` (Xie et al., 2405.21046 Algorithm 1: `alpha sum_i log pi(y_ref_i)` beside the sum of
-    the DPO losses; both are divided by the number of pairs). It lowers the likelihood of what the reference says,
-    whether that was chosen or rejected. The reference's tokens are those with `advantages` -1 (`collate_pairs`).
+    the DPO losses; both are divided by the number of pairs). It lowers the likelihood of the reference's responses,
+    chosen or rejected. The reference's tokens are those with `advantages` -1 (`collate_pairs`).
 
     Metrics, means over pairs: `actor/pref_loss` (L alone), `actor/sft_loss` (NLL per token; with `sft_coef`),
     `actor/opponent_logps` (log pi(y_ref); `xpo`), `actor/pref_accuracy` (share of pairs whose chosen response has the

@@ -1,4 +1,4 @@
-"""Settings of reward model training."""
+"""Config of reward model training."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class Margin(str, enum.Enum):
 
 
 class Weighting(str, enum.Enum):
-    """How the model's outputs become one reward."""
+    """Combination of the model's outputs into one reward."""
 
-    first = "first"  # the first attribute alone
+    first = "first"  # only the first attribute
     equal = "equal"  # their mean
-    nemotron4 = "nemotron4"  # NEMOTRON4_WEIGHTS; an attribute it does not name weighs 0
-    given = "given"  # attribute_weights; an attribute it does not name weighs 0
+    nemotron4 = "nemotron4"  # NEMOTRON4_WEIGHTS; other attributes have weight 0
+    given = "given"  # attribute_weights; other attributes have weight 0
 
 
 @dataclass
 class RewardTrainingConfig:
-    """How a reward model is trained. Strengths of preference are numbers on the data's own scale.
+    """Training of a reward model. Strengths of preference are numbers on the data's scale.
 
-    Tables by strength belong to `strength_levels`; between two levels they are interpolated, beyond the ends they stay.
+    Tables by strength refer to `strength_levels`, with linear interpolation between levels and constant values beyond
+    the ends.
     """
 
     loss: RewardLoss = RewardLoss.bradley_terry
@@ -59,18 +60,18 @@ class RewardTrainingConfig:
     margin_table: list[float] = field(default_factory=list)  # of table, one per level
     # chance that the chosen response is better, one per level (Apple, 2407.21075 appendix)
     soft_labels: list[float] = bounded(default_factory=lambda: [0.65, 0.75, 0.85, 0.95], ge=0, le=1)
-    attributes: list[str] = field(default_factory=lambda: ["reward"])  # what the model says of a response, in order
+    attributes: list[str] = field(default_factory=lambda: ["reward"])  # names of the model's outputs, in order
     weighting: Weighting = Weighting.first
     attribute_weights: dict[str, float] = field(default_factory=dict)
     grade_coef: float = bounded(0.0, ge=0)  # times the loss on single responses' grades, added to the loss on pairs
     grade_classes: int = 0  # 0: grades are numbers, squared error; C: classes 0 to C - 1, cross-entropy (Apple: 3)
-    per_prompt: bool = True  # every prompt weighs the same, however many pairs it has (InstructGPT equation 1)
+    per_prompt: bool = True  # equal weight for every prompt (InstructGPT equation 1)
     smoothing_beta: float = bounded(0.0, ge=0, le=1)  # of iterative data smoothing (2401.16335); 0: labels stay
     epochs: int = bounded(1, ge=1)  # InstructGPT and Llama 2: more overfit
     pairs_per_step: int = bounded(64, ge=1)  # rows, where there are no pairs
     learning_rate: float = bounded(1e-5, gt=0)
     warmup_steps: int = bounded(0, ge=0)
-    max_tokens: int = bounded(2048, ge=2)  # of prompt and response together; longer ones are left out, and counted
+    max_tokens: int = bounded(2048, ge=2)  # of prompt plus response; longer ones are skipped and counted
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What reward models minimise."""
+"""Objective of reward models."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class RewardObjective:
         regression     no pairs: the mean squared error over all labelled outputs
 
     (`rlcore.ops.reward_losses`). A batch with `labels` (iterative data smoothing) takes these for p, whichever of
-    bradley_terry and soft_label is set. `weights` of the batch say what a pair counts; None is 1.
+    bradley_terry and soft_label is set. `weights` of the batch are the weights of pairs; None means 1.
 
-    L_grades is the mean over all labels of outputs behind the first: squared errors, or with `grade_classes` the
+    L_grades is the mean over all labels of outputs after the first: squared errors, or with `grade_classes` the
     cross-entropy of a grade. Apple (arXiv 2407.21075, appendix) adds the latter summed over two responses and four
-    grades to the soft-label loss, each grade from a separate small MLP; here it is a linear head, since that is what
-    a sequence classification folder holds, and the mean: grade_coef is their lambda times the labels of a pair.
+    grades to the soft-label loss, each grade from a separate small MLP; here it is a linear head, as in a sequence
+    classification folder, and the mean: grade_coef is their lambda times the labels of a pair.
 
     Rows 2i and 2i + 1 of a batch with pairs are chosen and rejected (`rlcore.data.batching.reward`). Rows without a
     loss token are padding.
@@ -63,7 +63,7 @@ class RewardObjective:
 
     @property
     def scale(self) -> RewardScale:
-        """Of the trained model, before any normalisation."""
+        """Scale of the trained model, before normalisation."""
         plain = json.loads(json.dumps(asdict(self.config)))  # enums by value
         return RewardScale(self.config.outputs, self.config.weights, trained_with=plain)
 
@@ -86,11 +86,11 @@ class RewardObjective:
         return Counts(pairs, labels)
 
     def _graded(self, batch: TensorBatch) -> Tensor | None:
-        """The targets, where they carry a loss."""
+        """The targets that have a loss."""
         return None if self.on_pairs and not self.config.grade_coef else batch.targets
 
     def _labelled(self, batch: TensorBatch, targets: Tensor) -> Tensor:
-        """[b, K'] bool: numbers that carry a loss, or whole grades where these are classes; not those of padding."""
+        """[b, K'] bool: labelled numbers, or whole grades if these are classes; False for padding."""
         if targets.ndim != 2 or targets.shape[1] != (outputs := len(self.config.outputs)):
             raise ValueError(f"targets have shape {tuple(targets.shape)}, the model has {outputs} outputs")
         known = ~targets.isnan() & batch.loss_mask.any(1)[:, None]
@@ -155,8 +155,9 @@ def margins(strengths: Any, config: RewardTrainingConfig) -> Float64:
 
 
 def first_labels(strengths: Any, config: RewardTrainingConfig) -> Float64:
-    """[pairs] chances that the chosen response is better, before any smoothing: 1 in `bradley_terry`; in `soft_label`
-    by strength, 1 for NaN. What `rlcore.ops.reward_losses.smoothed_labels` starts from."""
+    """[pairs] probabilities that the chosen response is better, before smoothing: 1 for `bradley_terry`; by strength
+    for `soft_label`, 1 for NaN. The initial labels of `rlcore.ops.reward_losses.smoothed_labels`.
+    """
     if config.loss is not RewardLoss.soft_label:
         return np.ones(np.shape(strengths))
     return _by_strength(strengths, config.strength_levels, config.soft_labels, 1.0)

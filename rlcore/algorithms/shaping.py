@@ -1,4 +1,4 @@
-"""What is taken off the reward: a penalty for length, one for distance from the reference, and who sets its size."""
+"""Penalties on the reward: for length, for the KL to the reference, and the controller of the KL coefficient."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlcore.ops.kl import kl_estimate
 from rlcore.ops.masking import keep
 from rlcore.types import TrainBatch
 
-ERROR_BOUND = 0.2  # of the controller's proportional error, as in its paper
+ERROR_BOUND = 0.2  # bound on the controller's proportional error, as in the paper
 
 
 def overlong_penalty(
     lengths: Int[Tensor, " B"] | Float[Tensor, " B"], max_new_tokens: int, buffer: float, penalty: float
 ) -> Float[Tensor, " B"]:
-    """A soft punishment of responses that come close to the length limit, to be subtracted from the reward.
+    """A soft penalty for responses near the length limit, to subtract from the reward.
 
         p(y) = penalty * clip((|y| - (L - c)) / c, 0, 1)
 
-    with L `max_new_tokens` and c `buffer`: nothing up to L - c tokens, all of it from L on.
+    with L `max_new_tokens` and c `buffer`: 0 up to L - c tokens, the full penalty from L on.
 
     Args:
         lengths: [B] response lengths |y| in tokens.
@@ -64,9 +64,9 @@ def kl_per_token(
 
 def response_kl(batch: TrainBatch) -> float | None:
     """Mean over responses of `log pi(y) - log pi_ref(y)`, in nats: an unbiased estimate of KL(pi || pi_ref) for samples
-    of pi. Rows without a trained token do not count; None when there is no other row, or nothing to compare.
+    of pi. Rows without trained tokens are ignored; None without other rows or without log-probs.
 
-    pi is the trainer's policy at batch start (`old_logprobs`), or what the sampler said where those were not computed.
+    pi is the trainer's policy at batch start (`old_logprobs`), or the sampler's if those were not computed.
     """
     sampled = batch.rollout_logprobs if batch.old_logprobs is None else batch.old_logprobs
     mask = torch.tensor(batch.loss_mask)
@@ -77,12 +77,12 @@ def response_kl(batch: TrainBatch) -> float | None:
 
 
 class KLController:
-    """Sets the coefficient of the KL to the reference: fixed, or steered so that the KL stays near a target.
+    """Controls the coefficient of the KL to the reference: fixed, or adapted to keep the KL near a target.
 
         e       = clip((KL - target) / target, -0.2, 0.2)
         coef   <- coef * (1 + e * n / horizon)
 
-    with n the samples of the step, at most `horizon` of them counted, so that the coefficient never changes its sign.
+    with n the samples of the step, at most `horizon`, so that the coefficient never changes its sign.
     `config.kl_target` None leaves `config.kl_coef` as it is.
 
     >>> controller = KLController(AlgorithmConfig(kl_coef=0.1, kl_target=6.0, kl_horizon=1000))
@@ -90,8 +90,8 @@ class KLController:
     [0.11, 0.099]
 
     Args:
-        config: `kl_coef` (where it starts), `kl_target` (nats per response), `kl_horizon` (samples).
-        state: of `state_dict`, to go on from; empty or None starts anew.
+        config: `kl_coef` (initial value), `kl_target` (nats per response), `kl_horizon` (samples).
+        state: from `state_dict`, to resume; empty or None starts from `kl_coef`.
 
     Source: Ziegler et al. 2019, arXiv 1909.08593 section 2.2.
     """
@@ -102,22 +102,22 @@ class KLController:
             self.load_state_dict(state)
 
     def update(self, kl: float, num_samples: int) -> float:
-        """Takes the KL per response that was measured on `num_samples` samples; returns the coefficient from now on.
+        """Updates with the KL per response of `num_samples` samples; returns the new coefficient.
 
         Raises:
             ValueError: the KL is not finite.
         """
         if not math.isfinite(kl):
-            raise ValueError(f"the KL to the reference is {kl}: the coefficient cannot follow it")
+            raise ValueError(f"the KL to the reference is {kl}: the coefficient cannot be updated")
         if self.target is not None:
             error = min(max((kl - self.target) / self.target, -ERROR_BOUND), ERROR_BOUND)
             self.coef *= 1 + error * min(num_samples / self.horizon, 1.0)
         return self.coef
 
     def observe(self, batch: TrainBatch) -> Metrics:
-        """`update` with what `response_kl` finds in the batch. Nothing happens when that is None.
+        """Calls `update` with `response_kl` of the batch, unless that is None.
 
-        Metrics: `reward/kl` (nats per response) and `reward/kl_coef`, the coefficient that this batch was given.
+        Metrics: `reward/kl` (nats per response) and `reward/kl_coef`, the coefficient of this batch.
         """
         kl = response_kl(batch)
         if kl is None:
@@ -131,6 +131,6 @@ class KLController:
         return {"coef": self.coef}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """A fixed coefficient stays the config's, also when that was changed before a resume."""
+        """A fixed coefficient always comes from the config, also if it changed before a resume."""
         if self.target is not None:
             self.coef = float(state["coef"])

@@ -17,8 +17,8 @@ from rlcore.types import TrainBatch
 class SupervisedObjective:
     """Mean over the batch's loss tokens of `-log pi(y_t)`.
 
-    Metric `sft/loss` is that mean in nats per token, over however many micro-batches, ranks and steps it is merged:
-    `exp` of its value is the perplexity.
+    Metric `sft/loss` is this mean in nats per token, merged exactly over micro-batches, ranks and steps; its `exp` is
+    the perplexity.
     """
 
     needs_entropy: ClassVar[bool] = False

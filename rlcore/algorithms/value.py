@@ -19,15 +19,15 @@ from rlcore.types import TrainBatch
 class ValueObjective:
     """Mean over the batch's loss tokens of `ops.value_losses.clipped_value_loss`.
 
-    The batch holds `values` (the critic's at batch start; the clip's centre) and `returns`.
+    The batch has `values` (of the critic at batch start, the centre of the clip) and `returns`.
 
     Metrics, which merge exactly over micro-batches, ranks and steps: `critic/vf_loss`, `critic/vf_clipfrac` (share of
-    tokens where the clipped error is the larger one, so that nothing pulls), `critic/values/mean` and
-    `critic/returns/mean` per token, and `critic/explained_variance` of the returns. The last three are about the values
-    at batch start, before the critic saw these returns.
+    tokens with the larger clipped error, which have no gradient), `critic/values/mean` and `critic/returns/mean` per
+    token, and `critic/explained_variance` of the returns. The last three use the values at batch start, before training
+    on these returns.
     """
 
-    value_clip: float | None = 0.2  # in the units of the return; None: none
+    value_clip: float | None = 0.2  # in units of the return; None: no clip
     temperature: ClassVar[float] = 1.0
     needs_entropy: ClassVar[bool] = False
 
