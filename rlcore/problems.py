@@ -48,8 +48,6 @@ class Bounds:
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
-    lt: float | None = None
-    why: str = ""  # the reason of the bounds, if not obvious
 
     def allow(self, value: float) -> bool:
         if isinstance(value, float) and not math.isfinite(value) and value != self.le:
@@ -58,7 +56,6 @@ class Bounds:
             (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
         )
 
     def __str__(self) -> str:
@@ -66,12 +63,10 @@ class Bounds:
         >>> print(Bounds(ge=1), Bounds(gt=0), Bounds(ge=0, le=1), Bounds(gt=0, le=1), sep=" | ")
         1 or more | above 0 | from 0 to 1 | above 0, at most 1
         """
-        low = f"{self.ge:g} or more" if self.ge is not None else f"above {self.gt:g}" if self.gt is not None else ""
-        if self.le not in (None, math.inf):
-            if self.ge is not None:
-                return f"from {self.ge:g} to {self.le:g}"
-            return ", ".join(part for part in (low, f"at most {self.le:g}") if part)
-        return ", ".join(part for part in (low, f"below {self.lt:g}" if self.lt is not None else "") if part)
+        high = "" if self.le in (None, math.inf) else f"at most {self.le:g}"
+        if self.ge is not None:
+            return f"from {self.ge:g} to {self.le:g}" if high else f"{self.ge:g} or more"
+        return ", ".join(part for part in ("" if self.gt is None else f"above {self.gt:g}", high) if part)
 
 
 def bounded(
@@ -80,15 +75,13 @@ def bounded(
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
-    lt: float | None = None,
-    why: str = "",
     default_factory: Any = MISSING,
 ) -> Any:
     """A dataclass field for a number, or a list of numbers, within bounds. None always passes and means "not set".
 
     `steps: int = bounded(100, ge=0)  # of the run`
     """
-    metadata = {BOUNDS: Bounds(ge, gt, le, lt, why)}
+    metadata = {BOUNDS: Bounds(ge, gt, le)}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -116,7 +109,7 @@ def setting_problems(settings: Any, path: str = "") -> Iterator[Problem]:
             elif not isinstance(item, int | float) or isinstance(item, bool):
                 continue
             elif bounds is not None and not bounds.allow(item):
-                yield Problem(name, item, bounds.why or "out of range", f"must be {str(bounds) or 'a finite number'}")
+                yield Problem(name, item, "out of range", f"must be {str(bounds) or 'a finite number'}")
             elif isinstance(item, float) and math.isnan(item):
                 yield Problem(name, item, "not a number", "give a number")
     if hasattr(settings, "problems"):

@@ -88,21 +88,11 @@ def by_function(table: pa.Table, config: FunctionConfig, context: FilterContext)
     return verdict
 
 
-FILTERS: dict[str, Callable[[pa.Table, Any, FilterContext], Verdict]] = {
-    "duplicates": duplicates.duplicates,
-    "near_duplicates": duplicates.near_duplicates,
-    "contamination": contamination.contamination,
-    "length": text.length,
-    "language": text.language,
-    "repetition": text.repetition,
-    "regex": text.regex,
-    "finish_reason": text.finish_reason,
-    "score": scores.score,
-    "margin": scores.margin,
-    "tie": scores.tie,
-    "identical_responses": duplicates.identical_responses,
-    "difficulty": scores.difficulty,
-    "prompt_cap": scores.prompt_cap,
-    "samples_per_prompt": scores.samples_per_prompt,
-    "fn": by_function,
-}
+FILTERS: dict[str, Callable[[pa.Table, Any, FilterContext], Verdict]] = {"fn": by_function} | {
+    function.__name__: function
+    for function in (
+        duplicates.duplicates, duplicates.near_duplicates, duplicates.identical_responses, contamination.contamination,
+        text.length, text.language, text.repetition, text.regex, text.finish_reason, scores.score, scores.margin,
+        scores.tie, scores.difficulty, scores.prompt_cap, scores.samples_per_prompt,
+    )
+}  # fmt: skip

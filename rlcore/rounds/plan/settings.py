@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from rlcore.problems import Problem, UserError, choices, nearest
@@ -27,9 +27,7 @@ def check(rounds: RoundsConfig, kinds: Collection[str]) -> list[Problem]:
     if rounds.count < 1:
         problems.append(Problem("rounds.count", rounds.count, "there is no round", "set it to 1 or more"))
     if not rounds.stages:
-        problems.append(
-            Problem(STAGES_KEY, {}, "there is no stage", "list at least one, for example sft: {kind: sft}")
-        )
+        problems.append(Problem(STAGES_KEY, {}, "there is no stage", "list one, for example sft: {kind: sft}"))
     problems += _check_names(rounds)
     for name, raw in rounds.stages.items():
         problems += _check_kind(f"{STAGES_KEY}.{name}", raw, kinds)
@@ -78,21 +76,19 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _check_names(rounds: RoundsConfig) -> list[Problem]:
-    problems = []
+def _check_names(rounds: RoundsConfig) -> Iterator[Problem]:
     taken = dict.fromkeys(BUILT_IN, "there from the start")
     groups = (("rounds.models", rounds.models), ("rounds.sources", rounds.sources), (STAGES_KEY, rounds.stages))
     for group, names in groups:
         for name in names:
             if fault := name_fault(name):
-                problems.append(Problem(f"{group}.{name}", name, "invalid name", fault))
+                yield Problem(f"{group}.{name}", name, "invalid name", fault)
             lower = str(name).lower()  # some file systems are case-insensitive
             if lower in taken:
                 text = f"duplicate name: {name!r} is {taken[lower]}"
-                problems.append(Problem(f"{group}.{name}", name, text, "give it another name"))
+                yield Problem(f"{group}.{name}", name, text, "give it another name")
             else:
                 taken[lower] = f"one of {group}"
-    return problems
 
 
 def _check_kind(key: str, raw: Any, kinds: Collection[str]) -> list[Problem]:
@@ -107,44 +103,38 @@ def _check_kind(key: str, raw: Any, kinds: Collection[str]) -> list[Problem]:
     return []
 
 
-def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> list[Problem]:
+def _check_override(rounds: RoundsConfig, number: Any, stages: Any) -> Iterator[Problem]:
     key = f"{OVERRIDES_KEY}.{number}"
     if not str(number).isdecimal() or not 1 <= int(number) <= rounds.count:
         cure = f"overrides need the number of a round, 1 to {rounds.count} (rounds.count)"
-        return [Problem(key, number, "there is no such round", cure)]
+        yield Problem(key, number, "there is no such round", cure)
+        return
     if not isinstance(stages, Mapping):
-        return [Problem(key, stages, "must be a mapping", "write {stage name: {option: value}}")]
-    problems = []
+        yield Problem(key, stages, "must be a mapping", "write {stage name: {option: value}}")
+        return
     for name, options in stages.items():
         at = f"{key}.{name}"
         if name not in rounds.stages:
             guess = nearest(str(name), [str(n) for n in rounds.stages])
             cure = f"did you mean {guess}?" if guess else f"the stages are {', '.join(map(str, rounds.stages))}"
-            problems.append(Problem(at, name, "there is no such stage", cure))
+            yield Problem(at, name, "there is no such stage", cure)
         elif not isinstance(options, Mapping):
-            problems.append(Problem(at, options, "must be a mapping", "write {option: value}"))
+            yield Problem(at, options, "must be a mapping", "write {option: value}")
         else:
-            problems += _check_options(rounds, int(number), name, options)
-    return problems
+            yield from _check_options(rounds, int(number), name, options)
 
 
-def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mapping[str, Any]) -> list[Problem]:
+def _check_options(rounds: RoundsConfig, number: int, name: str, options: Mapping[str, Any]) -> Iterator[Problem]:
     at, raw = f"{OVERRIDES_KEY}.{number}.{name}", rounds.stages[name]
-    problems = [
-        Problem(
-            f"{at}.{key}", options[key], f"`{key}` is the same in every round", f"set {STAGES_KEY}.{name}.{key}"
-        )
-        for key in FIXED
-        if key in options
-    ]
+    for key in FIXED:
+        if key in options:
+            text = f"`{key}` is the same in every round"
+            yield Problem(f"{at}.{key}", options[key], text, f"set {STAGES_KEY}.{name}.{key}")
     runs = raw.get("rounds") if isinstance(raw, Mapping) else None
     if isinstance(runs, list | tuple) and runs and number not in runs:
         only = ", ".join(map(str, runs))
         text = f"{name} does not run in round {number}, only in {only}"
-        problems.append(
-            Problem(at, dict(options), text, f"leave it out, or add {number} to {STAGES_KEY}.{name}.rounds")
-        )
-    return problems
+        yield Problem(at, dict(options), text, f"leave it out, or add {number} to {STAGES_KEY}.{name}.rounds")
 
 
 def _of_round(overrides: Mapping[Any, Any], number: int) -> Mapping[str, Any]:
