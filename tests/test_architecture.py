@@ -110,7 +110,6 @@ COVERED_BY = {
     "rlcore/rewards/config.py": "tests/actors/verifying/test_verifier.py",
     "rlcore/rewards/judge/__init__.py": "tests/rewards/judge/test_endpoint.py",
     "rlcore/rewards/languages.py": "tests/rewards/test_text.py",
-    "rlcore/rewards/options.py": "tests/rewards/math/reading/test_commitment.py",
     "rlcore/rewards/sandbox/checker.py": "tests/rewards/sandbox/test_remote.py",
     "rlcore/rewards/sandbox/landlock.py": "tests/rewards/sandbox/test_tiers.py",
     "rlcore/rewards/sandbox/outcome.py": "tests/rewards/sandbox/test_local.py",

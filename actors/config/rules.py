@@ -17,7 +17,7 @@ from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem, setting_problems
 from rlcore.rewards.judge.config import JudgeKind
-from rlcore.rewards.options import wrong as wrong_options
+from rlcore.rewards.options import option_problems
 from rlcore.rewards.registry import names as reward_names
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
 
@@ -165,8 +165,8 @@ def _rewards(c: Config) -> Iterator[Problem]:
         elif term.name not in (known := reward_names()):
             cure = f"one of: {', '.join(known)}; or give its function by fn=path/to/file.py:function"
             yield Problem(f"reward.terms.{i}.name", term.name, "no such reward", cure)
-        elif wrong := list(wrong_options(term.name, term.options)):
-            yield from (Problem(f"reward.terms.{i}.options.{o}", term.options[o], why, cure) for o, why, cure in wrong)
+        elif wrong := list(option_problems(term.name, term.options, f"reward.terms.{i}.options")):
+            yield from wrong
         elif term.name == "code" and c.reward.timeout_s <= (limit := float(term.options.get("deadline_s", 30.0))):
             text = f"the verifier process is killed before the {limit:g} s that the tests of a program may take in all"
             yield Problem("reward.timeout_s", c.reward.timeout_s, text, f"above {limit:g}, as reward=code has it")

@@ -6,27 +6,22 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlcore.problems import suggest
+from rlcore.problems import Problem, choices
 from rlcore.rewards import registry
 from rlcore.rewards.config import MathAnswer
 
 CHOICES = {("math", "answer"): [place.value for place in MathAnswer]}
 
 
-def wrong(name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(option, error, cure) for the options of a registered reward.
-
-    >>> list(wrong("math", {"answer": "boxd"}))
-    [('answer', "unknown value (did you mean 'boxed'?)", 'one of: boxed, tagged, hashes, whole, free')]
-    """
+def option_problems(name: str, options: Mapping[str, Any], key: str) -> Iterator[Problem]:
+    """Unknown options and values of a registered reward. `key`: of its options in the config."""
     _, *parameters = inspect.signature(registry.get(name)).parameters.values()
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     if len(known) == len(parameters):
-        for key in options:
-            if key not in known:
-                cure = f"one of: {', '.join(known)}" if known else "this reward has no options"
-                yield key, f"unknown option{suggest(key, known)}", cure
-    for (reward, key), choices in CHOICES.items():
-        value = getattr(options.get(key), "value", options.get(key, choices[0]))
-        if reward == name and value not in choices:
-            yield key, f"unknown value{suggest(str(value), choices)}", f"one of: {', '.join(choices)}"
+        for option in options:
+            if option not in known:
+                yield Problem(f"{key}.{option}", options[option], "unknown option", choices(option, known))
+    for (reward, option), allowed in CHOICES.items():
+        value = getattr(options.get(option), "value", options.get(option, allowed[0]))
+        if reward == name and value not in allowed:
+            yield Problem(f"{key}.{option}", value, "unknown value", choices(str(value), allowed))

@@ -5,7 +5,7 @@ import pytest
 from actors.commands import rewards as rewards_cli
 from actors.config import compose as validate
 from actors.verifying.verifier import VerifierWorker
-from rlcore.rewards import options, registry
+from rlcore.rewards import registry
 from rlcore.rewards.config import MathAnswer, RewardConfig, RewardTermConfig
 from rlcore.rewards.math import score
 from rlcore.rewards.math.reading import commitment
@@ -109,20 +109,15 @@ def test_training_reads_boxes_unless_the_data_or_the_recipe_says_otherwise(tmp_p
     [
         ("reward.math.answer=boxd", "did you mean boxed"),
         ("reward.terms=[{name: math, options: {answer: boxd}}]", "reward.terms.0.options.answer"),
-        ("reward.terms=[{name: math, options: {anwser: boxed}}]", "did you mean 'answer'"),
+        ("reward.terms=[{name: math, options: {anwser: boxed}}]", "did you mean answer"),
         ("reward.terms=[{name: repetition, options: {m: 8}}]", "reward.terms.0.options.m"),
-        ("reward.terms=[{name: code, options: {whitspace: lines}}]", "did you mean 'whitespace'"),
+        ("reward.terms=[{name: code, options: {whitspace: lines}}]", "did you mean whitespace"),
     ],
 )
 def test_typos_in_options_are_errors_at_launch(override, named):
     with pytest.raises(validate.ConfigError) as caught:
         validate.check(validate.compose([override]))
     assert named in str(caught.value)
-
-
-def test_options_of_every_shipped_reward_are_known():
-    for name in registry.names():
-        assert list(options.wrong(name, {})) == []
 
 
 def test_the_place_reaches_the_verifier_processes(tmp_path):
