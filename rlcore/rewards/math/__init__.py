@@ -1,11 +1,11 @@
-r"""Mathematical answers: is the final answer of a response equal to the reference?
+r"""The reward `math`: compares the final answer of a response with the reference.
 
-Three judges, each asked what the one before leaves open. `exact` and `prose`: numbers with units, lists of numbers,
-choices, words, which is nearly all of GSM8K and AIME. `structure` and `verdict`: formulas, sets, intervals, matrices,
-equations and inequalities in a grammar of our own, compared by their values at several points, within fixed bounds.
-`symbolic`: sympy and math-verify for the rest (integrals, limits, infinite sums), imported at the first such answer.
-The last can be kept busy for ever: call `score` inside a process that can be killed (`VerifierPool`), or on texts you
-trust.
+Three comparisons, each for what the previous one cannot decide. `exact` and `prose`: numbers with units, lists of
+numbers, choices, words, which is nearly all of GSM8K and AIME. `structure` and `verdict`: formulas, sets, intervals,
+matrices, equations and inequalities in a purpose-built grammar, compared by their values at several points, within
+fixed bounds. `symbolic`: sympy and math-verify for the rest (integrals, limits, infinite sums), imported at the first
+such answer. The last has no time limit: call `score` inside a process that can be killed (`VerifierPool`), or on
+trusted texts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rlcore.rewards.registry import loading, reward
 from rlcore.types import RewardInput, RewardResult, Status
 
 SYMBOLIC = "rlcore.rewards.math.values.symbolic"
-MISSING = ("nan", "<na>", "nat", "null")  # what a missing value of a table becomes as text
-MAX_ANSWER = 1000  # characters of an answer that is worth reading
+MISSING = ("nan", "<na>", "nat", "null")  # texts of missing values in tables
+MAX_ANSWER = 1000  # longest answer that is parsed, in characters
 _ASSIGNED = re.compile(
     r"((?:\\[a-zA-Z]+|[A-Z]{2}|[a-zA-Z])(?:_\{?\w+\}?)?(?:\([a-zA-Z0-9, ]*\))?)\s*=\s*([^=<>]+)"
 )
@@ -48,7 +48,7 @@ _OPERATION = re.compile(r"\\(?:sum|prod|i+nt|oint|lim|max|min|gcd|lcm|det|partia
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference answer, read once."""
+    """A parsed reference answer."""
 
     text: str  # cleaned
     number: exact.Number | None
@@ -62,7 +62,7 @@ class Reference:
 def _math(sample: RewardInput, answer: str = "free") -> RewardResult:
     """1.0 when the final answer equals `sample.reference`, else 0.0.
 
-    Option `answer`: where the answer stands, see `score`.
+    Option `answer`: place of the answer, see `score`.
     """
     if sample.reference is None:
         error = "the row has no reference answer (data.columns.reference), which the reward math needs"
@@ -85,7 +85,7 @@ def score(response: str, reference: str, answer: str = "free", problem: str = ""
 
     Raises:
         ValueError: an unknown value of `answer`.
-        TypeError: the response or the reference is no text.
+        TypeError: the response or the reference is not text.
 
     >>> score(r"So the result is \boxed{\frac{1}{2}}.", "0.5").score, score("It is 0.5.", "0.5", "boxed").score
     (1.0, 0.0)
@@ -173,7 +173,7 @@ def _read(reference: str) -> Reference | None:
 
 
 def _agrees(gold: Reference, found: str, *, literally: bool = False) -> bool:
-    """`literally`: whether the answer is written as the reference is, spaces and styles aside."""
+    """`literally`: True if the answer is written like the reference, ignoring spaces and styles."""
     if len(found) > MAX_ANSWER:
         return False
     given = _digits_of_base(exact.clean(found))

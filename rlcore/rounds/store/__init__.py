@@ -1,1 +1,1 @@
-"""What stages made: content-hashed, found by key, resumable."""
+"""Artefacts of stages: content-hashed, found by key, resumable."""

@@ -1,4 +1,4 @@
-"""A finished artefact: a folder that has its final name only when it is complete, and a record with a checksum.
+"""A finished artefact: a folder that gets its final name only when complete, and a record with a checksum.
 
     artefacts/r02-sft-1f6c0a9b/
         artefact.json           what it is, what it was made of, and size and checksum of every other file
@@ -27,16 +27,16 @@ RECORD, MODEL, PARTS = "artefact.json", "model", "parts"
 
 
 class ArtefactError(UserError, RuntimeError):
-    """An artefact could not be written or may not be read; the message holds path, reason and cure."""
+    """An artefact cannot be written or read; the message has path, reason and cure."""
 
 
 class DamagedError(ArtefactError):
-    """What is on disk is not what was written."""
+    """Files on disk differ from what was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What an artefact was made of, and which field of the stage's config read it."""
+    """An input of an artefact, and the field of the stage's config that read it."""
 
     field: str
     hash: str
@@ -47,21 +47,21 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A finished artefact. Two of the same `hash` hold the same; two of the same `key` were made in the same way."""
+    """A finished artefact. Equal `hash` means equal content, equal `key` means an equal way of production."""
 
     key: str
     hash: str  # sha256 of the content, hex
     made: Made
     stage: str
-    round: int  # 0: there from the start
-    kind: str  # of the stage; "" for what was there from the start
-    folder: Path  # where its record is
-    path: Path  # of a model: its folder, which may lie outside the store; otherwise `folder`
-    num_rows: int  # of records; 0 for the rest
+    round: int  # 0: a built-in input
+    kind: str  # key of the stage; "" for built-in inputs
+    folder: Path  # folder of its record
+    path: Path  # folder of a model, possibly outside of the store; otherwise `folder`
+    num_rows: int  # number of records; 0 for other kinds
     num_bytes: int  # of its files
     seconds: float  # wall time, summed over restarts
     created: float  # Unix time
-    config: Mapping[str, Any] = field(default_factory=dict)  # of the stage, secrets masked
+    config: Mapping[str, Any] = field(default_factory=dict)  # config of the stage, with masked secrets
     report: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # relative to `folder`, or to an outer `path`
@@ -72,17 +72,17 @@ class Artefact:
 
     @property
     def external(self) -> bool:
-        """Whether its files lie outside the store, as those of a model that the user gave."""
+        """True if its files are outside of the store, as for a model of the user."""
         return self.folder not in (self.path, self.path.parent)
 
     def parts(self) -> list[Path]:
         return sorted(self.folder / name for name in self.files if name.startswith(f"{PARTS}/"))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows, one part after the other.
+        """The rows of all parts, concatenated.
 
         Raises:
-            ArtefactError: it holds no records, or a part is damaged.
+            ArtefactError: it has no records, or a part is damaged.
         """
         if self.made not in RECORDS:
             raise ArtefactError(f"{self.folder} is a {self.made.value} and has no rows")
@@ -102,26 +102,26 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path} is damaged: {error}; start again, and it will be made anew") from error
+        raise DamagedError(f"{path} is damaged: {error}; start again to rebuild it") from error
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Durable, and under its name only when complete. Writing the same name again replaces it."""
+    """Writes a parquet file durably and atomically; replaces an existing one."""
     with replacing(path) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Durable, atomic, with a checksum of itself."""
+    """Writes JSON durably and atomically, with its own checksum."""
     clean = plain(body, path.name)
     write_text(path, json.dumps({**clean, "checksum": json_hash(clean)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None: it is not there.
+    """The content, or None if the file is missing.
 
     Raises:
-        DamagedError: it is there and not what was written.
+        DamagedError: the file differs from what was written.
     """
     try:
         body = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def save(folder: Path, artefact: Artefact) -> None:
-    """Writes `artefact.json`; everything it names must be there and durable."""
+    """Writes `artefact.json`; all listed files must exist and be durable."""
     location = str(artefact.path) if artefact.external else None
     names = ("key", "hash", "made", "stage", "round", "kind", "num_rows", "num_bytes", "seconds", "created")
     body = {name: getattr(artefact, name) for name in names}
@@ -154,11 +154,11 @@ def _parent_row(parent: Parent) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Artefact | None:
-    """None: there is no record in the folder.
+    """The record, or None if the folder has none.
 
     Raises:
-        DamagedError: the record is not what was written.
-        ArtefactError: it is of a schema that this version does not read.
+        DamagedError: the record differs from what was written.
+        ArtefactError: its schema is not supported by this version.
     """
     body = read_json(folder / RECORD)
     if body is None:
@@ -179,10 +179,10 @@ def load(folder: Path) -> Artefact | None:
 
 
 def verify(artefact: Artefact, read: bool) -> tuple[str, dict[str, dict[str, Any]]]:
-    """What is wrong with the files, in short ("": nothing), and new entries of those written since the record.
+    """A short description of damage ("" if none), and new entries of files written since the record.
 
-    Files were hashed when they were written, so size and time of the last write decide. `read`: files of another time,
-    as those of a folder that was copied, are hashed again; without it sizes alone count.
+    Files were hashed when written, so size and modification time are compared. `read`: hashes files with another time,
+    for example in a copied folder; without it only sizes are compared.
     """
     root = artefact.path if artefact.external else artefact.folder
     if wrong := size_problems(root, artefact.files):

@@ -1,7 +1,7 @@
-"""What an artefact holds, as one number: hashes of tables, folders and JSON that equal content always shares.
+"""Content hashes of tables, folders and JSON: equal content gives equal hashes.
 
-A table's hash does not see how its rows were cut into parts or chunks, its parquet file, its schema's metadata or the
-version of the library that wrote it: each column is a stream of its own, of validity, lengths and values, row by row.
+The hash of a table does not depend on parts or chunks, the parquet file, schema metadata or library version: each
+column is a separate stream of validity, lengths and values, row by row.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _WIDE = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary(), pa.stri
 
 
 def report_hash(report: Mapping[str, Any]) -> str:
-    """As `json_hash`, without what differs in every run of the same thing: keys `seconds`, `*_s`, `timing_s/*`,
-    `memory/*` and `perf/*`, at any depth."""
+    """Like `json_hash`, without values that differ between equal runs: keys `seconds`, `*_s`, `timing_s/*`, `memory/*`
+    and `perf/*`, at any depth.
+    """
     return json_hash(_timeless(plain(report)))
 
 
@@ -37,11 +38,11 @@ def _timeless(value: Any) -> Any:
 
 
 def table_hash(tables: Iterable[pa.Table]) -> str:
-    """sha256 in hex over the rows of all tables, one behind the other; they must have the same columns.
+    """sha256 in hex over the concatenated rows of all tables, which must have the same columns.
 
     Raises:
         ValueError: no table, or the columns of two differ.
-        TypeError: a column's type is none that records have.
+        TypeError: a column type that records do not have.
     """
     hasher = TableHasher()
     for table in tables:
@@ -50,7 +51,7 @@ def table_hash(tables: Iterable[pa.Table]) -> str:
 
 
 class TableHasher:
-    """`table_hash` of tables that come one by one; memory: one chunk of one column."""
+    """Incremental `table_hash`; uses memory for one chunk of one column."""
 
     def __init__(self) -> None:
         self.num_rows = 0
@@ -75,7 +76,7 @@ class TableHasher:
 
 
 class _Column:
-    """Streams of one column; concatenated over chunks they do not tell where the cuts were."""
+    """Streams of one column, independent of chunk borders after concatenation."""
 
     def __init__(self) -> None:
         self.valid, self.lengths, self.values = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
@@ -94,7 +95,7 @@ class _Column:
             self._add_texts(array)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             self.lengths.update(_numbers(pc.list_value_length(array), np.int64))
-            self._child(0).update(array.flatten())  # leaves out what lies under nulls
+            self._child(0).update(array.flatten())  # skips values under nulls
         elif pa.types.is_struct(kind):
             for i, part in enumerate(array.flatten()):
                 self._child(i).update(part)
@@ -134,7 +135,7 @@ def _bytes(array: pa.Array) -> bytes:
 
 
 def _numbers(array: pa.Array, dtype: Any) -> bytes:
-    """Little-endian; nulls are 0 and there is one NaN: neither's bits mean anything."""
+    """Little-endian bytes; nulls become 0 and all NaNs equal, since their bits have no meaning."""
     filled = pc.fill_null(array, 0) if array.null_count else array
     values = filled.to_numpy(zero_copy_only=False).astype(np.dtype(dtype).newbyteorder("<"))
     if values.dtype.kind == "f":
@@ -154,5 +155,5 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def folder_hash(sums: Mapping[str, Mapping[str, Any]]) -> str:
-    """Over sorted relative names and the files' bytes, these by their sha256."""
+    """Hash over sorted relative names and the sha256 of each file."""
     return json_hash([[name, sums[name]["sha256"]] for name in sorted(sums)])

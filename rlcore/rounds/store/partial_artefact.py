@@ -2,10 +2,10 @@
 
     artefacts/r02-sft-1f6c0a9b.draft/
         draft.json          key, stage, config, parents, seconds of earlier starts
-        work/               the stage's own files: checkpoints; deleted once the artefact is finished
+        work/               working files of the stage: checkpoints; deleted when the artefact is finished
         parts/part-00000.parquet ...
 
-Finishing writes `artefact.json` and renames the folder; a kill between the two is made good at the next start.
+Finishing writes `artefact.json` and renames the folder; the next start completes an interrupted finish.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 class PartialArtefact:
-    """What `ArtefactStore.begin` opens; one process writes it, until a `finish_*`.
+    """A partial artefact, opened by `ArtefactStore.begin`; one process writes it until a `finish_*`.
 
     Attributes:
-        reopened: whether an earlier start had begun it.
+        reopened: true if an earlier start began it.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class PartialArtefact:
 
     @property
     def directory(self) -> Path:
-        """For the stage's own working files; gone once the artefact is finished."""
+        """Folder for working files of the stage; deleted when the artefact is finished."""
         return self.folder / WORK
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of work, over all starts; of a killed start, up to the last file that it wrote."""
+        """Wall-clock seconds of work over all starts; for a killed start until its last written file."""
         return float(self._before + time.monotonic() - self._begun)
 
     # ---- records
 
     def has_part(self, index: int) -> bool:
-        """Whether part `index` was written by this or an earlier start; one that was torn since is set aside."""
+        """True if part `index` was written by this or an earlier start; a damaged part is set aside."""
         path = self._part(index)
         if index not in self._intact and path.exists():
             try:
@@ -81,11 +81,11 @@ class PartialArtefact:
         return index in self._intact
 
     def parts(self) -> list[int]:
-        """Indexes of the parts that are there, sorted."""
+        """Sorted indexes of the existing parts."""
         return [index for index in part_indexes(self.folder) if self.has_part(index)]
 
     def write_part(self, index: int, table: pa.Table) -> None:
-        """Makes one part durable; replaces an earlier one of the same index. Parts may come in any order.
+        """Writes one part durably; replaces an earlier one with the same index. Parts may be written in any order.
 
         Raises:
             ArtefactError: the table's columns are not those of `made`, or the disk is full.
@@ -111,7 +111,7 @@ class PartialArtefact:
     def read_part(self, index: int) -> pa.Table:
         """
         Raises:
-            DamagedError: the part is not there, or is not what was written; such a one is set aside.
+            DamagedError: the part is missing or damaged; a damaged part is set aside.
         """
         try:
             return records.read_table(self._part(index))
@@ -121,7 +121,7 @@ class PartialArtefact:
             raise
 
     def finish_records(self, report: Mapping[str, Any]) -> Artefact:
-        """The parts in order become the artefact; they must be 0 to n-1, at least one, however short.
+        """Finishes the artefact from its parts, which must be 0 to n-1, at least one, possibly empty.
 
         Raises:
             ArtefactError: a part is missing or damaged, or the disk is full.
@@ -143,10 +143,11 @@ class PartialArtefact:
     # ---- models and reports
 
     def finish_folder(self, folder: Path, report: Mapping[str, Any]) -> Artefact:
-        """Moves a model's folder in. Its hash is over sorted relative names and bytes; hidden files do not count.
+        """Moves a model folder into the artefact. Its hash covers sorted relative names and bytes, without hidden
+        files.
 
         Raises:
-            ArtefactError: the folder is missing, empty or holds links; or the disk is full.
+            ArtefactError: the folder is missing, empty or contains links; or the disk is full.
         """
         self._expect(Made.model, Made.reward_model)
         if not folder.is_dir() or not any(folder.iterdir()):
@@ -156,7 +157,7 @@ class PartialArtefact:
         target = self.folder / MODEL
         with enough_room(self.folder):
             if folder.resolve() != target.resolve():
-                remove(target)  # of a start that was killed after the move; its checkpoint made this one again
+                remove(target)  # left by a start killed after the move; the model was rebuilt from its checkpoint
                 _move(folder, target)
             sync_tree(target)
             sync(self.folder)
@@ -164,7 +165,7 @@ class PartialArtefact:
         return self._finish(folder_hash(sums), {f"{MODEL}/{name}": entry for name, entry in sums.items()}, report)
 
     def finish_report(self, report: Mapping[str, Any]) -> Artefact:
-        """The report itself is the artefact; seconds in it (`seconds`, `*_s`) do not enter its hash."""
+        """Finishes a report; seconds in it (`seconds`, `*_s`) are not part of its hash."""
         self._expect(Made.report)
         return self._finish(report_hash(report), {}, report)
 
@@ -196,19 +197,19 @@ class PartialArtefact:
 
 
 def part_indexes(folder: Path) -> list[int]:
-    """Of a draft's parts, by their names alone, sorted."""
+    """Sorted indexes of a draft's parts, from file names."""
     matches = (_PART.fullmatch(path.name) for path in (folder / PARTS).glob("part-*"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 def steps_done(folder: Path) -> int:
-    """The newest step of which the draft's working files hold a checkpoint; 0: none."""
+    """Latest checkpoint step in the draft's working files; 0: none."""
     matches = (_STEP.fullmatch(path.name) for path in (folder / WORK).glob("**/step-*"))
     return max((int(match[1]) for match in matches if match), default=0)
 
 
 def last_written(folder: Path) -> float:
-    """Unix time of the newest file below: the last sign of life of whoever writes there; 0.0: the folder is gone."""
+    """Unix time of the latest file in the folder, the last activity of its writer; 0.0 if the folder is gone."""
     times = [0.0]
     for root, folders, names in os.walk(folder):
         for path in (root, *(os.path.join(root, name) for name in (*folders, *names))):
@@ -218,7 +219,7 @@ def last_written(folder: Path) -> float:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or with -2, -3, ... behind it, whichever is not taken."""
+    """`path`, with a suffix -2, -3, ... if it already exists."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1
@@ -227,7 +228,7 @@ def free_name(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Deletes what the store itself made, if it is there."""
+    """Deletes a file or folder of the store, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -252,7 +253,7 @@ def _move(source: Path, target: Path) -> None:
 def enough_room(folder: Path) -> Iterator[None]:
     """
     Raises:
-        ArtefactError: in place of the system's error when the disk or a quota is full.
+        ArtefactError: replaces the system's error if the disk or a quota is full.
     """
     try:
         yield

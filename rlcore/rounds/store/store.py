@@ -1,7 +1,7 @@
-"""The artefacts of a run: finished ones found by key, half-done ones reopened, each with its parents.
+"""The artefacts of a run: finds finished ones by key, reopens partial ones, and records parents.
 
-There is no index: the folders are read. A finished artefact never changes; several of one stage and round lie side by
-side when the config changed in between. What is damaged is renamed `*.corrupt` and stays.
+There is no index; folders are read. Finished artefacts never change; after a change of config a stage and round has
+several. Damaged ones are renamed to `*.corrupt` and kept.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from rlcore.storage.strict_json import json_hash, plain
 __all__ = ["Artefact", "ArtefactError", "ArtefactStore", "HalfDone", "PartialArtefact", "key_of"]
 CORRUPT = ".corrupt"
 ROOTS = "roots.json"
-FREE_OPTIONS = ("rounds", "checkpoint_every")  # of a stage: when it runs and how it is saved, not what it makes
-ADOPTED_ROWS = 1 << 17  # per part of a table that is adopted
+FREE_OPTIONS = ("rounds", "checkpoint_every")  # keys of a stage that do not affect its output: rounds and saving
+ADOPTED_ROWS = 1 << 17  # rows per part of an adopted table
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -53,12 +53,11 @@ def key_of(
     parents: Mapping[str, Sequence[str]],
     seed: int,
 ) -> str:
-    """sha256 of all that decides what a run of a stage makes: equal keys, equal results.
+    """sha256 of everything that determines the output of a stage: equal keys give equal results.
 
     Args:
-        config: the stage's own. Its references do not enter, the content they lead to does; so no names do.
-        reads: the groups of the run's config that change the result, without paths, logging and placement. Secrets
-            do not enter.
+        config: of the stage. Instead of references, the content of their artefacts is hashed, so names do not matter.
+        reads: the groups of the run's config that affect the result, without paths, logging, placement and secrets.
         parents: field -> content hashes, in order.
         seed: of this run of the stage.
     """
@@ -70,7 +69,7 @@ def key_of(
 
 
 def _without(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """References stand at the top alone; `checkpoint_every` also under `train`."""
+    """References are only at the top level; `checkpoint_every` also under `train`."""
     kept = {name: value for name, value in config.items() if name not in names}
     train = kept.get("train")
     return kept | {"train": _without(train, FREE_OPTIONS)} if isinstance(train, dict) else kept
@@ -78,22 +77,22 @@ def _without(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class HalfDone:
-    """A draft as seen from outside."""
+    """Summary of a draft."""
 
     folder: Path
     key: str
     stage: str
     round: int
     parts: int  # of records
-    steps: int  # of the newest checkpoint
+    steps: int  # step of the latest checkpoint
     seconds: float
 
 
 class ArtefactStore:
-    """One process writes, until `close` or its end; others look with `read_only=True`.
+    """The store of a run. One process writes until `close` or its end; others use `read_only=True`.
 
     Attributes:
-        warnings: what was found damaged, one line each; also logged.
+        warnings: damaged artefacts, one line each; also logged.
     """
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
@@ -120,7 +119,7 @@ class ArtefactStore:
         self.close()
 
     def close(self) -> None:
-        """Lets others write; the store is of no use afterwards."""
+        """Releases the lock; the store cannot be used afterwards."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -128,10 +127,10 @@ class ArtefactStore:
     # ---- finding
 
     def artefacts(self) -> list[Artefact]:
-        """All finished ones, newest first, their files unchecked.
+        """All finished artefacts, latest first, without a check of their files.
 
         Raises:
-            ArtefactError: one is of a schema that this version does not read.
+            ArtefactError: the schema of one is not supported by this version.
         """
         found = []
         for folder in self._folders():
@@ -143,8 +142,9 @@ class ArtefactStore:
         return sorted(found, key=lambda one: one.created, reverse=True)
 
     def find(self, key: str) -> Artefact | None:
-        """The newest finished artefact of this key whose files are intact; see `artefact.verify`. A damaged one is
-        renamed `*.corrupt`, named in `warnings`, and the next is tried."""
+        """The latest intact artefact with this key, see `artefact.verify`. A damaged one is renamed to `*.corrupt` and
+        listed in `warnings`, and the next is tried.
+        """
         for one in self.artefacts():
             if one.key == key and self._intact(one):
                 return one
@@ -160,14 +160,14 @@ class ArtefactStore:
         return found
 
     def remember_roots(self, roots: Mapping[str, Artefact]) -> None:
-        """Which artefacts the run began with, for `roots`."""
+        """Records the artefacts that the run started with, for `roots`."""
         self._writable()
         body = {"roots": {name: one.hash for name, one in roots.items()}}
         if records.read_json(self.directory / ROOTS) != body:
             records.write_json(self.directory / ROOTS, body)
 
     def roots(self) -> dict[str, Artefact]:
-        """What the newest start began with, by name; empty before the first.
+        """Artefacts that the latest start used, by name; empty before the first.
 
         Raises:
             DamagedError: the record is not what was written.
@@ -183,11 +183,11 @@ class ArtefactStore:
         self, key: str, *, stage: str, round: int, kind: str, made: Made, config: Mapping[str, Any],
         parents: Mapping[str, Sequence[Artefact]],
     ) -> PartialArtefact:  # fmt: skip
-        """Opens a draft; one of the same key that a killed start left is reopened, with its parts and working files.
+        """Opens a draft; reopens one with the same key from a killed start, with its parts and working files.
 
         Args:
             config: of the stage, for the record; secrets are masked.
-            parents: field of the config -> what it read.
+            parents: field of the config -> artefacts.
         """
         self._writable()
         rows = [
@@ -205,7 +205,7 @@ class ArtefactStore:
             body["sessions"] = [*old["sessions"], spent]
         else:
             folder = self.directory / (self._name(stage, round, key) + DRAFT)
-            if (folder / DRAFT_RECORD).exists():  # of a key that begins alike; without a record it was killed at birth
+            if (folder / DRAFT_RECORD).exists():  # of another key with the same beginning
                 folder = free_name(folder)
             folder.mkdir(exist_ok=True)
         records.write_json(folder / DRAFT_RECORD, body)
@@ -213,11 +213,11 @@ class ArtefactStore:
         return PartialArtefact(folder, plain(body), self._publish)
 
     def adopt_folder(self, name: str, path: Path, made: Made) -> Artefact:
-        """A model from outside as an artefact: it stays where it is. Its bytes are read once, and again only when the
-        size or the time of a file has changed. Read-only, one that was adopted before is found again.
+        """Registers an external model folder as an artefact without a copy. Its bytes are hashed once, and again only
+        if size or time of a file changes. A read-only store finds only folders registered before.
 
         Raises:
-            ArtefactError: the folder is missing or holds no file; read-only, it was not adopted before.
+            ArtefactError: the folder is missing or empty; or the store is read-only and has no record of it.
         """
         path = Path(path).absolute()
         names = visible_files(path) if path.is_dir() else []
@@ -242,10 +242,10 @@ class ArtefactStore:
         return self._publish(draft, one)
 
     def adopt_table(self, name: str, table: pa.Table, made: Made) -> Artefact:
-        """Data that is there from the start as an artefact; copied once for each content.
+        """Registers built-in data as an artefact, with one copy per content.
 
         Raises:
-            ArtefactError: the table is of another kind; read-only, it was not adopted before.
+            ArtefactError: the table is of another kind; or the store is read-only and has no record of it.
         """
         if made not in RECORDS or tables.kind_of(table) != made.value:
             raise ArtefactError(f"{name} is a table of {tables.kind_of(table)}, not of {made.value}")
@@ -283,7 +283,7 @@ class ArtefactStore:
         return self._read(lambda: records.load(folder), folder)
 
     def _read(self, read: Callable[[], T | None], folder: Path) -> T | None:
-        """None: it is not there, or damaged and now set aside."""
+        """The record; None if it is missing, or damaged and set aside."""
         try:
             return read()
         except DamagedError as error:
@@ -294,7 +294,7 @@ class ArtefactStore:
         return self._give_name(draft.folder, artefact)
 
     def _give_name(self, folder: Path, artefact: Artefact) -> Artefact:
-        """The draft's record is complete: its folder gets the plain name, then its working files go."""
+        """Renames a complete draft to its plain name, then deletes its working files."""
         final = free_name(self.directory / self._name(artefact.stage, artefact.round, artefact.key))
         os.rename(folder, final)
         sync(self.directory)
@@ -303,7 +303,7 @@ class ArtefactStore:
         return replace(artefact, folder=final, path=path)
 
     def _recover(self) -> None:
-        """Finishes what a kill left between two steps of `_give_name`."""
+        """Completes a `_give_name` that was interrupted by a kill."""
         for folder in self._folders():
             if DRAFT in folder.suffix:
                 if (one := self._record(folder)) is not None:
@@ -320,7 +320,7 @@ class ArtefactStore:
         return not wrong
 
     def _renewed(self, one: Artefact, files: Mapping[str, Mapping[str, Any]]) -> Artefact:
-        """Of the same content; its files were written again."""
+        """Updates the record of equal content with rewritten files."""
         renewed = replace(one, files=files)
         if not self.read_only:
             records.save(one.folder, renewed)
@@ -332,7 +332,7 @@ class ArtefactStore:
         if not self.read_only:
             target = free_name(folder.with_name(folder.name + CORRUPT))
             os.rename(folder, target)
-            text += f": set aside as {target.name}, and made anew; delete that when it is of no use to you"
+            text += f": set aside as {target.name}, and rebuilt; delete it when you no longer need it"
         if text not in self.warnings:
             self.warnings.append(text)
             _log.warning(text)
@@ -351,11 +351,11 @@ class ArtefactStore:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            text = "is in use by another process: wait for it, or give another run_dir"
+            text = "is in use by another process: wait for it, or set another run_dir"
             raise ArtefactError(f"{self.directory} {text}") from None
         except OSError as error:
             os.close(handle)
-            text = "cannot be locked, and two processes would spoil it: give a run_dir on another file system"
+            text = "cannot be locked against other processes: set run_dir on another file system"
             raise ArtefactError(f"{self.directory} {text} ({error})") from error
         self._lock = handle
 

@@ -434,7 +434,7 @@ def test_a_second_process_is_kept_out(tmp_path):
     with ArtefactStore(tmp_path) as store:
         finished(store)
         assert (
-            other() == f"refused {tmp_path} is in use by another process: wait for it, or give another run_dir\nTrue\n"
+            other() == f"refused {tmp_path} is in use by another process: wait for it, or set another run_dir\nTrue\n"
         )
         with pytest.raises(ArtefactError, match="in use"):
             ArtefactStore(tmp_path)

@@ -1,4 +1,4 @@
-r"""Reads a formula, in LaTeX or plain, into nested tuples. Its own grammar: nothing of a text is ever run as Python.
+r"""Parses a formula, in LaTeX or plain text, into nested tuples with a purpose-built grammar; no text is run as Python.
 
 A node is `(operator, operand, ...)`: `("num", Fraction)`, `("dec", Fraction)` for a number written as a decimal,
 `("sym", name)`, `("const", "pi" | "e" | "i" | "inf")`, `("add" | "mul" | "div" | "pow" | "mod", a, b)`, `("neg", a)`,
@@ -34,14 +34,14 @@ from rlcore.rewards.math.grammar.tokens import (
 
 __all__ = ["OF_SEVERAL", "SERIES", "Node", "Unreadable", "contains", "parse", "symbols"]
 
-MAX_DEPTH = 60  # of nested brackets, roots and exponents
+MAX_DEPTH = 60  # maximum nesting of brackets, roots and exponents
 
 
 def parse(text: str) -> Node:
     """The formula a cleaned text states.
 
     Raises:
-        Unreadable: it is none, or uses what the grammar has not (sums, integrals, limits).
+        Unreadable: not a formula, or outside of the grammar (integrals, limits).
     """
     reader = _Reader(tokens(text))
     node = reader.sum()
@@ -245,7 +245,7 @@ class _Reader:
         return "".join(part for part in self.raw() if part not in ("{", "}", r"\text", r"\mathrm"))
 
     def raw(self) -> list[str]:
-        """The tokens of a braced group, unread."""
+        """The unparsed tokens of a braced group."""
         self.take("{")
         depth, parts = 1, []
         while depth:
@@ -296,7 +296,7 @@ class _Reader:
         return self.function(name)
 
     def series(self, name: str) -> Node:
-        r"""`\sum_{k=1}^{n} k^2`; one inside another is left to others."""
+        r"""`\sum_{k=1}^{n} k^2`; nested sums are not supported."""
         if self.index is not None:
             raise Unreadable("a sum in a sum")
         self.take("_")

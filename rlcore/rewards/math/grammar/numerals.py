@@ -1,4 +1,4 @@
-"""Numbers that are written in English words."""
+"""Numbers in English words."""
 
 from __future__ import annotations
 

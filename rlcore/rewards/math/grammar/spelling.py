@@ -1,4 +1,4 @@
-r"""One spelling for the many of relations, sets and counts, before `structure` reads an answer."""
+r"""Normalises the spelling of relations, sets and counts before `structure` parses an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Tokens of the formula grammar, the names it knows, and what stands in a formula once it is read."""
+r"""Tokens and names of the formula grammar, and queries on parsed formulas."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     """Kind and text of each token; spacing commands dropped.
 
     Raises:
-        Unreadable: a character that no formula has.
+        Unreadable: a character that cannot be in a formula.
     """
     found, position, text = [], 0, text.rstrip()
     while position < len(text):
@@ -117,7 +117,7 @@ def symbols(node: Node) -> set[str]:
 
 
 def contains(node: Node, *operators: str) -> bool:
-    """Whether any of the operators occurs."""
+    """True if any of the operators occurs."""
     left = [node]
     while left:
         operator, *operands = left.pop()

@@ -1,4 +1,4 @@
-"""Units, as far as answers use them: lengths, masses, times, volumes, money, quotients of these, and things counted."""
+"""Common units in answers: lengths, masses, times, volumes, money, quotients of these, and counted things."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _SCALES = {  # words that multiply the number before them
     "dozen", "pair", "couple", "score", "gross", "fold", "lakh", "crore", "permille", "hundred", "thousandth",
     "millionth", *PARTS, *SCALES,
 }  # fmt: skip
-_OTHER_VALUE = {  # words that make another value of what stands before them, or take it back
+_OTHER_VALUE = {  # words that change or retract the value before them
     "and", "or", "mod", "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "ln", "choose",
     "over", "plus", "minus", "times", "divided", "infinity", "infty", "not", "less", "more", "fewer", "than", "base",
     "squared", "cubed", "power", "root", "factorial", "else", "versus", "maybe", "perhaps", "possibly", "either",
@@ -119,7 +119,7 @@ def hedges(text: str) -> bool:
 
 
 def scales(word: str) -> bool:
-    """Whether a word multiplies the number before it: `dozen`, `hundredths`."""
+    """True if a word multiplies the number before it: `dozen`, `hundredths`."""
     return not _SCALES.isdisjoint({word.lower(), word.lower().removesuffix("s")})
 
 

@@ -1,6 +1,6 @@
-r"""Whether a text commits to one answer.
+r"""Checks that a text commits to one answer.
 
-A reward that pays when any of several values is right teaches a model to list values. `readings` looks inside an
+A reward for any right value among several would teach a model to list values. `readings` looks inside an
 answer: all sides of `a = b \approx c` must agree, up to rounding. `unsettled` looks at the sentence around it: `5 or
 7`, "about 5", "not 5".
 """
@@ -84,7 +84,7 @@ def _committed(sides: list[str]) -> str | None:
 
 
 def _is_constant(side: str) -> bool:
-    """Whether it states values that depend on nothing."""
+    """True if it states values without variables."""
     if exact.number(side) is not None:
         return True
     answer = structure.read(side)
@@ -175,7 +175,7 @@ def chained(text: str, found: str) -> bool:
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two answers are one, spelling and decimals that round it aside."""
+    """True if two answers are equal, ignoring spelling and rounded decimals."""
     a, b = exact.clean(a), exact.clean(b)
     if "".join(a.split()).lower() == "".join(b.split()).lower():
         return True
@@ -185,11 +185,11 @@ def same(a: str, b: str) -> bool:
 
 
 def differs(a: str, b: str) -> bool:
-    """Whether both texts state a value, and not the same."""
+    """True if both texts state values that differ."""
     a, b = exact.clean(a), exact.clean(b)
     return _is_constant(a) and _is_constant(b) and not _agree(a, b)
 
 
 def one_of(answers: list[str]) -> bool:
-    """Whether all of several answers are the same."""
+    """True if all answers are the same."""
     return all(same(a, b) for a, b in combinations(answers[:MAX_SIDES], 2)) and len(set(answers)) <= MAX_SIDES

@@ -1,7 +1,7 @@
-r"""What a text without a marked answer concludes, by its last sentence that states a value.
+r"""The conclusion of a text without a marked answer: the last sentence that states a value.
 
-Courtesies, checks and notes behind the conclusion do not count, nor does a sentence that was cut off, nor one in which
-the writer gives up.
+Courtesies, checks and notes after the conclusion are ignored, as are truncated sentences and those in which the writer
+gives up.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def sentences(text: str) -> list[str]:
 
 
 def final(text: str) -> str | None:
-    """The value that the text ends on; None where it ends on none, is cut off, or gives up."""
+    """The value at the end of the text; None without one, or if the text is truncated or gives up."""
     tail = text if len(text) <= MAX_TAIL else text[-MAX_TAIL:].split("\n", 1)[-1]
     parts = sentences(tail)
     if cut_off(tail) or (len(parts) > 1 and _trails_off(parts[-1])):

@@ -1,6 +1,6 @@
 r"""Finds the final answer in a response: a box, `####`, "the answer is", or the last formula or number.
 
-What stands inside `<think>` is never an answer. Regular expressions here are linear: hostile text costs its length.
+Text inside `<think>` is never an answer. Regular expressions here run in linear time, also on hostile text.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MAX_BARE = 120  # characters of a response that is nothing but the answer
 
 
 def answer(response: str) -> str | None:
-    """The text of the final answer, not yet cleaned; None when there is none."""
+    """The uncleaned text of the final answer, or None."""
     if (plain := response.strip()).isascii() and plain.isdigit():
         return plain
     text = own_turn(visible(response))
@@ -139,12 +139,12 @@ def phrases(response: str) -> list[str]:
 
 
 def visible(response: str) -> str:
-    """The response without its thoughts: pairs of tags, a thought opened in the prompt, and one never closed."""
+    """The response without thoughts: pairs of tags, a thought opened in the prompt, or an unclosed one."""
     kept: list[str] = []
     start, thinking = 0, False
     for tag in _THINK.finditer(response):
         if tag[1] and not thinking:
-            kept = []  # all of it was a thought
+            kept = []  # the whole text was a thought
         elif not tag[1] and not thinking:
             kept.append(response[start : tag.start()])
         thinking, start = not tag[1], tag.end()

@@ -1,4 +1,4 @@
-r"""Answers at one marked place: a box, `<answer>`, `####`, or the whole response.
+r"""Reads answers at one marked place: a box, `<answer>`, `####`, or the whole response.
 
 Each reader returns the one answer that a response commits to, and None for everything else: no mark, marks that
 contradict each other, a sign before or behind the mark that makes another value, more text behind it than a unit, a
@@ -95,7 +95,7 @@ _OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
 def read(response: str, where: MathAnswer) -> str | None:
-    """The answer at the marked place, not yet cleaned; None when the response commits to none there."""
+    """The uncleaned answer at the marked place; None if the response does not commit to one there."""
     text = extract.visible(response)
     if where is MathAnswer.whole:
         return _whole(text.strip())

@@ -1,4 +1,4 @@
-"""Whether two formulas or equations are the same: exactly where they are rational, else by their digits at points."""
+"""Equality of formulas and equations: exact for rational functions, otherwise by digits at several points."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def close(a: Value, b: Value, tolerance: float = EXACT) -> bool:
 
 
 def same_value(a: Node, b: Node) -> bool | None:
-    """Whether two formulas are equal wherever both are defined; None when no point says so.
+    """True if two formulas are equal wherever both are defined; None without a usable point.
 
     A decimal on one side alone may be the rounded form of the other, to a relative millionth. Under an even root or a
     logarithm variables are taken for positive, as exercises do: `sqrt(a^2 b)` is `a sqrt(b)`.
@@ -87,7 +87,7 @@ def same_value(a: Node, b: Node) -> bool | None:
 
 
 def _same_text(a: Node, b: Node) -> bool | None:
-    """Infinity is itself and no number; what is too large to compute is nothing else than itself."""
+    """Infinity equals only itself; a value too large to compute equals only itself."""
     signs = [_infinity(n) for n in (a, b)]
     if any(signs):
         return signs[0] == signs[1]
@@ -105,7 +105,7 @@ def _imaginary(node: Node) -> bool:
 
 
 def _rooted(node: Node) -> bool:
-    """Whether signs of variables matter: an even root, a logarithm, an exponent that is no whole number."""
+    """True if the signs of variables matter: an even root, a logarithm, a non-integer exponent."""
     if node[0] in ("ln", "log", "lg", "root"):
         return True
     if node[0] == "pow" and not (node[2][0] == "num" and node[2][1].denominator == 1):

@@ -1,7 +1,7 @@
 r"""Answers that are numbers, compared exactly in plain Python: integers, decimals, fractions, mixed numbers, percent,
 thousands separators, scientific notation, repeating decimals, small powers, and lists of these.
 
-Values are `Fraction`s; digits and exponents are bounded, so that no input takes longer than it is long.
+Values are `Fraction`s; digits and exponents are bounded, so that time is linear in the input.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Number:
 
 @lru_cache(maxsize=2048)
 def clean(text: str) -> str:
-    r"""One spelling for many: Unicode signs to LaTeX or ASCII, spacing and style commands dropped, `\dfrac` to `\frac`,
+    r"""Normalises spelling: Unicode signs to LaTeX or ASCII, spacing and style commands dropped, `\dfrac` to `\frac`,
     outer math delimiters and a final full stop removed. Does not change the mathematical meaning."""
     if text.isascii() and text.isalnum():
         return text
@@ -271,7 +271,7 @@ def _scientific(digits: str, exponent: str | None) -> tuple[Fraction, int | None
 
 
 def same(gold: Number, given: Number) -> bool:
-    """Exact equality, with two allowances.
+    """Exact equality with two exceptions.
 
     An answer may leave out the percent sign of the reference: 50 is 50 %, but 50 % is 0.5 and not 50. A decimal may be
     a rounded form of a number that is no integer, when they differ by at most one millionth of it and were written

@@ -1,6 +1,6 @@
-r"""Exact equality of rational functions, by their values at random points modulo large primes.
+r"""Exact equality of rational functions by values at random points modulo large primes.
 
-A difference of degree d that is not 0 vanishes at a random point modulo p with a chance of at most d / p (Schwartz
+A difference of degree d that is not 0 vanishes at a random point modulo p with probability at most d / p (Schwartz
 1980, Zippel 1979): below 2^-90 for what is accepted here. No value grows beyond the prime, so `(a+b)^{1000}` costs what
 `(a+b)^2` does, and a term of 10^{-400} counts as much as any other.
 """
@@ -21,11 +21,11 @@ _SAMPLES = tuple(tuple(_POINTS.randrange(2, prime) for _ in range(64)) for prime
 
 
 class NotRational(Exception):
-    """The formula is more than a quotient of polynomials."""
+    """The formula is not a quotient of polynomials."""
 
 
 def same(a: Node, b: Node) -> bool | None:
-    """Whether two rational functions are equal; None when one is none, or is not defined at the points."""
+    """True if two rational functions are equal; None if one is not rational, or undefined at the points."""
     names = sorted(symbols(a) | symbols(b))
     verdicts = []
     for prime, sample in zip(PRIMES, _SAMPLES, strict=True):

@@ -1,4 +1,4 @@
-"""Values of formulas: exact fractions as long as they last, then complex numbers of many digits, within fixed bounds.
+"""Values of formulas: exact fractions if possible, otherwise complex numbers with many digits, within fixed bounds.
 
 Two formulas are taken for equal when they agree at several points. For polynomials over the rationals this is exact
 (Schwartz 1980: a difference that is not 0 vanishes at few points); for the rest, to the digits of `DIGITS`.
@@ -27,11 +27,11 @@ mp.dps = DIGITS
 
 
 class Undefined(ArithmeticError):
-    """No value here: a division by zero, a root of a negative number where all is real."""
+    """The formula has no value: a division by zero, or a root of a negative number in real arithmetic."""
 
 
 class OutOfBounds(ArithmeticError):
-    """Too large or too small to be computed."""
+    """The value is too large or too small to compute."""
 
 
 class _Scale:
@@ -67,7 +67,7 @@ def evaluate(node: Node, env: Mapping[str, Fraction], real: bool) -> Value:
 
     Args:
         env: values of the variables.
-        real: whether what leaves the real numbers is undefined, as it is in formulas with variables.
+        real: treats non-real values as undefined, as in formulas with variables.
 
     Raises:
         Undefined: no value at this point.

@@ -1,7 +1,7 @@
 r"""Answers that are more than one formula: lists, sets, tuples, intervals, matrices, equations, inequalities.
 
-`read` turns a cleaned text into one of the records below; `same` compares two of them. Both answer None where this
-grammar ends, and another judge may go on.
+`read` parses a cleaned text into one of the records below; `same` compares two of them. Both return None for texts
+outside of this grammar, which other comparisons may handle.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ _POINT = re.compile(r"[A-Z]'?\s*(?=\(.*,.*\)$)")  # A(3, 4)
 
 @lru_cache(maxsize=2048)
 def read(text: str) -> Answer | None:
-    """The answer a cleaned text states; None when this grammar cannot say."""
+    """The answer in a cleaned text; None if it is outside of this grammar."""
     try:
         return _answer(spelling.signs(text))
     except (Unreadable, RecursionError):

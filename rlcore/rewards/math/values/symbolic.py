@@ -1,9 +1,9 @@
 r"""Equality of formulas through latex2sympy and math-verify. Importing this module imports sympy (half a second).
 
-Text reaches latex2sympy's grammar alone: never `sympify`, `parse_expr` or `eval`, which run Python found in their input
-(this rules out math-verify's own `parse`, whose plain-expression branch calls `parse_expr`). Time limits inside
-sympy rest on SIGALRM, fail outside the main thread and never interrupt C code, so they are off: the caller must be a
-process that can be killed, as `VerifierPool`'s are.
+Text is parsed only by latex2sympy's grammar, never by `sympify`, `parse_expr` or `eval`, which run Python found in
+their input (this rules out math-verify's own `parse`, whose plain-expression branch calls `parse_expr`). Time limits
+inside sympy rest on SIGALRM, fail outside the main thread and never interrupt C code, so they are off: the caller must
+be a process that can be killed, as `VerifierPool`'s are.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def parse(text: str) -> Any:
         return _constants(parsed) if imaginary or "e" in latex else parsed
     except MemoryError:
         raise
-    except Exception:  # model output: anything may go wrong, and "cannot be read" is the whole story
+    except Exception:  # model output may cause any exception; it means "cannot be read"
         return None
 
 
@@ -82,7 +82,7 @@ def _constants(parsed: Any) -> Any:
 
 
 def equal(gold: Any, given: Any) -> bool:
-    """Whether two parsed objects mean the same.
+    """True if two parsed objects are equal.
 
     math-verify decides, with two corrections: numbers it takes for equal must agree to a relative 2e-6 (it rounds to
     six places, so 1/2004! would be 1/2006! and 1e-7 be 2e-7), and exact numbers that agree to 70 digits are equal

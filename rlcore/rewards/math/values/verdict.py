@@ -1,4 +1,4 @@
-"""Whether two answers, as `rlcore.rewards.math.values.structure` reads them, are the same."""
+"""Equality of two answers parsed by `rlcore.rewards.math.values.structure`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BASIS = ("i_vec", "j_vec", "k_vec")
 
 
 def same(gold: Answer, given: Answer) -> bool | None:
-    """True, False, or None when the question stays open.
+    """True, False, or None if undecided.
 
     A name is dropped where the other side has none: `x = 5` is 5, and not `y = 5`. What is listed has no order, what
     stands in brackets has one, unless the brackets are those of a set.
