@@ -41,8 +41,7 @@ from rlcore.tracking.files import JsonlTracker
 from rlcore.tracking.trackers import Trackers
 from rlcore.types import Prompt, Sample
 
-# In no key: the start model counts by its content, wherever it lies; the others say where samples are made and what
-# memory they take.
+# Not part of any key: the start model enters by its content; the others affect only placement and memory.
 KEYS_WITHOUT_EFFECT = (
     "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
     "rollout.sync_bucket_mb", "rollout.weight_sync", "rollout.sleep_level", "rollout.gpu_memory_utilization",

@@ -96,7 +96,7 @@ def run(config: Config, run_dir: Path, handle_signals: bool, message: str = "") 
         tracker.message(describe(config, inputs) + (f"\n{message}" if message else ""))
         stop = StopSignal(tracker.message)
         signals = stop.installed if handle_signals else nullcontext
-        with open_world(config, run_dir, inputs, tracker) as built, signals():  # inside: Ray sets handlers of its own
+        with open_world(config, run_dir, inputs, tracker) as built, signals():  # inside: Ray sets handlers too
             state = online.train(online_run(config, run_dir, built, stop))
             with tracker.phase("export"):
                 built.world.policy.export(run_dir / "model")
@@ -125,7 +125,7 @@ def online_run(config: Config, run_dir: Path, built: Built, stop: StopSignal) ->
     inputs, warmup = built.inputs, config.trainer.warmup
     warm_up: Callable[[Callable[[], float]], object] | None = None
     if warmup.steps:
-        # A stream of its own: the warm-up takes nothing from the order in which RL sees the prompts.
+        # A separate stream, so that the warm-up does not change the order of prompts in RL.
         stream = PromptStream(inputs.data.train, config.seed + 1, shuffle=True)
         make_batch = functools.partial(supervised_batch, tokenizer=inputs.tokenizer)
         warm_up = functools.partial(supervised.warm_up, built.world, stream, make_batch, warmup, stop)

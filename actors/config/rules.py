@@ -187,7 +187,7 @@ def _scorers(c: Config) -> Iterator[Problem]:
         key, value, own = "reward.judge.engine.gpu_memory_utilization", judge.engine.gpu_memory_utilization, "set both"
         engine, text = c.rollout.gpu_memory_utilization, "the judge never sleeps, and with"
         if engine is None:
-            text = f"{text} rollout.gpu_memory_utilization=null nothing says how the two divide one GPU"
+            text = f"{text} rollout.gpu_memory_utilization=null their shares of the GPU are unknown"
             yield Problem(key, value, text, f"{own} so that the sum is below 1, or give the judge separate GPUs")
         elif value + engine > 1:
             text = f"{text} rollout.gpu_memory_utilization that is {value + engine:g} of one GPU"

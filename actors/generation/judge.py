@@ -217,7 +217,7 @@ def start_judge(
 
 
 def _longest(path: str) -> int:
-    """Positions of the model of a folder; no limit where its config does not say."""
+    """Positions of the model of a folder; no limit if its config has none."""
     file = Path(path) / "config.json"
     positions = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
     return positions if isinstance(positions, int) else 2**62

@@ -1,4 +1,4 @@
-"""A rollout worker: vLLM held in the process, stepped by a separate loop thread.
+"""A rollout worker: vLLM in the same process, stepped by a separate loop thread.
 
 All engine operations run on that thread as commands between two steps: adding the requests of a call, loading weights,
 aborting. Callers (Ray actor threads) put a command in a queue and wait for its result.

@@ -123,7 +123,7 @@ def _unit(members: dict[str, RoleConfig], host: str) -> Unit:
     if len(sharing) > 1 and (many := [name for name in sharing if wants[name] > 1]):
         raise PlacementError(
             f"cluster.roles.{many[0]}.gpus_per_worker={wants[many[0]]:g}: roles that share GPUs ({', '.join(sharing)}) "
-            "take at most one GPU per worker; use more workers of one GPU each, or GPUs of its own (colocate_with=null)"
+            "take at most one GPU per worker; use more workers of one GPU each, or separate GPUs (colocate_with=null)"
         )
     scaled = len(sharing) > 1 and total > 1
     shares = {name: math.floor(GRAIN * want / total) / GRAIN if scaled else want for name, want in wants.items()}

@@ -45,7 +45,7 @@ def restore_masters(module: nn.Module, path: str, config: ModelConfig) -> None:
 
 @contextmanager
 def _float32_weights(path: str, config: ModelConfig) -> Iterator[Callable[[str], torch.Tensor | None]]:
-    """Reads a parameter of the module that `load_model` makes, by its name, as the folder holds it in float32.
+    """Reads a parameter of the module that `load_model` makes, by its name, in float32 from the folder.
 
     None where the folder has only bfloat16. From `NAME` one at a time; of another folder the whole model is read
     again and held in host memory.

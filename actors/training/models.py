@@ -30,7 +30,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 if not torch.cuda.is_available():  # DeepSpeed, which transformers imports, would warn on every start
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-transformers.utils.logging.disable_progress_bar()  # one line per file of a model folder says nothing here
+transformers.utils.logging.disable_progress_bar()  # suppresses one log line per file of a model folder
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -211,7 +211,7 @@ def _check_config(folder: Path) -> None:
 
 
 def _check_whole(file: Path) -> None:
-    """A cut-off download or a Git LFS pointer, told from the first bytes and the size."""
+    """Detects a truncated download or a Git LFS pointer from the first bytes and the size."""
     with file.open("rb") as stream:
         head = stream.read(8)
         if head == b"version ":

@@ -24,7 +24,7 @@ SAME_LOW = 5e-2  # of half precision
 
 
 class Scorer(nn.Module):
-    """A Hugging Face model, held as `hf`, and a head on its hidden states: the subclass's `score`.
+    """A Hugging Face model `hf` and a head on its hidden states, the subclass's `score`.
 
     A forward pass is a call of the module itself, under `check` too: ZeRO-3 gathers weights in the modules' hooks.
     `score` returns one tensor: ZeRO-3 readies the backward at every output that has a gradient. With two, a rank
@@ -120,10 +120,10 @@ class Scorer(nn.Module):
 class CausalScorer(Scorer):
     """Log-probs and entropies of tokens under a causal language model.
 
-    Logits of all positions are never held: the output layer runs over chunks (`linear_logprobs`), all within one call
-    of its module, so that ZeRO-3 gathers its weight once for the forward and once for the backward. Where `check` finds
-    that the model does more between hidden states and logits than that layer (a soft cap, a scale), the plain forward
-    is used, which holds [b, t, V] in the model's dtype.
+    Logits of all positions are never in memory: the output layer runs over chunks (`linear_logprobs`), all within one
+    call of its module, so that ZeRO-3 gathers its weight once for the forward and once for the backward. Where `check`
+    finds that the model does more between hidden states and logits than that layer (a soft cap, a scale), the plain
+    forward is used, which holds [b, t, V] in the model's dtype.
     """
 
     KEEPS_MASTERS = True

@@ -168,7 +168,7 @@ def _score(trajectory: Trajectory) -> float:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a policy loss is given: b rows of a micro-batch, padded on the right to t tokens.
+    """Input of a policy loss: b rows of a micro-batch, padded on the right to t tokens.
 
     Outside the mask the tensors may hold anything, infinities included: select before computing (`ops.masking.keep`).
     """

@@ -125,7 +125,7 @@ class RewardTrainingConfig:
             yield wrong("strength_levels", "not in order", "must ascend")
         if self.loss is RewardLoss.margin and self.margin is not Margin.linear and len(self.margins) != len(levels):
             text = f"{len(self.margins)} margins for {len(levels)} strength_levels"
-            yield wrong("margin", text, "as many as levels, or margin=linear")
+            yield wrong("margin", text, "one per level, or margin=linear")
         if self.loss is RewardLoss.soft_label and len(self.soft_labels) != len(levels):
             yield wrong("soft_labels", f"there are {len(levels)} strength_levels", "give as many")
         if self.smoothing_beta and self.loss in (RewardLoss.margin, RewardLoss.regression):

@@ -191,9 +191,9 @@ def _coerce(fn: RewardFn, value: Any) -> RewardResult:
 def _checked(fn: RewardFn, result: RewardResult) -> RewardResult:
     score = result.score
     if not isinstance(score, numbers.Real):
-        return failure(f"{_origin(fn)} returned a RewardResult whose score is a {type(score).__name__}, not a number")
+        return failure(f"{_origin(fn)} returned a RewardResult; its score is a {type(score).__name__}, not a number")
     if not isinstance(result.status, Status):
-        return failure(f"{_origin(fn)} returned a RewardResult whose status is {result.status!r}, not a Status")
+        return failure(f"{_origin(fn)} returned a RewardResult; its status is {result.status!r}, not a Status")
     bad = [name for name, part in result.parts.items() if not isinstance(part, numbers.Real)]
     if bad:
         return failure(f"{_origin(fn)} returned a RewardResult whose parts {bad} are not numbers")

@@ -21,7 +21,7 @@ from torch import Tensor
 from rlcore.storage.durable import new_folder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# not copied: weights in any format, for they would be those of one model, and what says how the first one was made
+# not copied: weights of one model in other formats, and records about the first model
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.gguf")
 NOT_COPIED = (*_WEIGHT_FILES, "*.float32", "rlcore_origin.json")
 # keys of config.json that may differ within one architecture
@@ -62,7 +62,7 @@ def average(folders: Sequence[str | Path], directory: str | Path, weights: Seque
     shares = _shares(folders, weights)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} is not empty: averages go to a folder of their own")
+        raise FileExistsError(f"{target} is not empty: choose a new folder for the average")
     with ExitStack() as stack:
         # folders with weight 0 are skipped, but the first one still provides dtypes and other files
         models = [stack.enter_context(_Folder(Path(path))) for path in folders]

@@ -19,7 +19,7 @@ def check(filters: Filters, table_kind: str, place: str = "filters") -> list[Pro
 
 
 def parse(filters: Filters, table_kind: str, place: str = "filters") -> tuple[list[FilterConfig], list[Problem]]:
-    """The filters as dataclasses, and what `check` says; only without problems are all of them there."""
+    """The filters as dataclasses, and the problems of `check`; with problems the list is incomplete."""
     if table_kind not in ALL:
         text = f"no table is of kind {table_kind!r}{suggest(str(table_kind), ALL)}"
         return [], [Problem(place, table_kind, text, f"one of: {', '.join(ALL)}")]

@@ -101,7 +101,7 @@ class ConstitutionConfig:
 def named_twice(key: str, names: Sequence[str]) -> Iterator[Problem]:
     for name, count in Counter(names).items():
         if name and count > 1:
-            yield Problem(key, name, f"{count} have this name", "give each a name of its own")
+            yield Problem(key, name, f"{count} have this name", "give each a unique name")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class PairingMethod(str, enum.Enum):
 
 
 class PairCap(str, enum.Enum):
-    """Which candidates are kept up to `pairs_per_prompt`; best_worst and best_random keep their own order."""
+    """Selection of at most `pairs_per_prompt` candidates; best_worst and best_random have a fixed order."""
 
     widest = "widest"  # largest difference first
     random = "random"

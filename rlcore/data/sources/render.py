@@ -19,7 +19,7 @@ _OWN = ("conversation", "messages", "tools", "chat_template", "add_generation_pr
 
 
 def raw_text(prompt: Prompt) -> str:
-    """What the user asked, without chat template where it is known."""
+    """The user's request, without chat template if known."""
     return str(prompt.metadata.get(RAW, prompt.text))
 
 

@@ -1,4 +1,4 @@
-"""Kinds of constraints by id, and the check of what a row says about one before any response is judged by it."""
+"""Kinds of constraints by id, and checks of the constraints of a row."""
 
 from __future__ import annotations
 

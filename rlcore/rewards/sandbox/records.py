@@ -19,7 +19,7 @@ class SandboxLost(SandboxError):
 
 
 class Ending(str, enum.Enum):
-    """How a test ended, before its answer is checked."""
+    """End of a test, before its answer is checked."""
 
     done = "done"  # there is an answer
     error = "error"  # an exception, a signal, an exit code

@@ -99,8 +99,9 @@ def read(text: str) -> Unit | None:
 
 
 def is_unit(words: list[str], spaced: bool = True) -> bool:
-    """Whether words behind a number may be its unit or what is counted: short ones are of a known list, and none makes
-    another value, as `dozen`, `hundredths` or `or` do."""
+    """True if the words after a number may be its unit or the counted thing: short ones are of a known list, and none
+    makes another value, as `dozen`, `hundredths` or `or` do.
+    """
     if not words:
         return True
     if len(words) > 4 or hedges(" ".join(words)):
