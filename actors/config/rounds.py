@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.config.schema import Config
 from rlcore.data.examples.config import ExampleKind, ExamplesConfig
+from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem
 from rlcore.reader import read
 from rlcore.rewards.judge.config import JudgeKind
@@ -58,8 +59,12 @@ def _source_problems(config: Config) -> Iterator[Problem]:
         key = f"rounds.sources.{name}"
         source, found = read(ExamplesConfig, raw, key)
         yield from found
-        if source is not None and not (source.path and Path(source.path).expanduser().exists()):
-            yield Problem(f"{key}.path", source.path, "no such file", "relative paths start at the working directory")
+        if source is not None and source.path:
+            try:
+                find(source.source, source.path, f"{key}.path", source.split)
+            except DataError as error:
+                text = str(error).removeprefix(f"{key}.path={source.path}: ")
+                yield Problem(f"{key}.path", source.path, text, "relative paths start at the working directory")
 
 
 def _stages(config: Config) -> tuple[dict[str, list[StageConfig]], list[Problem]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlcore.data.sources.config import SourceKind
+from rlcore.data.sources.config import BUILT_IN, SourceKind
+from rlcore.problems import Problem, bounded
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # arXiv 2311.09528, section 2
 
@@ -76,8 +78,25 @@ class ExamplesConfig:
     chat_options: dict[str, Any] = field(default_factory=dict)  # variables for the chat template
     system_prompt: str | None = None  # a system message in the conversation takes precedence
     prompt_template: str = "{prompt}"  # applied to the last user message of the prompt
-    max_prompt_tokens: int = 512
-    max_response_tokens: int = 1024  # including the end token
+    max_prompt_tokens: int = bounded(512, ge=1)
+    max_response_tokens: int = bounded(1024, ge=1)  # including the end token
     long_rows: RowPolicy = RowPolicy.skip
     broken_rows: RowPolicy = RowPolicy.error
-    limit: int | None = None  # use only the first rows of the file, before rows are skipped; None: all
+    limit: int | None = bounded(None, ge=1)  # use only the first rows of the file, before rows are skipped; None: all
+
+    def problems(self, key: str) -> Iterator[Problem]:
+        names, weights = self.attributes, self.attribute_weights
+        if not self.path:
+            yield Problem(f"{key}.path", self.path, "not set", "give a file, a glob or a folder")
+        if self.source in BUILT_IN:
+            yield Problem(f"{key}.source", self.source, "it reads no file", "set it to jsonl")
+        if self.kind is ExampleKind.attributes and not names:
+            yield Problem(f"{key}.attributes", names, "empty", "name the columns with the grades")
+        if len(set(names)) < len(names):
+            yield Problem(f"{key}.attributes", names, "one is named twice", "name each once")
+        if weights is not None and len(weights) != len(names):
+            text = f"{len(weights)} numbers for {len(names)} attributes"
+            yield Problem(f"{key}.attribute_weights", weights, text, "give one for each")
+        if unknown := sorted(self.columns.attributes.keys() - set(names)):
+            text = f"{', '.join(unknown)} is not among {key}.attributes"
+            yield Problem(f"{key}.columns.attributes", self.columns.attributes, text, "add it there")

@@ -18,12 +18,12 @@ from rlcore.data.examples.config import (
 from rlcore.data.examples.render import Answer, Rendered, Renderer
 from rlcore.data.examples.rows import Draft, Tie, drafts
 from rlcore.data.sources import readers
-from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.problem import BrokenRow
 from rlcore.data.sources.readers import DataError, Place, Problems, Table
 from rlcore.data.sources.render import prompt_problems
 from rlcore.data.sources.rows import collect
 from rlcore.data.tokenizer import Tokenizer
+from rlcore.problems import setting_problems
 from rlcore.types import Pair, Prompt, Sample
 
 __all__ = [
@@ -91,7 +91,8 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
         DataError: conflicting settings, an unreadable file, missing columns, broken rows (the count and the first few)
             unless they are skipped, duplicate uids, no rows left.
     """
-    _check_config(config, tokenizer, key)
+    if found := [*map(str, setting_problems(config, key)), *prompt_problems(config, tokenizer, key)]:
+        raise DataError("\n".join(found))
     renderer = Renderer(config, tokenizer, key)
     table = readers.read(config.source, config.path, f"{key}.path", config.split, label=config.name)
     name = config.name or table.name
@@ -109,26 +110,6 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
         raise DataError(f"{table.path}: no rows are left: {dict(counts)}" + (f"\n{told}" if told else ""))
     counts["records"] = len(records)
     return Loaded(name, records, dict(counts), list(table.problems.first), maker.notes(tokenizer))
-
-
-def _check_config(config: ExamplesConfig, tokenizer: Tokenizer, key: str) -> None:
-    weights = config.attribute_weights
-    wrong = [
-        (not config.path, f"{key}.path is not set"),
-        (config.source in BUILT_IN, f"{key}.source={config.source.value} reads no file: set it to jsonl"),
-        (config.max_prompt_tokens < 1, f"{key}.max_prompt_tokens={config.max_prompt_tokens} must be above 0"),
-        (config.max_response_tokens < 1, f"{key}.max_response_tokens={config.max_response_tokens} must be above 0"),
-        (config.limit is not None and config.limit < 1, f"{key}.limit={config.limit} must be above 0, or null for all"),
-        (config.kind is ExampleKind.attributes and not config.attributes, f"{key}.attributes is empty"),
-        (len(set(config.attributes)) < len(config.attributes), f"{key}.attributes names one twice"),
-        (weights is not None and len(weights) != len(config.attributes),
-         f"{key}.attribute_weights has {len(weights or ())} numbers for {len(config.attributes)} attributes"),
-        (bool(unknown := sorted(config.columns.attributes.keys() - set(config.attributes))),
-         f"{key}.columns.attributes names {', '.join(unknown)}, not among {key}.attributes"),
-    ]  # fmt: skip
-    told = [text for is_wrong, text in wrong if is_wrong] + prompt_problems(config, tokenizer, key)
-    if told:
-        raise DataError("\n".join(told))
 
 
 def _cut(table: Table, limit: int, counts: Counter[str]) -> None:

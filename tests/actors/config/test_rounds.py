@@ -26,3 +26,18 @@ def test_scores_by_a_model_name_it_and_ask_something() -> None:
 def test_rl_is_not_scored_by_the_policy_itself(by: str) -> None:
     found = problems(f"rl: {{kind: rl, by: {by}}}")
     assert list(found) == (["rounds.stages.rl.by"] if by == "model" else [])
+
+
+def test_sources_may_be_globs_and_lists_and_are_checked_at_launch(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+
+    def found(options):
+        config = compose([f"+rounds.stages={{{SAMPLES}}}", f"+rounds.sources.x={{kind:preferences,{options}}}"])
+        return {p.key: p.text for p in plan_rounds(config)[1]}
+
+    assert found(f"path:'{tmp_path}/*.jsonl'") == {}
+    assert found(f"path:['{tmp_path}/a.jsonl','{tmp_path}/b.jsonl']") == {}
+    (text,) = found(f"path:['{tmp_path}/a.jsonl','{tmp_path}/c.jsonl']").values()
+    assert "c.jsonl" in text
+    assert list(found("limit:0")) == ["rounds.sources.x.limit", "rounds.sources.x.path"]
