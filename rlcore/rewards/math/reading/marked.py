@@ -33,6 +33,7 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LOOSE_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)([^\n]*)$", re.MULTILINE)
 _INLINE = re.compile(r"####[ \t]*(?!#)([^\n]+)")
+_LABEL = re.compile(r"^\W*(?:the )?(?:final )?answer(?: is)?:?\s+(?=\S)", re.IGNORECASE)
 _HEADING = re.compile(r"\*{0,2}(?:\d{1,2}[.):]\s+)?[A-Za-z]{3,}[^=\d]*(?:\d{1,2}\b[^=\d]*)?:?\*{0,2}$")
 _CLOSING = re.compile(
     r"(?:[\s~$.,;:!)\]}*_`\"'”’✓✅∎□■。，！]|\\[)\],;:! \\]|\\(?:right|q?quad|square|qed|blacksquare|n)(?![a-z])"
@@ -63,7 +64,9 @@ _PHRASE = re.compile(  # of them, rolls are left
     r"(?:of|in|on|at|for|per|from|to)\s|(?:[a-z]+\s){1,2}(?:is|are|was|were|remains?)\b", re.IGNORECASE
 )
 _REASON = re.compile(
-    r"\W*(?:(?:this is )?because|since|as|where|for|with|see (?:the|fig\w*)|i\.?e|(?:that is,?|which (?:is|equals)"
+    r"\W*(?:(?:this is )?because|since|as|where|for|with|(?:by|from|using)\s[a-z' -]*\b(?:identity|theorem|rule|"
+    r"formula|law|property|definition|test|method|inequality|lemma|symmetry|induction|substitution|criterion)|"
+    r"see (?:the|fig\w*)|i\.?e|(?:that is,?|which (?:is|equals)"
     r"(?: the same as)?)(?=\W*\d|[^a-z]*\\))\b",
     re.IGNORECASE,
 )
@@ -85,6 +88,33 @@ _AGAINST = (
 )
 _UNSETTLED = re.compile(rf"{_AGAINST}|{GUESS}|\b(?:or|if|else|otherwise|at most|at least)\b", re.IGNORECASE)
 _RUDE = re.compile(rf"{_AGAINST}|\d", re.IGNORECASE)
+_WITHDRAWS = re.compile(  # in a later sentence
+    r"\b(?:wait|nope|actually|mistake\w*|error|oops|sorry|hmm+|correction|corrected|instead|rather|scratch|ignore|"
+    r"disregard|doubt\w*|unsure|uncertain|retract|withdraw|typo|alternatively|otherwise|unless|however|although|"
+    r"though|but|except|may|versus|vs|revise\w*|reconsider\w*|debatable|either|whichever|depend\w*|earlier|"
+    r"if(?! (?:we|you|one) (?:substitut|plug|check|multipl|expand|add|put|insert|squar|test))|"
+    r"(?:should|would) (?:be|have|say|get)|first (?:guess|thought)|on second|opposite|strike|fix|"
+    r"(?:correct|true|right|proper|real|actual) (?:value|answer|one|result|total|number|sum|count|solution))\b|"
+    r"^\W*final\b|\\f?boxed|\?|\bno\b[,.:;!]|^\W*(?:no|or)\b|"
+    rf"{GUESS.replace('about|around|roughly|approximately|nearly|almost|close to|', '')}",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(rf"{NEGATION}|\b(?:wrong|false|incorrect)\b", re.IGNORECASE)
+_JUDGES = re.compile(  # who denies in such words may deny the answer
+    r"\b(?:answers?|results?|solutions?|final\w*|key|correct|sure|certain|trust|believe|think|know|confident|"
+    r"conclude|right(?! (?:end|side|hand|angle|triangle))|i|my|mine)\b|^\W*(?:it|this|that|which)\b",
+    re.IGNORECASE,
+)
+_OF_ANSWER = re.compile(
+    r"\b(?:answers?|final\w*|readings?|choices?|options?|candidates?|alternatives?|others?|another|key|my|mine|"
+    r"some|also)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"^\W*(?:it|this|that|which|make|so|thus|therefore|hence|now|then)\b[^.]{0,30}?(?:\b(?:is|are|be|was|it|gives?|makes?|"
+    r"equals?|becomes?|gets?)\b|=)|^\W*(?:so|thus|hence|therefore|then|now)\W",
+    re.IGNORECASE,
+)
 _TURN_BACK = re.compile(
     r"\b(?:wait|no|nope|actually|correct(?:ion|ed|ing)?|mistake|wrong|incorrect|scratch|oops|sorry|instead|rather|error|"
     r"re-?check\w*|recalculat\w*|reconsider\w*|however|but|fails?|failed|silly|absurd)\b",
@@ -119,7 +149,7 @@ def freely(response: str) -> tuple[str | None, bool]:
         start *= text[start] == "<"  # a line behind `####` begins anew
         if _VERB.search(content) or statement.last(content) is not None:
             found = extract.answer(content)
-            if found is None or unsettled(content, found):
+            if found is None or unsettled(content, found) or not _says(content, found):
                 return found, found is not None
             content = found
     else:
@@ -127,6 +157,12 @@ def freely(response: str) -> tuple[str | None, bool]:
         return found, not _stated_once(text, found)
     found = _settled(text[:start], content, text[end:], strictly=False) if _corrected(text, marks) else None
     return found, found is None
+
+
+def _says(content: str, found: str) -> bool:
+    """Whether a marked sentence states the answer and says nothing else of it: "the total is 5", not "5 is too low"."""
+    after = content.rpartition(found)[2]
+    return not _VERB.search(after) and not _WITHDRAWS.search(content)
 
 
 def _stated_once(text: str, found: str | None) -> bool:
@@ -187,10 +223,12 @@ def _lines(text: str) -> list[re.Match[str]]:
 
 def _hashed(text: str) -> str | None:
     lines = _lines(text)
-    contents = [line[1].strip() for line in lines]
+    contents = [_LABEL.sub("", line[1].strip()) for line in lines]
     if not contents or not one_of(contents):
         return None
-    return _settled("", contents[-1], text[lines[-1].end() :])
+    boxes = extract.boxes(contents[-1])
+    content = _boxed(contents[-1]) if boxes else contents[-1]
+    return _settled("", content, text[lines[-1].end() :]) if content else None
 
 
 def _corrected(text: str, marks: list[tuple[int, int, str]]) -> bool:
@@ -219,7 +257,7 @@ def _settled(before: str, content: str, after: str, *, strictly: bool = True) ->
     rest, whole = after[len(skipped) :], re.search(r"[.;!。\n]", skipped) is not None
     for sentence in conclusion.sentences(rest):
         goes_on, whole = not whole, True
-        if _supports(content, sentence.strip(_MARKS), strictly):
+        if _supports(content, sentence.strip(_MARKS), strictly) or (not goes_on and _remarks(content, sentence)):
             continue
         for part in _CLAUSE.split(sentence):
             clause = part.strip(_MARKS).rstrip("\\").strip(_MARKS)
@@ -228,6 +266,25 @@ def _settled(before: str, content: str, after: str, *, strictly: bool = True) ->
                 continue
             return None
     return content
+
+
+def _remarks(content: str, sentence: str) -> bool:
+    """Whether a later sentence leaves the answer alone: it takes nothing back and states no other answer."""
+    text = sentence.strip(_MARKS)
+    if _WITHDRAWS.search(text) or (_DENIES.search(text) and (_JUDGES.search(text) or len(text.split()) < 6)):
+        return False
+    named = values(text)
+    others = [value for value in named if not same(value.inner, content)]
+    if not others:
+        return True
+    if _OF_ANSWER.search(text) or re.search(r"\bor\b", text):
+        return False
+    said = statement.last(text)
+    mentioned = len(others) < len(named) or content.strip("$. ").lower() in text.lower()
+    if not mentioned and (_CONCLUDES.search(text) or (said is not None and said.value is not None)):
+        return False
+    words = re.findall(r"[^\W\d_]{3,}", re.sub(r"\\[a-zA-Z]+", " ", text))
+    return len(words) > 1 or (bool(words) and re.search(r"[=≈<>]|\\approx", text) is not None)
 
 
 def _completes(content: str, clause: str, before: str) -> bool:

@@ -110,3 +110,51 @@ def test_thoughts_and_code_hold_no_answer():
     assert marked.read("<think><answer>1</answer></think><answer>2</answer>", MathAnswer.tagged) == "2"
     assert marked.read("<answer>1</answer><answer>", MathAnswer.tagged) is None
     assert marked.read("<think>#### 1</think>\n#### 2", MathAnswer.hashes) == "2"
+
+
+REMARKS = [
+    ("1210", "Check: $11^2 \\cdot 10 = 1210$. ✓"),
+    ("1210", "As a test, with $n = 3$ the formula gives 27, as it should."),
+    (r"\frac{1}{4}", "In other words, one in four."),
+    (r"\sqrt{5}", r"This is about $2.236$."),
+    ("3x + 1", r"Its graph meets the axis at $-1/3$ and rises by 3 for each unit."),
+    ("12", "The first 5 go to Ann and the remaining 7 to Ben."),
+    ("Ann", "Ben came second and Carl third."),
+    ("8", "For example $n = 1$ gives 2 and $n = 2$ gives 4, which follows the pattern."),
+    ("8", "The left side is not larger than the right side at any of these points."),
+    (r"\sin^2 x", "Both follow by the Pythagorean identity."),
+]
+REVISIONS = [
+    "It is 9.", "So 9 it is.", "Hence 9.", "9", "$9$", "My own result is 9.", "The key has 9.", "Others get 9.",
+    "If $x < 0$ the value is 9.", "Another reading gives 9.", "Some would give 9.", "Or 9.", "It is 8 or 9.",
+    "Perhaps 9.",
+    "The true value is 9.", "That is false.", "This cannot be right.", "I am not certain.", "However, 9 works as well.",
+    "The answer is 9.", "Final: 9", r"\boxed{9", "No, 9.", "Then again, it might be 9.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "remark"), REMARKS)
+def test_later_sentences_that_leave_the_answer_alone(content, remark):
+    """Half of all models go on to check or restate what they have found."""
+    assert marked.read(f"$\\boxed{{{content}}}$\n\n{remark}", MathAnswer.boxed) == content
+    assert marked.read(f"<answer>{content}</answer>\n{remark}", MathAnswer.tagged) == content
+
+
+@pytest.mark.parametrize("remark", REVISIONS)
+def test_later_sentences_that_revise_it(remark):
+    assert marked.read(f"$\\boxed{{8}}$\n\n{remark}", MathAnswer.boxed) is None
+    assert marked.read(f"<answer>8</answer>\n{remark}", MathAnswer.tagged) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("8", "8"), (r"\boxed{8}", "8"), ("Answer: 8", "8"), ("The final answer is 8", "8"), (r"\boxed{8} or 9", None)],
+)
+def test_a_hash_line_may_hold_a_label_or_a_box(line, found):
+    assert marked.read(f"2 + 6 = 8\n#### {line}", MathAnswer.hashes) == found
+
+
+@pytest.mark.parametrize("line", ["8 is too small", "I doubt that it is 8", "8 is what Ann paid, Ben paid less"])
+def test_a_marked_sentence_about_the_answer_is_hedged_in_prose_too(line):
+    assert marked.freely(f"2 + 6 = 8\n#### {line}")[1]
+    assert marked.freely(f"<answer>{line}</answer>")[1]
