@@ -70,6 +70,7 @@ _REASON = re.compile(
     r"(?: the same as)?)(?=\W*\d|[^a-z]*\\))\b",
     re.IGNORECASE,
 )
+_ABOUT = re.compile(r"\W*(?:(?:which|that) is )?(?:about|around|roughly|approximately)\s+(\S*\d\S*)", re.IGNORECASE)
 _OTHERWISE = re.compile(r"or\s+\S*\d\S*", re.IGNORECASE)
 _AFFIRMED = re.compile(
     r"(?:is|are)\s+(?:(?:therefore|thus|indeed)\s+)*(?:the|our|my)\s[a-z -]{3,40}|too|in (?:total|all)|altogether|"
@@ -91,22 +92,24 @@ _RUDE = re.compile(rf"{_AGAINST}|\d", re.IGNORECASE)
 _WITHDRAWS = re.compile(  # in a later sentence
     r"\b(?:wait|nope|actually|mistake\w*|error|oops|sorry|hmm+|correction|corrected|instead|rather|scratch|ignore|"
     r"disregard|doubt\w*|unsure|uncertain|retract|withdraw|typo|alternatively|otherwise|unless|however|although|"
-    r"though|but|except|may|versus|vs|revise\w*|reconsider\w*|debatable|either|whichever|depend\w*|earlier|"
-    r"if(?! (?:we|you|one) (?:substitut|plug|check|multipl|expand|add|put|insert|squar|test))|"
+    r"though|but|except|may|versus|vs|revise\w*|reconsider\w*|debatable|either|whichever|depends?(?= on)|earlier|"
+    r"if(?! (?:we|you|one) (?:substitut|plug|check|multipl|expand|add|put|insert|squar|test|want|need|like|prefer))|"
     r"(?:should|would) (?:be|have|say|get)|first (?:guess|thought)|on second|opposite|strike|fix|"
     r"(?:correct|true|right|proper|real|actual) (?:value|answer|one|result|total|number|sum|count|solution))\b|"
     r"^\W*final\b|\\f?boxed|\?|\bno\b[,.:;!]|^\W*(?:no|or)\b|"
     rf"{GUESS.replace('about|around|roughly|approximately|nearly|almost|close to|', '')}",
     re.IGNORECASE,
 )
+_KEY = r"key(?! (?:idea|point|step|fact|insight|observation))"
 _DENIES = re.compile(rf"{NEGATION}|\b(?:wrong|false|incorrect)\b", re.IGNORECASE)
 _JUDGES = re.compile(  # who denies in such words may deny the answer
-    r"\b(?:answers?|results?|solutions?|final\w*|key|correct|sure|certain|trust|believe|think|know|confident|"
-    r"conclude|right(?! (?:end|side|hand|angle|triangle))|i|my|mine)\b|^\W*(?:it|this|that|which)\b",
+    rf"\b(?:answers?|results?|solutions?|final\w*|{_KEY}|correct|sure|certain|trust|believe|think|know|confident|"
+    r"conclude|right(?! (?:end|side|hand|angle|triangle))|i|my|mine)\b|"
+    r"^\W*(?:it|this|that|which)\W+(?:[\w'’]+\W+){0,3}?(?:\w+n['’]t|not|never|cannot|no|wrong|false|incorrect)\b",
     re.IGNORECASE,
 )
 _OF_ANSWER = re.compile(
-    r"\b(?:answers?|final\w*|readings?|choices?|options?|candidates?|alternatives?|others?|another|key|my|mine|"
+    rf"\b(?:answers?|final\w*|readings?|choices?|options?|candidates?|alternatives?|others?|another|{_KEY}|my|mine|"
     r"some|also)\b",
     re.IGNORECASE,
 )
@@ -314,6 +317,8 @@ def _supports(content: str, clause: str, strictly: bool) -> bool:
     read freely, any remark that begins as one."""
     if _REASON.match(clause) and not _UNSETTLED.search(clause):
         return True
+    if rounded := _ABOUT.fullmatch(clause):
+        return bool(readings(rf"{content} \approx {rounded[1]}"))
     if conclusion.COURTESY.match(clause):
         return not _RUDE.search(clause)
     named = values(clause)

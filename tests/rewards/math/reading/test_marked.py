@@ -123,6 +123,9 @@ REMARKS = [
     ("8", "For example $n = 1$ gives 2 and $n = 2$ gives 4, which follows the pattern."),
     ("8", "The left side is not larger than the right side at any of these points."),
     (r"\sin^2 x", "Both follow by the Pythagorean identity."),
+    ("17", "The key idea was that the remainders repeat with period 4."),
+    ("2500", "If you want it in hectares, divide by 10,000."),
+    ("[-2, 7]", "This interval has both of its ends because the inequality is not strict."),
 ]
 REVISIONS = [
     "It is 9.", "So 9 it is.", "Hence 9.", "9", "$9$", "My own result is 9.", "The key has 9.", "Others get 9.",
@@ -138,6 +141,11 @@ def test_later_sentences_that_leave_the_answer_alone(content, remark):
     """Half of all models go on to check or restate what they have found."""
     assert marked.read(f"$\\boxed{{{content}}}$\n\n{remark}", MathAnswer.boxed) == content
     assert marked.read(f"<answer>{content}</answer>\n{remark}", MathAnswer.tagged) == content
+
+
+def test_a_rounded_value_may_follow_in_the_same_sentence():
+    assert marked.read(r"so it is $\boxed{\sqrt{13}}$, about $3.606$.", MathAnswer.boxed) == r"\sqrt{13}"
+    assert marked.read(r"so it is $\boxed{\sqrt{13}}$, about $3.9$.", MathAnswer.boxed) is None
 
 
 @pytest.mark.parametrize("remark", REVISIONS)
