@@ -1,8 +1,9 @@
 r"""Reads answers at one marked place: a box, `<answer>`, `####`, or the whole response.
 
 Each reader returns the one answer that a response commits to, and None for everything else: no mark, marks that
-contradict each other, a sign before or behind the mark that makes another value, more text behind it than a unit, a
-reason or a courtesy. Thoughts (`<think>`) are never read, and a box inside a code block is no answer.
+contradict each other, a sign before or after the mark that makes another value, a sentence that ends with more than a
+unit or a reason, or a later sentence that takes the answer back or states another. Thoughts (`<think>`) are never read,
+and a box inside a code block is no answer.
 """
 
 from __future__ import annotations
