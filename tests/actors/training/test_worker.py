@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.config.schema import EngineConfig, ModelConfig
+from actors.config.schema import DType, EngineConfig, ModelConfig
+from actors.training import worker as worker_module
 from actors.training.critic import CriticWorker
+from actors.training.flops import ModelFlops
 from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec, padding_row
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
@@ -30,7 +32,8 @@ SFT = SupervisedObjective()
 class Recorder:
     """An engine with one weight; `outcome` is what its step returns."""
 
-    device, stage = torch.device("cpu"), 0
+    device, stage, dtype = torch.device("cpu"), 0, DType.bfloat16
+    flops = ModelFlops(parameters=1000, attention=10)
 
     def __init__(self, rank: int = 0, outcome: tuple[float, bool] = (2.5, True)) -> None:
         self.rank, self.outcome = rank, outcome
@@ -87,7 +90,9 @@ def test_a_step_is_all_micro_batches_then_one_optimizer_step() -> None:
     ]
     assert engine.weight.grad is not None
     assert engine.weight.grad.item() == pytest.approx(-5 / 4)  # five loss tokens over the denominator that was given
-    assert M.values(metrics) == {
+    found = M.values(metrics)
+    assert found.pop("perf/actor_tokens_per_s") > 0
+    assert found == {
         "actor/grad_norm": 2.5, "actor/lr": 0.01, "actor/skipped_steps": 0.0, "sft/loss": 0.0,
     }  # fmt: skip
     assert metrics["sft/loss"].count == 5  # type: ignore[union-attr]
@@ -110,8 +115,21 @@ def test_metrics_carry_the_name_of_the_model() -> None:
     worker = CriticWorker()
     worker._engine = Recorder()  # type: ignore[assignment]
     assert set(worker.update(batch(), [[0]], 5.0, 0.1, SFT)) == {
-        "critic/grad_norm", "critic/lr", "critic/skipped_steps", "sft/loss",
+        "critic/grad_norm", "critic/lr", "critic/skipped_steps", "sft/loss", "perf/critic_tokens_per_s",
     }  # fmt: skip
+
+
+def test_speed_and_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "peak_flops", lambda device, dtype: 1e9 if dtype is torch.bfloat16 else None)
+    memory = {"rss": 1.0, "gpu_allocated": 1.0, "gpu_peak": 3.0 * 2**30, "gpu_reserved": 4.0 * 2**30}
+    monkeypatch.setattr(worker_module.process, "memory", lambda: memory)
+    found = M.values(policy(Recorder())._speed([3, 2], seconds=0.5))
+    assert found == {
+        "perf/actor_tokens_per_s": 10.0,
+        "perf/actor_mfu": pytest.approx(3 * (2 * 1000 * 5 + 4 * 10 * (9 + 4)) / (0.5 * 1e9)),
+        "memory/actor_update_peak_gib": 3.0,
+        "memory/actor_update_reserved_gib": 4.0,
+    }
 
 
 @pytest.mark.parametrize("unit", [1, 2])
