@@ -42,7 +42,7 @@ def free_port() -> int:
 def environment(home: Path, **more: str) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     home.mkdir(exist_ok=True)
-    return env | {"HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | more
+    return env | {"HOME": str(home)} | more
 
 
 def run(home: Path, address: str = "", **more: str) -> str:
