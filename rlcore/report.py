@@ -218,12 +218,13 @@ def _draw_learning(axes: Any, rows: Sequence[Row], report: Report) -> None:
         label = f"eval score on {name}" + (f" (mean of {k})" if k != "1" else "")
         axes.plot(*zip(*evals, strict=True), color="#cc3311", linewidth=2, marker="o", markersize=5, label=label)
         for step, value in dict((evals[0], evals[-1])).items():
-            below = value > 0.9 or (step == evals[0][0] and len(evals) > 1 and evals[1][1] > value)
+            last = step == evals[-1][0] and len(evals) > 1
+            below = value > 0.9 or (len(evals) > 1 and evals[1][1] > value)
             axes.annotate(
-                f"{value:.1%}", (step, value), xytext=(0, -16 if below else 9), textcoords="offset points",
-                ha="left" if step == evals[0][0] else "right", color="#cc3311", weight="bold",
-                bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+                f"{value:.1%}", (step, value), xytext=(8, -4) if last else (0, -16 if below else 9),
+                textcoords="offset points", ha="left", color="#cc3311", weight="bold", annotation_clip=False,
             )  # fmt: skip
+        axes.margins(x=0.07)
     axes.set_title("Learning")
     values = [value for name in ("reward/mean", report.eval_name or "") for _, value in _points(rows, name)]
     if values and min(values) >= 0 and max(values) <= 1:
