@@ -9,7 +9,7 @@ from rlcore.rounds.picture import draw
 from rlcore.rounds.status import Measured
 
 
-def test_curves_start_at_round_0_and_rewards_have_a_panel(tmp_path, monkeypatch):
+def test_a_curve_for_each_metric_and_set_of_prompts(tmp_path, monkeypatch):
     drawn: dict[str, tuple[list[int], list[float]]] = {}
     plot = matplotlib.axes.Axes.plot
 
@@ -19,16 +19,17 @@ def test_curves_start_at_round_0_and_rewards_have_a_panel(tmp_path, monkeypatch)
 
     monkeypatch.setattr(matplotlib.axes.Axes, "plot", recorded)
     reports = [
-        Measured(2, "after", {"accuracy": 0.75, "mean_reward": 1.5}),
-        Measured(1, "after", {"accuracy": 0.625, "mean_reward": -0.5}),
-        Measured(1, "before", {"accuracy": 0.5}, start=True),
-        Measured(1, "before", {"accuracy": 0.25}, prompts="others", start=True),
+        Measured(1, "base", {"accuracy": 0.5}, prompts="a"),
+        Measured(1, "other", {"accuracy": 0.25}, prompts="b"),
+        Measured(1, "after", {"accuracy": 0.625, "mean_reward": -0.5}, prompts="a"),
+        Measured(2, "loss", {"loss": 1.0}, prompts="a"),
+        Measured(2, "after", {"accuracy": 0.75, "mean_reward": 1.5}, prompts="a"),
     ]
     assert draw(reports, tmp_path / "rounds.png", "three")
     assert drawn == {
-        "after: accuracy": ([0, 1, 2], [0.5, 0.625, 0.75]),
-        "after: mean reward": ([1, 2], [-0.5, 1.5]),
-        "before: accuracy": ([0], [0.25]),
+        "accuracy, prompts 1": ([0, 2, 3], [0.5, 0.625, 0.75]),
+        "accuracy, prompts 2": ([1], [0.25]),
+        "mean reward, prompts 1": ([2, 3], [-0.5, 1.5]),
     }
     assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
 
