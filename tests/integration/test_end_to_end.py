@@ -64,7 +64,7 @@ def steps_logged(run_dir: Path) -> int:
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the driver and, since Ray's daemons lead sessions of their own, for all that descends from it."""
+    """SIGKILL for the driver and all its descendants; a signal to its process group would miss Ray's daemons."""
     import psutil
 
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]

@@ -53,7 +53,8 @@ def test_a_reward_model_of_such_a_folder(folder: Path) -> None:
     add_to(folder / "generation_config.json", **SAMPLING)
     add_to(folder / "config.json", temperature=0.6)
     hf = RewardFolder.inspect(str(folder), ModelConfig(path=str(folder))).load(ModelConfig(path=str(folder)))
-    transformers.AutoModelForSequenceClassification.from_pretrained(export(hf, folder))
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(export(hf, folder))
+    assert loaded.config.num_labels == hf.config.num_labels
 
 
 def test_what_cannot_be_written_is_known_before_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

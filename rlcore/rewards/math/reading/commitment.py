@@ -24,16 +24,17 @@ NEGATION = r"\b(?:not|no|never|cannot|neither|nor|none|without|wrongly)\b|n['’
 BOUND = (
     r"\b(?:at least|at most|than|up to|over|under|above|below|beyond|exceeds?|between|anything but|except)\b"
 )
-GUESS = (
-    r"\b(?:maybe|perhaps|possibly|probably|presumably|alternatively|might|could|guess\w*|suspect|about|around|roughly|"
-    r"approximately|nearly|almost|close to|something like|either)\b"
+ROUGH = "about|around|roughly|approximately|nearly|almost|close to"
+DOUBT = (
+    r"maybe|perhaps|possibly|probably|presumably|alternatively|might|could|guess\w*|suspect|something like|either"
 )
+GUESS = rf"\b(?:{DOUBT}|{ROUGH})\b"
 _QUALIFIED = re.compile(
     rf"(?:(?:{NEGATION}|{BOUND})(?:\s+(?!(?:but|is|are|was|were|equals?|gets?|has|have)\b)[\w.$-]+){{0,2}}"
     rf"|(?:{GUESS}|\b(?:otherwise|else)\b)(?:\s+[\w.$-]+){{0,2}})[\s*$(\\[]*$|\b(?:somewhere|anywhere)\b",
     re.IGNORECASE,
 )
-_ROUGH = re.compile(r"\b(?:about|around|roughly|approximately|nearly|almost|close to)[\s*$(\\[]*$", re.IGNORECASE)
+_ROUGH = re.compile(rf"\b(?:{ROUGH})[\s*$(\\[]*$", re.IGNORECASE)
 _OPTIONS = re.compile(r"(?:\b[Oo]ption\s+|[(\[])([A-J])\b")
 _LATER = re.compile(
     rf"{GUESS}|^\W*or\s+(?:{COUNTS})\b"

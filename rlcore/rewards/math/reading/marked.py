@@ -15,6 +15,7 @@ from rlcore.rewards.config import MathAnswer
 from rlcore.rewards.math.grammar import units
 from rlcore.rewards.math.reading import conclusion, extract, statement
 from rlcore.rewards.math.reading.commitment import (
+    DOUBT,
     GUESS,
     NEGATION,
     chained,
@@ -98,7 +99,7 @@ _WITHDRAWS = re.compile(  # in a later sentence
     r"(?:should|would) (?:be|have|say|get)|first (?:guess|thought)|on second|opposite|strike|fix|"
     r"(?:correct|true|right|proper|real|actual) (?:value|answer|one|result|total|number|sum|count|solution))\b|"
     r"^\W*final\b|\\f?boxed|\?|\bno\b[,.:;!]|^\W*(?:no|or)\b|"
-    rf"{GUESS.replace('about|around|roughly|approximately|nearly|almost|close to|', '')}",
+    rf"\b(?:{DOUBT})\b",
     re.IGNORECASE,
 )
 _KEY = r"key(?! (?:idea|point|step|fact|insight|observation))"
