@@ -18,7 +18,8 @@ from torch import Tensor
 from rlcore.metrics import Mean, Metrics
 from rlcore.types import TrainBatch
 
-DTYPES = {"tokens": torch.int64, "lengths": torch.int64, "loss_mask": torch.bool}  # all others are float32
+# all others are float32
+DTYPES = {"tokens": torch.int64, "lengths": torch.int64, "loss_mask": torch.bool, "by_opponent": torch.bool}
 
 
 @dataclass
@@ -36,9 +37,10 @@ class TensorBatch:
     advantages: Tensor | None = None
     scores: Tensor | None = None  # [b] float32
     targets: Tensor | None = None  # [b, K] float32
-    strengths: Tensor | None = None  # [b] float32, as are all below
+    strengths: Tensor | None = None  # [b] float32, as are the next two
     labels: Tensor | None = None
     weights: Tensor | None = None
+    by_opponent: Tensor | None = None  # [b] bool
 
     @classmethod
     def from_train_batch(cls, batch: TrainBatch, device: torch.device | str = "cpu") -> TensorBatch:

@@ -190,10 +190,11 @@ class TrainBatch:
     strengths: Float32 | None = None  # [B] strength of the row's preference, NaN where unknown
     labels: Float32 | None = None  # [B] probability that a row is better than the other row of its pair
     weights: Float32 | None = None  # [B] weight of the row's pair in the loss
+    by_opponent: Bool | None = None  # [B] True for a response of the policy's opponent; None: all have one sampler
     rows_per_unit: int = 1  # rows that must be in the same micro-batch: 2 for pairs
 
     ARRAYS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "values", "returns", "advantages")
-    OF_ROWS = ("scores", "targets", "strengths", "labels", "weights")
+    OF_ROWS = ("scores", "targets", "strengths", "labels", "weights", "by_opponent")
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])

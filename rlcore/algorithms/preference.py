@@ -140,9 +140,9 @@ class PreferenceObjective:
     responses' length.
 
     `xpo` is DPO on pairs of one sample of the policy and one of the reference, y_ref, plus the exploration bonus
-    `explore_coef * log pi(y_ref)` (Xie et al., 2405.21046 Algorithm 1: `alpha sum_i log pi(y_ref_i)` beside the sum of
-    the DPO losses; both are divided by the number of pairs). It lowers the likelihood of the reference's responses,
-    chosen or rejected. The reference's tokens are those with `advantages` -1 (`collate_pairs`).
+    `explore_coef * log pi(y_ref)` (Xie et al., 2405.21046 Algorithm 1: `alpha sum_i log pi(y_ref_i)` added to the
+    sum of the DPO losses; both are divided by the number of pairs). It lowers the likelihood of the reference's
+    responses, chosen or rejected. The batch marks them in `by_opponent` (`collate_pairs`).
 
     Metrics, means over pairs: `actor/pref_loss` (L alone), `actor/sft_loss` (NLL per token; with `sft_coef`),
     `actor/opponent_logps` (log pi(y_ref); `xpo`), `actor/pref_accuracy` (share of pairs whose chosen response has the
@@ -153,7 +153,7 @@ class PreferenceObjective:
 
     Raises (from `loss`):
         ValueError: half a pair, or the batch lacks what the loss needs: `ref_logprobs`, `scores` (`rpo_*`) or
-            `advantages` (`xpo`).
+            `by_opponent` (`xpo`).
     """
 
     config: AlgorithmConfig
@@ -183,8 +183,8 @@ class PreferenceObjective:
             terms["actor/sft_loss"] = -(logps / lengths)[:, 0].sum()
             loss = loss + config.sft_coef * terms["actor/sft_loss"]
         if config.loss is PreferenceKind.xpo:
-            weights = -keep(needed(batch.advantages, "advantages"), mask)
-            terms["actor/opponent_logps"] = (weights * keep(policy_logprobs, mask)).sum()
+            bonus = mask & needed(batch.by_opponent, "by_opponent")[:, None]
+            terms["actor/opponent_logps"] = keep(policy_logprobs, bonus).sum()
             loss = loss + config.explore_coef * terms["actor/opponent_logps"]
 
         of_pairs = {name: total / num_pairs for name, total in terms.items()} | self._rewards(logps, ref, lengths)
@@ -231,6 +231,6 @@ class PreferenceObjective:
             metrics |= means({"actor/entropy": masked_mean(outputs.entropy.detach(), mask)}, int(mask.sum()))
         if batch.rollout_logprobs is not None:
             old = outputs.numbers.detach() if batch.old_logprobs is None else batch.old_logprobs
-            own = mask if batch.advantages is None else mask & (batch.advantages >= 0)  # not the reference's samples
+            own = mask if batch.by_opponent is None else mask & ~batch.by_opponent[:, None]
             metrics |= mismatch(old, batch.rollout_logprobs, own, self.config.correction)[1]
         return metrics

@@ -209,7 +209,7 @@ def pair_batch(seed: int = 0, without: Sequence[str] = ()) -> TrainBatch:
         name: (base + 0.5 * rng.normal(size=mask.shape)).astype(np.float32) * mask
         for name in ("rollout_logprobs", "old_logprobs", "ref_logprobs")
     }
-    arrays["advantages"] = -(mask & np.array([0, 1, 1, 0, 0, 0, 0, 1], dtype=bool)[:, None]).astype(np.float32)
+    arrays["by_opponent"] = np.array([0, 1, 1, 0, 0, 0, 0, 1], dtype=bool)
     arrays["scores"] = rng.normal(size=rows).astype(np.float32)
     batch = TrainBatch(
         tokens=rng.integers(1, 9, mask.shape).astype(np.int32),
@@ -219,7 +219,7 @@ def pair_batch(seed: int = 0, without: Sequence[str] = ()) -> TrainBatch:
         rows_per_unit=2,
         **{name: None if name in without else array for name, array in arrays.items()},
     )
-    for name in ("tokens", "lengths", "loss_mask", "scores", *TrainBatch.ARRAYS):
+    for name in ("tokens", "lengths", "loss_mask", "scores", "by_opponent", *TrainBatch.ARRAYS):
         if (array := getattr(batch, name)) is not None:
             array.setflags(write=False)
     return batch
@@ -260,7 +260,7 @@ def slow_loss(config: PreferenceConfig, batch: TrainBatch, x: Tensor) -> Tensor:
     """The objective written pair by pair and token by token, in float64."""
     ref = np.asarray(batch.ref_logprobs, dtype=np.float64)
     assert batch.scores is not None
-    assert batch.advantages is not None
+    assert batch.by_opponent is not None
     beta, e = config.beta, config.label_smoothing
     losses = []
     for c in range(0, len(batch), 2):
@@ -292,7 +292,7 @@ def slow_loss(config: PreferenceConfig, batch: TrainBatch, x: Tensor) -> Tensor:
         }[config.loss.value](win)
         loss = loss + config.sft_coef * -p[0] / nc
         if config.loss is PreferenceKind.xpo:
-            said_by_reference = 0 if batch.advantages[c].any() else 1
+            said_by_reference = 0 if batch.by_opponent[c] else 1
             loss = loss + config.explore_coef * p[said_by_reference]
         losses.append(loss)
     return torch.stack(losses).mean()
@@ -317,7 +317,7 @@ def test_twin_in_float64_is_exact() -> None:
         goal, batch = objective(loss=kind, sft_coef=0.2), pair_batch()
         x, y = (policy_logprobs().double().requires_grad_() for _ in range(2))
         tensors = TensorBatch.from_train_batch(batch)
-        for name in ("ref_logprobs", "scores", "advantages"):
+        for name in ("ref_logprobs", "scores"):
             setattr(tensors, name, torch.tensor(getattr(batch, name)).double())
         got, _ = goal.loss(Outputs(x), tensors, goal.denominator(batch))
         expected = slow_loss(goal.config.preference, batch, y)
@@ -358,7 +358,7 @@ def test_metrics_by_hand() -> None:
         sample_ids=list("abcd"),
         rollout_logprobs=policy - np.float32(math.log(2)) * np.array([[0, 1, 0], [0, 9, 0], [0, 9, 0], [0, 0, 0]]),
         ref_logprobs=ref,
-        advantages=-(mask & np.array([[False], [True], [True], [False]])).astype(np.float32),
+        by_opponent=np.array([False, True, True, False]),
         scores=np.array([1, 0, 1, 0], np.float32),
         rows_per_unit=2,
     )
@@ -414,10 +414,11 @@ def test_the_bonus_lowers_what_the_reference_says_and_leaves_the_rest() -> None:
     """The gradient is DPO's, plus alpha / pairs on the reference's tokens, chosen or rejected."""
     batch = pair_batch()
     xpo, dpo = (run(objective(loss=PreferenceKind(kind)), batch, WHOLE)[1] for kind in ("xpo", "dpo"))
-    assert batch.advantages is not None
-    torch.testing.assert_close(xpo - dpo, -torch.tensor(batch.advantages) * 0.05 / 3)
-    assert batch.advantages[2].any()
-    assert batch.advantages[7].any()
+    assert batch.by_opponent is not None
+    of_reference = batch.loss_mask & batch.by_opponent[:, None]
+    torch.testing.assert_close(xpo - dpo, torch.tensor(of_reference).float() * 0.05 / 3)
+    assert of_reference[2].any()
+    assert of_reference[7].any()
 
 
 def test_from_samples_to_the_loss() -> None:
@@ -426,9 +427,7 @@ def test_from_samples_to_the_loss() -> None:
     pairs, counts = select_pairs(groups, config)
     assert counts == only(tie=2)
     batch = collate_pairs(pairs)
-    np.testing.assert_array_equal(
-        batch.advantages, [[0, 0, -1, 0], [0] * 4, [0] * 4, [0, 0, -1, 0], [0, 0, -1, 0], [0] * 4]
-    )
+    np.testing.assert_array_equal(batch.by_opponent, [True, False, False, True, True, False])
     goal = PreferenceObjective(AlgorithmConfig(family=Family.preference, preference=config), 1.0, 4)
     assert isinstance(goal.denominator(batch), float)
     assert goal.denominator(batch) == 3
@@ -463,7 +462,7 @@ def test_rubbish_outside_the_loss_mask_does_no_harm(kind: PreferenceKind) -> Non
     clean, rubbish = policy_logprobs(), policy_logprobs()
     expected, _ = goal.loss(Outputs(clean), tensors, 3.0)
     rubbish[outside] = -math.inf
-    for name in ("old_logprobs", "ref_logprobs", "rollout_logprobs", "advantages"):
+    for name in ("old_logprobs", "ref_logprobs", "rollout_logprobs"):
         getattr(tensors, name)[outside] = math.nan
     assert tensors.scores is not None
     tensors.scores[4:6] = math.nan  # rewards of padding
@@ -480,7 +479,7 @@ def test_rubbish_outside_the_loss_mask_does_no_harm(kind: PreferenceKind) -> Non
 def test_a_batch_without_the_samplers_logprobs_has_no_mismatch() -> None:
     _, _, metrics = run(objective(), pair_batch(without=["rollout_logprobs"]), WHOLE)
     assert not [name for name in metrics if name.startswith("rollout/")]
-    _, _, metrics = run(objective(), pair_batch(without=["advantages"]), WHOLE)  # all are the policy's
+    _, _, metrics = run(objective(), pair_batch(without=["by_opponent"]), WHOLE)  # all are the policy's
     old, rollout = (torch.tensor(getattr(pair_batch(), name)) for name in ("old_logprobs", "rollout_logprobs"))
     mask = torch.tensor(pair_batch().loss_mask)
     assert metrics["rollout/kl"] == pytest.approx((rollout - old)[mask].mean().item(), rel=1e-4)
@@ -497,11 +496,11 @@ def test_what_the_config_needs_must_be_there() -> None:
     for kind in (PreferenceKind.rpo_sq, PreferenceKind.rpo_fwd_kl, PreferenceKind.rpo_bwd_kl):
         with pytest.raises(ValueError, match="needs scores"):
             call("scores", kind)
-    with pytest.raises(ValueError, match="needs advantages"):
-        call("advantages", PreferenceKind.xpo)
+    with pytest.raises(ValueError, match="needs by_opponent"):
+        call("by_opponent", PreferenceKind.xpo)
     call("ref_logprobs", PreferenceKind.simpo)
     call("scores", PreferenceKind.dpo)
-    call("advantages", PreferenceKind.dpo)
+    call("by_opponent", PreferenceKind.dpo)
 
 
 @pytest.mark.parametrize("rows", [[0], [0, 1, 2], [0, 2, 4, 1], [1, 4]])

@@ -56,10 +56,8 @@ def collate_pairs(pairs: Sequence[SampledPair]) -> TrainBatch:
     """Collates preference pairs: row 2i is the chosen response of pair i, row 2i + 1 the rejected one.
 
     Returns:
-        2 * pairs rows, `rows_per_unit` 2, `scores` [2 * pairs] the rewards. If one response of each pair comes from an
-        opponent (its tokens have no weight version, see `select_pairs`), `advantages` is [2 * pairs, T], -1 on the
-        opponent's trained tokens and 0 elsewhere: the weights of XPO's exploration bonus, which is REINFORCE with that
-        advantage. Otherwise it is None.
+        2 * pairs rows, `rows_per_unit` 2, `scores` [2 * pairs] the rewards. `by_opponent` is set if one response of
+        each pair comes from an opponent: its tokens have no weight version, see `select_pairs`.
 
     Raises:
         ValueError: no pairs, a pair of two prompts, of two equal responses or with a reward that is not finite, a
@@ -70,12 +68,9 @@ def collate_pairs(pairs: Sequence[SampledPair]) -> TrainBatch:
     scores = np.array([np.nan if t.reward is None else t.reward.score for t in rows], dtype=np.float32)
     for (chosen, rejected), rewards in zip(pairs, scores.reshape(-1, 2), strict=True):
         _check_pair(chosen, rejected, rewards)
-    batch = replace(batch, scores=scores, rows_per_unit=2)
     by_opponent = np.array([t.oldest_version < 0 for t in rows])
-    in_pairs = by_opponent.reshape(-1, 2)
-    if (in_pairs[:, 0] == in_pairs[:, 1]).all():  # one sampler for all, or data from a file
-        return batch
-    return batch.with_arrays(advantages=-(batch.loss_mask & by_opponent[:, None]).astype(np.float32))
+    one_sampler = bool((by_opponent[::2] == by_opponent[1::2]).all())  # or data from a file
+    return replace(batch, scores=scores, rows_per_unit=2, by_opponent=None if one_sampler else by_opponent)
 
 
 def _check_pair(chosen: Trajectory, rejected: Trajectory, rewards: Float32) -> None:

@@ -82,16 +82,17 @@ def test_pairs_lie_side_by_side_with_their_rewards():
     assert batch.scores.dtype == np.float32
     assert batch.sample_ids == ["a#0.0", "b#0.0", "c#0.0", "d#0.0"]
     assert batch.rows_per_unit == batch.select([2, 3]).rows_per_unit == 2
-    assert batch.advantages is None  # one sampler for all
+    assert batch.by_opponent is None  # one sampler for all
     np.testing.assert_array_equal(batch.rollout_logprobs[0], np.float32([0, 0, -0.5, -0.1, 0]))
 
 
-def test_pairs_tell_which_tokens_an_opponent_sampled():
+def test_rows_of_an_opponent_are_marked_apart_from_advantages():
     a, b, c, d = (trajectory(n, [9, 6], r) for n, r in zip("abcd", [[5, 1], [4], [3, 2, 1], [7, 8]], strict=True))
     batch = collate_pairs([pair(a, by_reference(b)), pair(by_reference(c), d)])
-    np.testing.assert_array_equal(batch.advantages, [[0] * 5, [0, 0, -1, 0, 0], [0, 0, -1, -1, -1], [0] * 5])
-    assert batch.advantages.dtype == np.float32
-    assert collate_pairs([pair(by_reference(a), by_reference(b))]).advantages is None  # data that nobody sampled here
+    np.testing.assert_array_equal(batch.by_opponent, [False, True, True, False])
+    np.testing.assert_array_equal(batch.select([2, 3]).by_opponent, [True, False])
+    assert batch.advantages is None
+    assert collate_pairs([pair(by_reference(a), by_reference(b))]).by_opponent is None  # read from data
 
 
 def test_collate_pairs_refuses():
