@@ -79,13 +79,13 @@ def abstract(owner: ast.ClassDef) -> set[str]:
 
 
 def attributes_of(file: str, target: str) -> set[str]:
-    """Names that a file of `actors` takes from `target`, such as "self._llm"."""
-    nodes = (n for n in ast.walk(tree(ROOT / "actors" / file)) if isinstance(n, ast.Attribute))
+    """Names that a file of `actors.generation` takes from `target`, such as "self._llm"."""
+    nodes = (n for n in ast.walk(tree(ROOT / "actors/generation" / file)) if isinstance(n, ast.Attribute))
     return {n.attr for n in nodes if ast.unparse(n.value) == target}
 
 
 def keywords_of(file: str, call: str) -> set[str]:
-    nodes = (n for n in ast.walk(tree(ROOT / "actors" / file)) if isinstance(n, ast.Call))
+    nodes = (n for n in ast.walk(tree(ROOT / "actors/generation" / file)) if isinstance(n, ast.Call))
     return {k.arg for n in nodes if ast.unparse(n.func) == call for k in n.keywords if k.arg}
 
 
@@ -144,8 +144,12 @@ def _transfer(vllm: Path) -> Iterator[str]:
     if "register_engine" not in factory or len(factory["register_engine"].args.args) < 3:
         yield "WeightTransferEngineFactory.register_engine(name, class)"
     functions = {n.name: n for n in tree(vllm / RELOAD).body if isinstance(n, ast.FunctionDef)}
-    wanted = {"initialize_layerwise_reload", "finalize_layerwise_reload"}
+    wanted = {"initialize_layerwise_reload", "finalize_layerwise_reload", "get_layerwise_info"}
     yield from (f"reload.{name}" for name in sorted(wanted - set(functions)))
+    reloading = {"meta.py": ["def materialize_layer(layer"], "types.py": ["load_numel:", "def can_load("]}
+    for file, parts in reloading.items():
+        content = (vllm / RELOAD).with_name(file).read_text(encoding="utf-8")
+        yield from (f"reload/{file}: {part}" for part in parts if part not in content)
     worker = methods(class_of(tree(vllm / WORKER), "Worker") or ast.ClassDef())
     calls = {"init_weight_transfer_engine": ["init_info"], "start_weight_update": [], "finish_weight_update": []}
     for name, arguments in (calls | {"update_weights": ["update_info"]}).items():
@@ -156,7 +160,7 @@ def _transfer(vllm: Path) -> Iterator[str]:
 def _engine(vllm: Path) -> Iterator[str]:
     engine = class_of(tree(vllm / ENGINE), "LLMEngine") or ast.ClassDef()
     known = set(methods(engine)) | own_attributes(engine)
-    wanted = {"from_engine_args"}.union(*(attributes_of(file, "self._llm") for file in ("vllm_engine.py", "judge.py")))
+    wanted = {"from_engine_args"} | attributes_of("vllm_engine.py", "self._llm")
     yield from (f"LLMEngine.{name}" for name in sorted(wanted - known - OPTIONAL))
     if "add_request" in known and not accepts(methods(engine)["add_request"], "request_id", "prompt", "params"):
         yield "LLMEngine.add_request(request_id, prompt, params)"

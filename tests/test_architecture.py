@@ -73,7 +73,6 @@ COVERED_BY = {
     "actors/config/schema.py": "tests/actors/config/test_compose.py",
     "actors/generation/handle.py": "tests/actors/placement/test_restarts.py",
     "actors/generation/vllm_engine.py": "tests/actors/generation/test_rollout.py",
-    "actors/generation/vllm_model.py": "tests/actors/generation/test_rollout.py",
     "actors/generation/vllm_settings.py": "tests/actors/generation/test_rollout.py",
     "actors/inputs.py": "tests/actors/commands/test_plan.py",
     "actors/placement/process.py": "tests/actors/training/test_engine.py",

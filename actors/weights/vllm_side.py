@@ -2,7 +2,7 @@
 
 One class for all transports and for vLLM 0.26 to 0.33, which have the same engine-side API; vLLM's trainer side differs
 between them and is not used. vLLM repacks weights after loading, so the first tensor of an update is loaded after
-`initialize_layerwise_reload` and the last before `finalize_layerwise_reload`.
+`begin_reload` and the last before `finalize_layerwise_reload`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from actors.generation.vllm_model import parameter_names
+from actors.generation.vllm_model import begin_reload, lost_layers, parameter_names
 from actors.weights.collective import CollectiveInbox
 from actors.weights.host import HostInbox
 from actors.weights.ipc import IpcInbox, synchronize
@@ -107,9 +107,7 @@ class Receiver:
 
     def _load(self, info: UpdateInfo, flat: torch.Tensor) -> None:
         if not self._open:
-            from vllm.model_executor.model_loader import reload
-
-            reload.initialize_layerwise_reload(self.model)
+            begin_reload(self.model)
             self._open = True
         loaded = self.model.load_weights(views(flat, vars(info)))
         self._loaded.update(info.names if loaded is None else loaded)
@@ -122,6 +120,11 @@ class Receiver:
         missing = sorted(min(names) for names in expected if not names & self._loaded)
         if missing:
             raise ValueError(f"the update lacks {len(missing)} weights of the model: {', '.join(missing[:8])}")
+        if lost := lost_layers(self.model, self._loaded):
+            raise ValueError(
+                f"vLLM cannot load {type(self.model).__name__} again: its load_weights bypasses the weight loaders of "
+                f"{len(lost)} layers: {', '.join(lost[:8])}"
+            )
 
     def finish_weight_update(self) -> None:
         self._waiting: list[tuple[UpdateInfo, Callable[[], torch.Tensor]]] = []

@@ -68,7 +68,7 @@ EXPERT: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-moe": ("Qwen2Moe", EXPERTS | {"shared_expert_intermediate_size": 96}),
     "qwen3-moe": ("Qwen3Moe", EXPERTS | {"head_dim": 32}),
     "olmoe": ("Olmoe", EXPERTS),
-    "flex-olmo": ("FlexOlmo", EXPERTS),
+    "flex-olmo": ("FlexOlmo", {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64}),
     "deepseek-v2": ("DeepseekV2", DEEPSEEK | MLA | {"num_key_value_heads": 4}),
     "deepseek-v3": ("DeepseekV3", DEEPSEEK | MLA | {"num_key_value_heads": 4, "topk_method": "noaux_tc"}),
     "glm4-moe": ("Glm4Moe", DEEPSEEK | {"head_dim": 32}),
@@ -80,7 +80,8 @@ EXPERT: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax-m2": ("MiniMaxM2", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "rotary_dim": 32}),
     "gpt-oss": ("GptOss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 16}),
     "hunyuan-moe": ("HunYuanMoEV1", {"num_experts": 4, "moe_topk": 2, "head_dim": 32}),
-    "qwen3-next": ("Qwen3Next", EXPERTS | {"head_dim": 32, "shared_expert_intermediate_size": 64}),
+    "qwen3-next": ("Qwen3Next", EXPERTS | {"head_dim": 32, "num_hidden_layers": 4,
+                                           "shared_expert_intermediate_size": 64}),
     "jamba": ("Jamba", {"num_experts": 4, "num_experts_per_tok": 2}),
     "dbrx": ("Dbrx", {"d_model": 128}),
 }  # fmt: skip
