@@ -179,3 +179,9 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)  # logging
     rounds: RoundsConfig = field(default_factory=RoundsConfig)  # stages of `rlcore rounds`
     eval: MeasureConfig = field(default_factory=MeasureConfig)
+
+    def __post_init__(self) -> None:
+        parity = self.trainer.parity
+        if parity.tolerance is None and self.model.dtype is DType.bfloat16:
+            parity.tolerance = 1.0
+            parity.mean_tolerance = 0.05 if parity.mean_tolerance is None else parity.mean_tolerance

@@ -62,9 +62,10 @@ class ParityConfig:
     every: int = bounded(10, ge=0)  # steps between checks that may stop the run; 0: only after the first sync
     num_sequences: int = bounded(16, ge=1)  # sequences per check, if the step needs no old log-probs; otherwise all
     # Of the largest difference per token, in nats. In float32 1e-6 is seen on a fresh model and 5e-5 on a trained one
-    # (rounding: both sides are that far from float64); a weight that a sync misses shows over 0.1.
-    tolerance: float = bounded(1e-3, gt=0, le=math.inf)
-    mean_tolerance: float | None = bounded(None, gt=0, le=math.inf)  # limit on the mean difference; for bfloat16: 0.05
+    # (rounding: both sides are that far from float64); a weight that a sync misses shows over 0.1. null: 1e-3; with
+    # model.dtype=bfloat16, where a single token can differ much: 1.0, and 0.05 for the mean.
+    tolerance: float | None = bounded(None, gt=0, le=math.inf)
+    mean_tolerance: float | None = bounded(None, gt=0, le=math.inf)  # limit on the mean difference
     stop: bool = True  # stop the run if a tolerance is exceeded; false: only report
 
 

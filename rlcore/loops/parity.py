@@ -9,6 +9,8 @@ from rlcore.metrics import Max, Mean, Metrics
 from rlcore.problems import UserError
 from rlcore.types import TrainBatch
 
+FLOAT32_TOLERANCE = 1e-3
+
 
 class ParityError(UserError, RuntimeError):
     """Rollout and trainer disagree about the log-probs of the same tokens under the same weight version."""
@@ -26,13 +28,17 @@ def compare(batch: TrainBatch, config: ParityConfig) -> Metrics:
     difference = np.abs(batch.rollout_logprobs - batch.old_logprobs)[batch.loss_mask]
     largest = float(difference.max(initial=0.0))
     mean = float(difference.mean()) if difference.size else 0.0
-    agreed = largest <= config.tolerance and (config.mean_tolerance is None or mean <= config.mean_tolerance)
+    agreed = largest <= _tolerance(config) and (config.mean_tolerance is None or mean <= config.mean_tolerance)
     if config.stop and not agreed:
         raise ParityError(_explain(batch, largest, mean, config))
     return {
         "rollout/logprob_diff_max": Max(largest),
         "rollout/logprob_diff_mean": Mean(float(difference.sum()), difference.size),
     }
+
+
+def _tolerance(config: ParityConfig) -> float:
+    return FLOAT32_TOLERANCE if config.tolerance is None else config.tolerance
 
 
 def _explain(batch: TrainBatch, largest: float, mean: float, config: ParityConfig) -> str:
@@ -42,12 +48,12 @@ def _explain(batch: TrainBatch, largest: float, mean: float, config: ParityConfi
     row, column = (int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
     return (
         f"rollout and trainer disagree on log-probs: largest difference {largest:.3g} "
-        f"(tolerance {config.tolerance:g}), mean {mean:.3g}"
+        f"(tolerance {_tolerance(config):g}), mean {mean:.3g}"
         + (f" (tolerance {config.mean_tolerance:g})" if config.mean_tolerance is not None else "")
         + f"; worst at sample {batch.sample_ids[row]!r}, token {column}: "
         f"rollout {batch.rollout_logprobs[row, column]:.4f}, trainer {batch.old_logprobs[row, column]:.4f}. "
         f"Both should have the same weights; otherwise training is off-policy. "
         f"Causes, likeliest first: a weight that the sync misses (tied embeddings, a renamed "
-        f"parameter), another dtype on one side, top_p < 1 or top_k > 0, another attention kernel. In bfloat16 raise "
-        f"trainer.parity.tolerance and set trainer.parity.mean_tolerance (0.05); trainer.parity.stop=false only logs."
+        f"parameter), another dtype on one side, top_p < 1 or top_k > 0, another attention kernel. "
+        f"trainer.parity.tolerance and trainer.parity.mean_tolerance are the limits; trainer.parity.stop=false only logs."
     )

@@ -158,3 +158,17 @@ def test_hydras_own_way_works(tmp_path):
     folders = {line.split()[2] for line in lines}
     assert len(folders) == 2, "two jobs of a sweep must not share a run folder"
     assert not (tmp_path / "runs" / "quickstart-seed0").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tolerance", "mean"),
+    [
+        ([], None, None),  # rlcore.loops.parity: 1e-3
+        (["model.dtype=bfloat16"], 1.0, 0.05),
+        (["model.dtype=bfloat16", "trainer.parity.mean_tolerance=0.01"], 1.0, 0.01),
+        (["model.dtype=bfloat16", "trainer.parity.tolerance=0.2"], 0.2, None),
+    ],
+)
+def test_parity_tolerances_follow_the_dtype(overrides: list[str], tolerance: float | None, mean: float | None) -> None:
+    parity = compose(overrides).trainer.parity
+    assert (parity.tolerance, parity.mean_tolerance) == (tolerance, mean)

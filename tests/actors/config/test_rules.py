@@ -90,7 +90,7 @@ def test_a_chain_of_colocation_is_refused():
         ("cluster.roles.critic.num_workers=1", "cluster.roles.critic.num_workers"),
         ("algorithm=rloo trainer.updates_per_step=2", "algorithm.loss"),
         ("algorithm.refill_rounds=2", "algorithm.refill_rounds"),
-        ("model.dtype=bfloat16", "trainer.parity.tolerance"),
+        ("model.dtype=bfloat16 trainer.parity.tolerance=0.001", "trainer.parity.tolerance"),
         ("trainer.eval.num_samples=4", "trainer.eval.num_samples"),
         ("trainer.max_tokens_per_micro_batch=10", "trainer.max_tokens_per_micro_batch"),
         ("cluster=gpu8", "rollout.enforce_eager"),
