@@ -58,7 +58,7 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("Starcoder2", {}),
     "helium": ("Helium", {"head_dim": 32}),
     "nemotron": ("Nemotron", {}),
-    "gpt-neox": ("GPTNeoX", {}),
+    "gpt-neox": ("GPTNeoX", {"num_key_value_heads": 4}),  # vLLM would believe another number
     "falcon": ("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "opt": ("OPT", {"ffn_dim": 192, "word_embed_proj_dim": 128}),
     "gpt2": ("GPT2", GPT2),
@@ -96,7 +96,8 @@ def build(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
         **(sizes | own | changes)
     )
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).float().eval()
+    kind = {"GPT2": "GPT2LMHeadModel"}.get(prefix, f"{prefix}ForCausalLM")
+    model = getattr(transformers, kind)(config).float().eval()
     with torch.no_grad():  # biases and router corrections start at zero, and what is never sent would go unseen
         for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if "correction_bias" in n)]:
             tensor.add_(0.02 * torch.randn_like(tensor))
