@@ -55,5 +55,5 @@ def _explain(batch: TrainBatch, largest: float, mean: float, config: ParityConfi
         f"Both should have the same weights; otherwise training is off-policy. "
         f"Causes, likeliest first: a weight that the sync misses (tied embeddings, a renamed "
         f"parameter), another dtype on one side, top_p < 1 or top_k > 0, another attention kernel. "
-        f"trainer.parity.tolerance and trainer.parity.mean_tolerance are the limits; trainer.parity.stop=false only logs."
+        f"trainer.parity.tolerance and mean_tolerance are the limits; trainer.parity.stop=false only logs."
     )
