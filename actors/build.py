@@ -90,8 +90,13 @@ class Built:
 
 
 @contextmanager
-def open_world(config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker) -> Iterator[Built]:
+def open_world(
+    config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker, optimizers: bool = True
+) -> Iterator[Built]:
     """Starts everything that a run needs, and stops it on exit, also after errors.
+
+    Args:
+        optimizers: False: models are loaded to score and to send their weights, for evaluation.
 
     Raises:
         ClusterError: Ray cannot be joined or started.
@@ -105,7 +110,7 @@ def open_world(config: Config, run_dir: Path, inputs: Inputs, tracker: Tracker) 
         placement = Placement.create(config.cluster)
         stack.callback(placement.remove)
         tracker.message(placement.render())
-        builder = Builder(config, inputs, placement, device, stack)
+        builder = Builder(config, inputs, placement, device, stack, optimizers)
         with tracker.phase("start"):
             world, rollout = builder.build(run_dir, tracker)
         yield Built(world, inputs, device, rollout)
@@ -153,8 +158,17 @@ def rows_of(groups: Sequence[Group]) -> TrainBatch:
 class Builder:
     """Starts the groups in parallel and connects them."""
 
-    def __init__(self, config: Config, inputs: Inputs, placement: Placement, device: str, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        config: Config,
+        inputs: Inputs,
+        placement: Placement,
+        device: str,
+        stack: ExitStack,
+        optimizers: bool = True,
+    ) -> None:
         self.config, self.inputs, self.placement, self.device, self.stack = config, inputs, placement, device, stack
+        self.optimizers = optimizers
         self.deadlines = config.cluster.deadlines
         self.threads = config.cluster.threads_per_worker
         self.backend = weight_backend(config, device)
@@ -338,7 +352,7 @@ class Builder:
         def arguments(rank: int) -> tuple[Any, ...]:
             spec = StartSpec(
                 rank, size, address, port, self.device, str(self.inputs.model_path), config.model, config.engine,
-                config.seed, self.threads, self.deadlines.start_s,
+                config.seed, self.threads, self.deadlines.start_s, self.optimizers,
             )  # fmt: skip
             return (spec,)
 

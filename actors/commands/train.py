@@ -155,7 +155,8 @@ def sampling_of(config: Config, num_samples: int) -> Sampling:
 
 
 def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:
-    """Measures a model on the held-out prompts, through the same policy workers, sync and engines as training.
+    """Measures a model on the held-out prompts, through the same policy workers, sync and engines as training, but
+    without optimizer, critic and reference.
 
     The model is `eval.checkpoint` if set, otherwise the latest checkpoint in `run_dir` if it has checkpoints of this
     config, otherwise `model.path`. The output folder is the run folder's name with `-eval`, so the run is not modified.
@@ -191,7 +192,7 @@ def evaluate(config: Config, handle_signals: bool = False) -> EvalResult:
         tracker.message(f"measuring {model} on {data}")
         stop = StopSignal(tracker.message)
         with ExitStack() as stack:
-            built = stack.enter_context(open_world(config, run_dir, inputs, tracker))
+            built = stack.enter_context(open_world(config, run_dir, inputs, tracker, optimizers=False))
             if handle_signals:
                 stack.enter_context(stop.installed())
                 stack.enter_context(stop.abandonable())

@@ -127,12 +127,14 @@ def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
 class TrainEngine:
     """One rank of a model, sharded by its ZeRO stage. Every method but the properties is a collective.
 
-    Without `trainable` there is no optimizer: below ZeRO-3 a plain module, under ZeRO-3 sharded inference.
+    Without optimizer it is below ZeRO-3 a plain module, under ZeRO-3 sharded inference.
 
     Args:
         model_path: a Hugging Face folder or hub id.
         device: "cpu" or "cuda".
+        trainable: False: a frozen model, without adapters and optimizer.
         load: reads the model and puts its head on; takes `model_path`, `model` and `trainable`.
+        optimizer: False: `load` reads only the weights of a checkpoint, and there is no `step` and `save`.
 
     Raises:
         ValueError: see `deepspeed_config` and `load`.
@@ -146,26 +148,29 @@ class TrainEngine:
         device: str,
         trainable: bool = True,
         load: Callable[[str, ModelConfig, bool], Scorer] = load_causal,
+        optimizer: bool = True,
     ) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cuda:0" if device == "cuda" else "cpu")
-        self.stage, self.dtype, self.trainable = zero_stage(model, engine), model.dtype, trainable
+        self.stage, self.dtype, self.trainable = zero_stage(model, engine), model.dtype, trainable and optimizer
         self._path, self._max_norm, self._packing = model_path, engine.optimizer.max_grad_norm, engine.packing
-        config = deepspeed_config(model, engine, trainable)
+        config = deepspeed_config(model, engine, self.trainable)
         self.scorer = load(model_path, model, trainable)
         self.module = self.scorer.hf  # its parameters' names are those of `buckets` and `export`
+        self._trained = [name for name, p in self.scorer.named_parameters() if p.requires_grad]
         self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
         self.flops = model_flops(self.module)
         self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
         self._engine: Any = None
-        if trainable or self.stage == 3:
+        self._adam: torch.optim.AdamW | None = None
+        if self.trainable or self.stage == 3:
             self._initialize(config, engine)
         else:
             self.scorer.requires_grad_(False).to(self.device)
         if self._has_masters:
             restore_masters(self.module, model_path, model)
         self.scorer.check(self._packing, self.device)
-        if trainable and self.rank == 0:
+        if self.trainable and self.rank == 0:
             check_export(self.module, model_path)
 
     def _initialize(self, config: dict[str, Any], engine: EngineConfig) -> None:
@@ -173,7 +178,6 @@ class TrainEngine:
 
         if self.stage == 3:  # shards parameter by parameter: the device never holds the whole model
             deepspeed.zero.Init(module=self.scorer, config_dict_or_path=config)
-        self._adam = None
         if self.trainable:
             o = engine.optimizer
             trained = [p for p in self.scorer.parameters() if p.requires_grad]
@@ -267,12 +271,12 @@ class TrainEngine:
         """
         return checkpoint_format.buckets(self.module, max_bytes, self._gathered)
 
-    def _gathered(self, parameters: Sequence[Tensor]) -> Any:
+    def _gathered(self, parameters: Sequence[Tensor], modifier_rank: int | None = None) -> Any:
         if self.stage != 3:
             return nullcontext()
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(parameters))
+        return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank)
 
     def export(self, directory: str | Path, masters: bool = False) -> None:
         """Writes a Hugging Face folder (safetensors, config, tokenizer, generation config) in the model's dtype.
@@ -324,7 +328,8 @@ class TrainEngine:
         dist.barrier()
 
     def load(self, directory: str | Path) -> None:
-        """Restores the state of `save` exactly; with another number of ranks or ZeRO stage, up to rounding.
+        """Restores the state of `save` exactly; with another number of ranks or ZeRO stage, up to rounding. Without
+        optimizer only the weights.
 
         Raises:
             FileNotFoundError: no checkpoint of an engine in `directory`.
@@ -336,6 +341,9 @@ class TrainEngine:
         if fixed := sorted(wrong & {"dtype", "parameters"}):
             shown = ", ".join(f"{key} {saved.get(key)} (here {own[key]})" for key in fixed)
             raise ValueError(f"the checkpoint in {source} was saved with {shown}")
+        if not self.trainable:
+            reshard.read_weights(source / "engine", self.scorer, self._trained, self._gathered)
+            return
         if wrong and (wrong != {"world_size"} or self.stage):  # below ZeRO-1 the files are of no rank
             assert self._adam is not None
             reshard.restore(source / "engine", self.scorer, self._engine.optimizer, self._adam, self.stage)
@@ -360,5 +368,5 @@ class TrainEngine:
             raise ValueError(f"{what} must be equal on every rank, it is {numbers}")
 
     def describe(self) -> dict[str, Any]:
-        where = {"rank": self.rank, "device": str(self.device)}
+        where = {"rank": self.rank, "device": str(self.device), "optimizer": self._adam is not None}
         return where | self._identity()

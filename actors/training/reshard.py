@@ -148,6 +148,21 @@ def restore(folder: Path, module: nn.Module, optimizer: Any, adam: torch.optim.O
             write(named[name], read, adam)
 
 
+def read_weights(folder: Path, module: nn.Module, trained: list[str], gathered: Callable[..., Any]) -> None:
+    """Sets the parameters `trained` of a module without optimizer to the weights saved in `folder`. A collective.
+
+    Args:
+        gathered: context in which the given parameters are whole; rank `modifier_rank` may change them.
+
+    Raises:
+        FileNotFoundError, ValueError: see `SavedState`.
+    """
+    named = dict(module.named_parameters())
+    for name, read in SavedState(folder).parameters(trained):
+        with gathered([named[name]], modifier_rank=0), torch.no_grad():
+            named[name].copy_(read(WEIGHT).view_as(named[name]))
+
+
 def _write_whole(parameter: Any, read: Piece, adam: torch.optim.Optimizer) -> None:
     parameter.copy_(read(WEIGHT).view_as(parameter))
     for moment in MOMENTS:

@@ -38,6 +38,7 @@ class StartSpec:
     seed: int = 0
     threads: int = 1  # OpenMP threads of the process
     timeout_s: float = 600.0  # of the rendezvous and of each collective
+    optimizer: bool = True  # False: the model is only scored or sent
 
 
 class ModelWorker:
@@ -48,7 +49,7 @@ class ModelWorker:
     """
 
     NAME: ClassVar[str] = "model"  # first part of its metrics' names
-    TRAINABLE: ClassVar[bool] = True  # False: no optimizer, so no `update`, `save` and `load`
+    TRAINABLE: ClassVar[bool] = True  # False: no optimizer, so no `update` and `save`
 
     def __init__(self) -> None:
         self._engine: TrainEngine | None = None
@@ -76,7 +77,8 @@ class ModelWorker:
     def _build(self, path: str, load: Callable[[str, ModelConfig, bool], Scorer]) -> None:
         spec, self._engine = self.spec, None
         gc.collect()  # DeepSpeed's engine is full of cycles; two of them need not fit
-        self._engine = TrainEngine(path, spec.model, spec.engine, spec.device, self.TRAINABLE, load)
+        arguments = (path, spec.model, spec.engine, spec.device, self.TRAINABLE, load, spec.optimizer)
+        self._engine = TrainEngine(*arguments)
 
     @property
     def spec(self) -> StartSpec:
@@ -106,7 +108,9 @@ class ModelWorker:
             )
 
     def describe(self) -> dict[str, Any]:
-        """pid, node, rank, world_size, device, dtype, zero_stage (the one that runs) and parameters."""
+        """pid, node, rank, world_size, device, dtype, zero_stage (the one that runs), optimizer (True if there is one)
+        and parameters.
+        """
         return process.identity() | self.engine.describe()
 
     def memory(self) -> dict[str, float]:

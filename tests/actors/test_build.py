@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -14,8 +15,9 @@ from actors.placement.placement import together
 from rlcore.algorithms.config import AlgorithmConfig, Opponent, PreferenceConfig
 
 
-def builder(config: Config, device: str = "cpu") -> Builder:
-    return Builder(config, Inputs(Path("model"), None, None), None, device, ExitStack())  # type: ignore[arg-type]
+def builder(config: Config, device: str = "cpu", **options: bool) -> Builder:
+    inputs = Inputs(Path("model"), None, None)  # type: ignore[arg-type]
+    return Builder(config, inputs, None, device, ExitStack(), **options)  # type: ignore[arg-type]
 
 
 def layout(rollout: str | None, reference: str | None, opponent: Opponent = Opponent.reference) -> Config:
@@ -66,3 +68,13 @@ def test_every_worker_gets_a_seed_and_the_longest_sequence() -> None:
     arguments = [builder(config).rollout_arguments(rank) for rank in range(2)]
     assert [a[-2] for a in arguments] == [7, 8]
     assert {a[4] for a in arguments} == {15}
+
+
+@pytest.mark.parametrize("optimizers", [True, False])
+def test_models_start_with_or_without_an_optimizer(optimizers: bool) -> None:
+    group = MagicMock(name="policy")
+    group.__len__.return_value = 2
+    group.one.return_value = ("10.0.0.1", 6000)
+    builder(compose([]), optimizers=optimizers).start_ranks(group)
+    calls = group.submit_scatter.call_args.args[1]
+    assert [(spec.rank, spec.optimizer) for (spec,) in calls] == [(0, optimizers), (1, optimizers)]

@@ -269,6 +269,26 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(
         two.run(call, "load", str(tmp_path))
 
 
+def evaluated(here: Any, path: str, stage: int, checkpoint: str) -> dict[str, Any]:
+    """Merged weights of a checkpoint in a worker without optimizer."""
+    model, engine = ModelConfig(path=path, lora=LORA), EngineConfig(zero_stage=stage)
+    here.worker._engine = TrainEngine(path, model, engine, "cpu", optimizer=False)
+    here.worker.load(checkpoint)
+    return state(here)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(0, 0), (2, 3), (3, 2)])
+def test_adapters_are_loaded_without_an_optimizer(
+    two: Ranks, folders: Any, tmp_path: Path, saved: int, loaded: int
+) -> None:
+    two.run(build, folders["tied"], saved, LORA)
+    some_updates(two, range(2))
+    two.run(call, "save", str(tmp_path))
+    wanted = two.run(state)[0]
+    for rank in two.run(evaluated, folders["tied"], loaded, str(tmp_path)):
+        assert_equal(rank, wanted)
+
+
 def some_updates(ranks: Ranks, seeds: range) -> None:
     for seed in seeds:
         batch = make_batch(seed=seed)

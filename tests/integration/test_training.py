@@ -465,6 +465,34 @@ def test_bfloat16_keeps_its_master_weights_in_another_layout(
     assert_equal(after.run(state)[0], saved)
 
 
+def weights_without_optimizer(here: Any, path: str, stage: int, dtype: str, checkpoint: str) -> dict[str, Any]:
+    """Weights of a checkpoint in a worker for evaluation."""
+    model, engine = ModelConfig(path=path, dtype=DType[dtype]), EngineConfig(zero_stage=stage)
+    here.worker = PolicyWorker()
+    here.worker._engine = TrainEngine(path, model, engine, "cpu", optimizer=False)
+    here.worker.load(checkpoint)
+    assert here.worker.describe()["optimizer"] is False
+    return state(here)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("source", "target"), list(zip(LAYOUTS, LAYOUTS[1:] + LAYOUTS[:1], strict=True)), ids=str)
+def test_weights_are_loaded_without_an_optimizer(
+    request: Any, folders: Any, tmp_path: Path, source: tuple[int, int], target: tuple[int, int], dtype: str
+) -> None:
+    ranks = {1: request.getfixturevalue("one"), 2: request.getfixturevalue("two")}
+    before, after = ranks[source[0]], ranks[target[0]]
+    before.run(build_as, folders["tied"], source[1], dtype)
+    start = before.run(state)[0]
+    some_updates(before, range(3))
+    before.run(call, "save", str(tmp_path))
+    saved = before.run(state)[0]
+    assert any(not np.array_equal(start[name], saved[name]) for name in saved)
+    after.run(build, folders["untied"], 0)  # the processes of `after` have joined
+    for rank in after.run(weights_without_optimizer, folders["tied"], target[1], dtype, str(tmp_path)):
+        assert_equal(rank, saved)
+
+
 def master_weights(here: Any) -> dict[str, Any]:
     from deepspeed.utils import safe_get_full_fp32_param
 
