@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import comb
 
+from rlcore.data.sources.config import EVAL_SETS
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, scored
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import Group, Prompt, RewardResult
 
-HELD_OUT = "heldout"  # name of the set if `data.eval` gives none
+ALL, HELD_OUT = EVAL_SETS  # names of the mean over several sets, and of the set if `data.eval` gives none
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -71,8 +72,13 @@ def evaluate(
         For each set `eval/<set>/mean@N`; with N > 1 `pass@k` for k = 2, 4, ... and N; `maj@N` where the reward extracts
         answers; the shares `unscored` and `truncated`. For several sets `eval/all/mean@N` too, over all their prompts.
         Unscored samples count as wrong. Right means a score of at least 1. Second, the groups, for a table.
+
+    Raises:
+        ValueError: one of several sets is called `all`.
     """
     sets = by_set(prompts, max_prompts)
+    if ALL in sets and len(sets) > 1:
+        raise ValueError(f"a set of prompts is called {ALL!r}, the name of the mean over all sets: rename it")
     groups = sample_and_score(world, [p for chosen in sets.values() for p in chosen], sampling, config, phase="eval")
     metrics: dict[str, float] = {}
     for name in sets:
@@ -80,14 +86,14 @@ def evaluate(
     if len(sets) > 1:
         name = f"mean@{sampling.num_samples}"
         total = sum(metrics[f"eval/{s}/{name}"] * len(chosen) for s, chosen in sets.items())
-        metrics[f"eval/all/{name}"] = total / sum(map(len, sets.values()))
+        metrics[f"eval/{ALL}/{name}"] = total / sum(map(len, sets.values()))
     return metrics, groups
 
 
 def accuracy(metrics: Mapping[str, float], num_samples: int) -> float:
     """Mean score over all held-out prompts, from the metrics of `evaluate`."""
     names = [name for name in metrics if name.startswith("eval/") and name.endswith(f"/mean@{num_samples}")]
-    return metrics[f"eval/all/mean@{num_samples}" if len(names) > 1 else names[0]]
+    return metrics[f"eval/{ALL}/mean@{num_samples}" if len(names) > 1 else names[0]]
 
 
 def _metrics(name: str, groups: Sequence[Group], n: int) -> dict[str, float]:

@@ -56,6 +56,8 @@ def test_sets_are_measured_apart(tmp_path):
     assert (metrics["eval/odd/pass@2"], metrics["eval/odd/pass@4"], metrics["eval/odd/maj@4"]) == (1.0, 1.0, 1.0)
     assert len(groups) == 6
     assert accuracy(metrics, 4) == 0.5
+    with pytest.raises(ValueError, match="'all', the name of the mean over all sets: rename it"):
+        evaluate(world, [replace(named[0], source="all"), *named[1:]], sampling, RewardConfig())
     _, groups = evaluate(world, named, sampling, RewardConfig(), max_prompts=1)
     assert sorted(g.prompt.uid for g in groups) == sorted(p.uid for p in named[:2])
     alone, _ = evaluate(world, prompts()[:2], sampling, RewardConfig())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rlcore.data.sources.config import BUILT_IN, SourceKind
+from rlcore.data.sources.config import BUILT_IN, EVAL_SETS, SourceKind
+from rlcore.data.sources.files import stem
 from rlcore.problems import Problem, bounded
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # arXiv 2311.09528, section 2
@@ -90,6 +92,10 @@ class ExamplesConfig:
             yield Problem(f"{key}.path", self.path, "not set", "give a file, a glob or a folder")
         if self.source in BUILT_IN:
             yield Problem(f"{key}.source", self.source, "it reads no file", "set it to jsonl")
+        name = self.name or (stem(Path(self.path)) if isinstance(self.path, str) else "")
+        if self.kind is ExampleKind.prompts and (name in EVAL_SETS or "/" in name):
+            text = f"an evaluation set cannot be called {name!r}: metrics are eval/<set>/..."
+            yield Problem(f"{key}.name", self.name, text, "give the source another name")
         if self.kind is ExampleKind.attributes and not names:
             yield Problem(f"{key}.attributes", names, "empty", "name the columns with the grades")
         if len(set(names)) < len(names):

@@ -20,6 +20,7 @@ class SourceKind(str, enum.Enum):
     dataset = "dataset"  # a folder written by datasets.save_to_disk
 
 
+EVAL_SETS = ("all", "heldout")  # sets of the metrics `eval/<set>/...` that rlcore names itself
 BUILT_IN = frozenset({SourceKind.addition, SourceKind.constraints, SourceKind.procedural})  # they read no file
 
 

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from rlcore.data.sources import addition, constrained, procedural, readers, rows
-from rlcore.data.sources.config import BUILT_IN, DataConfig, LongPrompt, SourceKind
+from rlcore.data.sources.config import BUILT_IN, EVAL_SETS, DataConfig, LongPrompt, SourceKind
 from rlcore.data.sources.problem import BrokenRow
 from rlcore.data.sources.readers import DataError, Place, Problems, Table
 from rlcore.data.sources.render import PromptRenderer
 from rlcore.data.sources.rows import Row
 from rlcore.data.tokenizer import Tokenizer
 from rlcore.types import Prompt
-
-RESERVED = ("all", "heldout")  # names of evaluation sets that metrics use
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def _held_out_files(
     sets = config.eval if isinstance(config.eval, Mapping) else {"": config.eval}
     held: list[Prompt] = []
     for name, given in sets.items():
-        if name in RESERVED or "/" in name:
+        if name in EVAL_SETS or "/" in name:
             raise DataError(f"data.eval: a set cannot be called {name!r}: metrics are eval/<set>/...; rename it")
         prompts = _prompts_of(_eval_table(table, config, name, given), config, renderer, counts)
         if name and not prompts:

@@ -41,3 +41,19 @@ def test_sources_may_be_globs_and_lists_and_are_checked_at_launch(tmp_path):
     (text,) = found(f"path:['{tmp_path}/a.jsonl','{tmp_path}/c.jsonl']").values()
     assert "c.jsonl" in text
     assert list(found("limit:0")) == ["rounds.sources.x.limit", "rounds.sources.x.path"]
+
+
+@pytest.mark.parametrize("name", ["all", "heldout", "a/b"])
+def test_prompts_of_a_source_cannot_take_the_name_of_a_metric(tmp_path, name):
+    for stem in ("all", "other"):
+        (tmp_path / f"{stem}.jsonl").write_text("{}\n")
+
+    def found(options):
+        config = compose([f"+rounds.stages={{{SAMPLES}}}", f"+rounds.sources.x={{{options}}}"])
+        return {p.key: p.text for p in plan_rounds(config)[1]}
+
+    (text,) = found(f"kind:prompts,name:{name},path:'{tmp_path}/other.jsonl'").values()
+    assert f"an evaluation set cannot be called {name!r}" in text
+    assert list(found(f"kind:prompts,path:'{tmp_path}/all.jsonl'")) == ["rounds.sources.x.name"]
+    assert found(f"kind:prompts,name:mine,path:'{tmp_path}/all.jsonl'") == {}
+    assert found(f"kind:preferences,path:'{tmp_path}/all.jsonl'") == {}
