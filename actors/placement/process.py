@@ -7,10 +7,12 @@ import os
 import random
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import TCPStore
 
 
 def prepare(threads: int, seed: int) -> None:
@@ -22,14 +24,16 @@ def prepare(threads: int, seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def free_address() -> tuple[str, int]:
-    """Address of this node in Ray (loopback outside of Ray), and a free TCP port."""
+def open_store(timeout_s: float = 60.0) -> tuple[str, TCPStore]:
+    """Address of this node in Ray (loopback outside of Ray), and a store that listens there.
+
+    The store has its port from the system and keeps it, so that no other process can take the port before the peers
+    connect.
+    """
     import ray
 
     host = ray.util.get_node_ip_address() if ray.is_initialized() else "127.0.0.1"
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return host, int(probe.getsockname()[1])
+    return host, TCPStore(host, 0, None, True, timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
 def identity() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
 from actors.placement.process import random_states, set_random_states
@@ -37,7 +38,13 @@ EXPORT_BUCKET_BYTES = 256 << 20
 
 
 def init_distributed(
-    rank: int, world_size: int, master_addr: str, master_port: int, device: str, timeout_s: float
+    rank: int,
+    world_size: int,
+    master_addr: str,
+    master_port: int,
+    device: str,
+    timeout_s: float,
+    store: TCPStore | None = None,
 ) -> None:
     """Joins the process group (gloo on CPU, nccl on CUDA) and registers it with DeepSpeed. Once per process.
 
@@ -47,6 +54,7 @@ def init_distributed(
     Args:
         device: "cpu" or "cuda"; with "cuda" the process must see its own GPU as device 0.
         timeout_s: of the rendezvous and of every later collective.
+        store: rank 0's, if it listens already at that address; otherwise it starts to.
 
     Raises:
         torch.distributed.DistError: the others did not come in time.
@@ -57,22 +65,19 @@ def init_distributed(
         os.environ["DS_ACCELERATOR"] = "cpu"
     else:
         torch.cuda.set_device(0)
-    dist.init_process_group(
-        "gloo" if device == "cpu" else "nccl",
-        init_method=f"tcp://{master_addr}:{master_port}",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=timeout_s),
-    )
+    limit = timedelta(seconds=timeout_s)
+    if store is None:
+        store = TCPStore(master_addr, master_port, None, rank == 0, limit, wait_for_workers=False)
+    store.set_timeout(limit)
+    backend = "gloo" if device == "cpu" else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # DeepSpeed's calls, one warning per step
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend=dist.get_backend(), auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_s)
-    )
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit)
 
 
 def leave_distributed() -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import EngineConfig, ModelConfig
 from actors.placement import process
@@ -54,10 +55,12 @@ class ModelWorker:
     def __init__(self) -> None:
         self._engine: TrainEngine | None = None
         self._spec: StartSpec | None = None
+        self._store: TCPStore | None = None  # of rank 0, from `address`
 
     def address(self) -> tuple[str, int]:
-        """(ip, free port) of this node: the rendezvous of rank 0, an argument of `start` on all ranks."""
-        return process.free_address()
+        """(ip, port) where rank 0 listens for its group from now on: an argument of `start` on all ranks."""
+        host, self._store = process.open_store()
+        return host, self._store.port
 
     def start(self, spec: StartSpec) -> dict[str, Any]:
         """Prepares this process, joins it to its group and loads the model.
@@ -66,7 +69,9 @@ class ModelWorker:
             `describe()`.
         """
         process.prepare(spec.threads, spec.seed)
-        init_distributed(spec.rank, spec.world_size, spec.master_addr, spec.master_port, spec.device, spec.timeout_s)
+        init_distributed(
+            spec.rank, spec.world_size, spec.master_addr, spec.master_port, spec.device, spec.timeout_s, self._store
+        )
         self._spec = spec
         self._build(spec.model_path, self._load)
         return self.describe()

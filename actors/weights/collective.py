@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from actors.placement.process import open_store
 from actors.weights.engine_group import EngineGroup
 from actors.weights.records import Bucket, Payload, fill, header
 
@@ -103,12 +104,10 @@ class CollectiveLink:
 
     def join(self, engine_group: EngineGroup) -> None:
         """Creates the group. If engines are missing, they are recorded as failed and no group is created."""
-        from actors.placement.process import free_address
-
         self.close(last=True)
-        engines, host = sorted(engine_group.engines), free_address()[0]
-        size, limit = 1 + len(engines) * self.workers, timedelta(seconds=engine_group.seconds_left)
-        store = TCPStore(host, 0, None, True, limit, wait_for_workers=False)
+        engines = sorted(engine_group.engines)
+        size = 1 + len(engines) * self.workers
+        host, store = open_store(engine_group.seconds_left)
         common = {"transport": self.kind, "address": host, "port": store.port, "size": size}
         first = {i: 1 + k * self.workers for k, i in enumerate(engines)}  # rank of the engine's first worker
         common |= {"limit_s": engine_group.seconds_left}

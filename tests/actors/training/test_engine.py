@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +170,13 @@ def test_random_states_round_trip() -> None:
     assert (torch.rand(3).tolist(), np.random.rand(3).tolist()) == first
 
 
-def test_address_is_a_port_that_can_be_bound() -> None:
-    import socket
-
-    host, port = PolicyWorker().address()
-    with socket.socket() as probe:
-        probe.bind((host, port))
+def test_no_other_process_can_take_the_port_before_the_start() -> None:
+    """Rank 0 names a port and other ranks learn of it later; in between it is taken, and answers them."""
+    worker = PolicyWorker()
+    host, port = worker.address()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((host, port))
+    peer = torch.distributed.TCPStore(host, port, None, False)
+    peer.set("key", "value")
+    assert worker._store is not None
+    assert worker._store.get("key") == b"value"
