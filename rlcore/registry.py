@@ -21,6 +21,10 @@ from rlcore.problems import UserError, suggest
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
+PACKAGES = frozenset(
+    {"rlcore", "actors", "ray", "torch", "numpy", "vllm", "deepspeed", "transformers", "hydra", "omegaconf", "yaml"}
+    | {"pyarrow", "sympy", "regex", "tokenizers", "safetensors", "rich"}
+)  # a module with one of these names, first on sys.path, is imported instead
 MAX_MESSAGE = 2000  # characters of an error text in messages
 
 
@@ -172,6 +176,22 @@ def load_file(target: str, kind: str = "Python", error: type[RuntimeError] = Reg
     if not target.endswith(".py"):
         raise error(f"{target} is no Python file: its name must end in .py")
     return _load(target, "", kind, error)
+
+
+def shadowing(target: str) -> list[str]:
+    """Names of modules next to a Python file that would hide one of the standard library, or a package of rlcore, when
+    `load_file` puts their folder first on `sys.path`. Empty for a file that does not exist.
+    """
+    folder = Path(target).expanduser().resolve().parent
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    modules = [p for p in entries if (p.suffix == ".py" and p.is_file()) or (p / "__init__.py").is_file()]
+    return [p.name for p in modules if p.stem in sys.stdlib_module_names or (p.stem in PACKAGES and not _is_own(p))]
+
+
+def _is_own(place: Path) -> bool:
+    """True for a package that is imported from this place anyway, as in a clone of rlcore."""
+    loaded = getattr(sys.modules.get(place.stem), "__file__", None)
+    return loaded is not None and Path(loaded).resolve().parent == place
 
 
 def code_digest(target: str) -> str:

@@ -16,6 +16,7 @@ from actors.placement.placement import ROLES, PlacementError, together, units
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
 from rlcore.problems import Problem, setting_problems
+from rlcore.registry import shadowing
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.options import option_problems
 from rlcore.rewards.registry import names as reward_names
@@ -27,8 +28,8 @@ HERE = "relative paths start at the working directory"
 def problems(config: Config) -> list[Problem]:
     """All problems, errors first; warnings are marked."""
     rules = (
-        _values, _batch, algorithm_problems, _sampling, _model, _folder, _data, _rewards, _roles, _gpus, _sync, _engine,
-        launch_problems,
+        _values, _batch, _shadowed, algorithm_problems, _sampling, _model, _folder, _data, _rewards, _roles, _gpus,
+        _sync, _engine, launch_problems,
     )  # fmt: skip
     found: dict[tuple[str, str], Problem] = {}
     for rule in rules:
@@ -170,6 +171,17 @@ def _rewards(c: Config) -> Iterator[Problem]:
         elif term.name == "code" and c.reward.timeout_s <= (limit := float(term.options.get("deadline_s", 30.0))):
             text = f"the verifier process is killed before the {limit:g} s that the tests of a program may take in all"
             yield Problem("reward.timeout_s", c.reward.timeout_s, text, f"above {limit:g}, as reward=code has it")
+
+
+def _shadowed(c: Config) -> Iterator[Problem]:
+    """Checked before the rules that import these files."""
+    files = {f"algorithm.files.{i}": file for i, file in enumerate(c.algorithm.files)}
+    functions = {"reward.fn": c.reward.fn} | {f"reward.terms.{i}.fn": term.fn for i, term in enumerate(c.reward.terms)}
+    files |= {key: path.rpartition(":")[0] for key, path in functions.items() if path}
+    for key, file in files.items():
+        if file.endswith(".py") and (names := shadowing(file)):
+            text = f"its folder goes first on sys.path: {', '.join(names)} would be imported instead of the modules of"
+            yield Problem(key, file, f"{text} this name in Python or its packages", "rename or move them", True)
 
 
 def _scorers(c: Config) -> Iterator[Problem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from actors.config.compose import ConfigError, check, compose
@@ -132,3 +134,27 @@ def test_the_defaults_of_the_dataclasses_have_no_errors():
     assert not [p for p in problems(config) if not p.warning]
     config.rollout.weight_sync = WeightSyncBackend.ipc
     assert [p.key for p in problems(config) if not p.warning] == ["rollout.weight_sync"]
+
+
+def test_modules_next_to_a_users_file_that_hide_others_are_named(tmp_path):
+    """The folder of such a file goes first on sys.path."""
+    (tmp_path / "good.py").write_text("def pay(sample):\n    return 1.0\n")
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "queue").mkdir()  # without __init__.py it hides nothing
+    keys = [f"reward.fn={tmp_path}/good.py:pay"], [f"algorithm.files=[{tmp_path}/good.py]"]
+
+    def found(overrides):
+        return [p for p in problems(compose(overrides)) if "sys.path" in p.text]
+
+    assert [found(overrides) for overrides in keys] == [[], []]
+    (tmp_path / "random.py").write_text("")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("")
+    for overrides, key in zip(keys, ("reward.fn", "algorithm.files.0"), strict=True):
+        (problem,) = found(overrides)
+        assert problem.warning
+        assert problem.key == key
+        assert "random.py, ray would be imported instead" in problem.text
+        assert problem.cure == "rename or move them"
+    assert found([f"reward.fn={Path(__file__).parents[3]}/setup.py:pay"]) == []  # a clone of rlcore hides nothing
