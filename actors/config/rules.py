@@ -344,6 +344,9 @@ def _engine(c: Config) -> Iterator[Problem]:
     if len(e.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in e.optimizer.betas):
         text = "not two numbers from 0 to below 1"
         yield Problem("engine.optimizer.betas", e.optimizer.betas, text, "such as [0.9,0.95]")
+    if e.compile and e.zero_stage == 3:
+        text = "compiled layers cannot gather the weights that ZeRO 3 splits"
+        yield Problem("engine.compile", True, text, "set it to false, or engine.zero_stage=2")
     if e.offload_optimizer and (e.zero_stage == 0 or device_of(c) == "cpu"):
         text = "offloading moves optimizer states from GPU to host memory, under ZeRO 1 to 3"
         yield Problem("engine.offload_optimizer", True, text, "set it to false, or engine.zero_stage=2 on GPUs")

@@ -85,6 +85,7 @@ class EngineConfig:
 
     zero_stage: int = bounded(0, ge=0, le=3)  # ZeRO: 1 splits optimizer states, 2 also gradients, 3 also weights
     packing: bool = False  # pack the rows of a micro-batch into one sequence without padding
+    compile: bool = False  # compile the layers (torch.compile): faster on GPUs, first pass minutes longer; ZeRO 0 to 2
     offload_optimizer: bool = False  # keep optimizer states in host memory; needs ZeRO 1 to 3 on GPUs
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # AdamW
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the DeepSpeed config

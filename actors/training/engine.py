@@ -28,6 +28,7 @@ from torch._C._distributed_c10d import TCPStore
 from actors.config.schema import DType, EngineConfig, ModelConfig
 from actors.placement.process import random_states, set_random_states
 from actors.training import checkpoint_format, lora, reshard
+from actors.training.compilation import compile_layers
 from actors.training.flops import model_flops
 from actors.training.masters import restore_masters, write_masters
 from actors.training.model_folder import check_export, save_model
@@ -165,6 +166,8 @@ class TrainEngine:
         self._trained = [name for name, p in self.scorer.named_parameters() if p.requires_grad]
         self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
         self.flops = model_flops(self.module)
+        if engine.compile:
+            compile_layers(self.module)
         self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
         self._engine: Any = None
         self._adam: torch.optim.AdamW | None = None

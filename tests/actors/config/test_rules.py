@@ -54,6 +54,7 @@ from tests.actors.config.cases import refused
         ("cluster.roles.policy.num_workers=0", "cluster.roles.policy.num_workers", "1 or more"),
         ("engine.zero_stage=4", "engine.zero_stage", "from 0 to 3"),
         ("engine.offload_optimizer=true", "engine.offload_optimizer", "ZeRO"),
+        ("engine.compile=true engine.zero_stage=3", "engine.compile", "gather"),
         ("engine.optimizer.betas=[0.9]", "engine.optimizer.betas", "two numbers"),
         ("reward.fn=nowhere/at.py:all", "reward.fn", "no such file"),
         ("reward.fn=tests/actors/config/test_compose.py:refusd", "reward.fn", "it has: "),
