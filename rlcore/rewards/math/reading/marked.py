@@ -47,6 +47,11 @@ _OPERATION = re.compile(  # what stands before a value and makes another one of 
     r"plus|minus|times|or)\s)(?:\{|\$|\\[(\[])?\s*$|\d(?:\{|\$)?$|(?:\n|^)[ \t$]*\d[\d \t$.,;/]*$",
     re.IGNORECASE,
 )
+# Words against an answer; which of these a pattern below uses depends on where in the text it is applied
+_TURN = r"but|however|actually|instead|rather|error|oops|sorry|correct(?:ion|ed)"  # another answer follows
+_TAKE_BACK = r"unless|although|though|hmm+|ignore|disregard|doubt\w*|typo|retract|withdraw|opposite"
+_RETHINK = r"wait|nope|mistake\w*|scratch|reconsider\w*"
+_WRONG = r"wrong|incorrect|false"
 _DOUBTED = re.compile(
     r"\b(?:maybe|perhaps|possibly|probably|guess\w*|suspect|(?:wrong|incorrect)(?!:)|false|rejected|lie)\b"
     r"(?!.*\bbut\b)",
@@ -85,25 +90,21 @@ _SUPPORT = re.compile(  # how a remark begins that goes with an answer
     r"(?!.*\b(?:answer|value|result|total|final)\b)",
     re.IGNORECASE,
 )
-_AGAINST = (
-    rf"{NEGATION}|\b(?:but|unless|however|actually|instead|rather|although|though|wrong|incorrect|false|mistaken?|"
-    r"error|oops|sorry|hmm|correct(?:ion|ed)|impossible|ignore|disregard|doubt\w*|typo|retract|withdraw|opposite)\b|\?"
-)
+_AGAINST = rf"{NEGATION}|\b(?:{_TURN}|{_TAKE_BACK}|{_WRONG}|mistaken?|impossible)\b|\?"
 _UNSETTLED = re.compile(rf"{_AGAINST}|{GUESS}|\b(?:or|if|else|otherwise|at most|at least)\b", re.IGNORECASE)
 _RUDE = re.compile(rf"{_AGAINST}|\d", re.IGNORECASE)
 _WITHDRAWS = re.compile(  # in a later sentence
-    r"\b(?:wait|nope|actually|mistake\w*|error|oops|sorry|hmm+|correction|corrected|instead|rather|scratch|ignore|"
-    r"disregard|doubt\w*|unsure|uncertain|retract|withdraw|typo|alternatively|otherwise|unless|however|although|"
-    r"though|but|except|may|versus|vs|revise\w*|reconsider\w*|debatable|either|whichever|depends?(?= on)|earlier|"
+    rf"\b(?:{_TURN}|{_TAKE_BACK}|{_RETHINK}|unsure|uncertain|alternatively|otherwise|except|may|versus|vs|revise\w*|"
+    r"debatable|either|whichever|depends?(?= on)|earlier|first (?:guess|thought)|on second|strike|fix|"
     r"if(?! (?:we|you|one) (?:substitut|plug|check|multipl|expand|add|put|insert|squar|test|want|need|like|prefer))|"
-    r"(?:should|would) (?:be|have|say|get)|first (?:guess|thought)|on second|opposite|strike|fix|"
+    r"(?:should|would) (?:be|have|say|get)|"
     r"(?:correct|true|right|proper|real|actual) (?:value|answer|one|result|total|number|sum|count|solution))\b|"
     r"^\W*final\b|\\f?boxed|\?|\bno\b[,.:;!]|^\W*(?:no|or)\b|"
     rf"\b(?:{DOUBT})\b",
     re.IGNORECASE,
 )
 _KEY = r"key(?! (?:idea|point|step|fact|insight|observation))"
-_DENIES = re.compile(rf"{NEGATION}|\b(?:wrong|false|incorrect)\b", re.IGNORECASE)
+_DENIES = re.compile(rf"{NEGATION}|\b(?:{_WRONG})\b", re.IGNORECASE)
 _JUDGES = re.compile(  # who denies in such words may deny the answer
     rf"\b(?:answers?|results?|solutions?|final\w*|{_KEY}|correct|sure|certain|trust|believe|think|know|confident|"
     r"conclude|right(?! (?:end|side|hand|angle|triangle))|i|my|mine)\b|"
@@ -121,8 +122,7 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _TURN_BACK = re.compile(
-    r"\b(?:wait|no|nope|actually|correct(?:ion|ed|ing)?|mistake|wrong|incorrect|scratch|oops|sorry|instead|rather|error|"
-    r"re-?check\w*|recalculat\w*|reconsider\w*|however|but|fails?|failed|silly|absurd)\b",
+    rf"\b(?:{_TURN}|{_RETHINK}|no|correct(?:ing)?|wrong|incorrect|re-?check\w*|recalculat\w*|fails?|failed|silly|absurd)\b",
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"\W*(yes|no|true|false)\b", re.IGNORECASE)
