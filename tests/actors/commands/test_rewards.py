@@ -22,8 +22,8 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def judge(tmp_path, rows, *arguments, reward="math"):
-    file, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+def judge(tmp_path, rows, *arguments, reward="math", to="out.jsonl"):
+    file, out = write(tmp_path / "rows.jsonl", rows), tmp_path / to
     base = ["score", str(file), "--reward", reward, "--out", str(out), "--processes", "2", "--timeout", "20"]
     assert main([*base, *arguments]) == 0
     assert not list(tmp_path.glob("*.partial"))
@@ -50,6 +50,11 @@ def test_list_has_name_origin_and_docstring(clean_registry, tmp_path, monkeypatc
     assert lines["math"].endswith("else 0.0.")
     assert lines["mine"].split(None, 2)[1:] == ["own.py:2", "Full marks."]
     assert lines["silent"].endswith("(no docstring)")
+
+
+def test_the_folder_of_the_output_is_made(tmp_path):
+    (found,) = judge(tmp_path, [{"response": r"\boxed{1}", "reference": "1"}], to="not/there/out.jsonl")
+    assert found["score"] == 1.0
 
 
 def test_scores_in_the_order_of_the_rows(tmp_path, capsys):

@@ -13,8 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from rlcore.data.examples.config import ExampleKind, ExamplesConfig
+from rlcore.data.examples.load import load_examples
 from rlcore.data.sources.config import ColumnsConfig, DataConfig, LongPrompt, SourceKind
 from rlcore.data.sources.load import load_data
 from rlcore.data.sources.readers import DataError
@@ -177,6 +181,26 @@ class Wrapping:
 def test_special_tokens_around_a_prompt(tmp_path, tokenizer, expected):
     data = load_data(jsonl(write(tmp_path / "a.jsonl", [{"prompt": "a"}])), tokenizer, seed=0)
     assert data.train[0].token_ids == expected
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_begins_with_one_start_token(tmp_path, tokenizer, chat):
+    """The chat template writes the start token, and the tokenizer adds one to plain text."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.add_special_tokens(["<bos>"])
+    start = backend.token_to_id("<bos>")
+    backend.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", start)])
+    wrapping = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>")
+    wrapping.chat_template = "{{ bos_token }}" + TEMPLATE
+    assert wrapping("1+1=")["input_ids"][0] == start
+    data = load_data(jsonl(write(tmp_path / "a.jsonl", [GOOD]), chat_template=chat), wrapping, seed=0)
+    assert data.train[0].token_ids[0] == start
+    assert data.train[0].token_ids.count(start) == 1
+    kind = ExampleKind.demonstrations
+    rows = write(tmp_path / "b.jsonl", [{"prompt": "1+1=", "response": "2"}])
+    (sample,) = load_examples(ExamplesConfig(kind, path=rows, chat_template=chat), wrapping).samples
+    assert sample.prompt.token_ids == data.train[0].token_ids
+    assert start not in sample.token_ids
 
 
 def test_long_prompts_are_skipped_and_counted_or_refused(tmp_path, tokenizer):
