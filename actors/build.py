@@ -327,6 +327,7 @@ class Builder:
             connect=lambda senders: self.connect_weights(senders, rollout),
             reference=groups.reference if sends else None,
             exclusive=self.backend in GROUP_BACKENDS,
+            checksums=self.config.rollout.checksums,
         )
         weights.join()
         sharing.resend = weights.resend

@@ -175,6 +175,8 @@ def lacks(vllm: Path) -> Iterator[str]:
     """What differs from the newest release, or is done without."""
     engine = class_of(tree(vllm / ENGINE), "LLMEngine") or ast.ClassDef()
     yield from (f"LLMEngine.{name}" for name in sorted(OPTIONAL - set(methods(engine))))
+    if not (vllm / "model_executor/model_loader/weight_checksum.py").is_file():
+        yield "Worker.compute_weight_checksums (rollout.checksums)"
     base = class_of(tree(vllm / BASE), "WeightTransferEngine") or ast.ClassDef()
     always = {"init_transfer_engine", "start_weight_update", "finish_weight_update", "receive_weights", "shutdown"}
     yield from (f"(has one more abstract method: {name})" for name in sorted(abstract(base) - always))

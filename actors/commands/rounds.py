@@ -44,8 +44,8 @@ from rlcore.types import Prompt, Sample
 # Not part of any key: the start model enters by its content; the others affect only placement and memory.
 KEYS_WITHOUT_EFFECT = (
     "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
-    "rollout.sync_bucket_mb", "rollout.weight_sync", "rollout.sleep_level", "rollout.gpu_memory_utilization",
-    "rollout.cpu_kv_cache_gib",
+    "rollout.sync_bucket_mb", "rollout.checksums", "rollout.weight_sync", "rollout.sleep_level",
+    "rollout.gpu_memory_utilization", "rollout.cpu_kv_cache_gib",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from rlcore.rewards.options import option_problems
 from rlcore.rewards.registry import names as reward_names
 from rlcore.rewards.scorers import JUDGE, RESERVED, REWARD_MODEL
 
+CHECKSUMS = "model_loader/weight_checksum.py"  # in vLLM since 0.32
 HERE = "relative paths start at the working directory"
 
 
@@ -327,6 +328,12 @@ def _sync(c: Config) -> Iterator[Problem]:
         choose_backend(c.rollout, device, shared)
     except ValueError as error:
         yield Problem("rollout.weight_sync", c.rollout.weight_sync, str(error), "auto chooses what works")
+    if c.rollout.checksums:
+        spec = importlib.util.find_spec("vllm")
+        if spec and not Path(spec.origin or "").with_name("model_executor").joinpath(CHECKSUMS).is_file():
+            yield Problem("rollout.checksums", True, "the installed vLLM has no such checksums", "install vLLM 0.32")
+        if c.cluster.roles.rollout.num_workers == 1:
+            yield Problem("rollout.checksums", True, "there is one engine, nothing to compare", "set it to false", True)
     level = c.rollout.sleep_level
     if level > 0 and not shared:
         cure = "set it to 0, or cluster.roles.rollout.colocate_with=policy"

@@ -110,6 +110,8 @@ class RolloutConfig:
     sleep_level: int = bounded(0, ge=0, le=2)  # 1 or 2: free the engine's GPU memory while training (colocated layouts)
     weight_sync: WeightSyncBackend = WeightSyncBackend.auto  # transport of weights to the engines
     sync_bucket_mb: int = bounded(256, ge=1)  # bucket size of weight transfer
+    # compare vLLM's checksums of all engines after each transfer: seconds per GB; needs several engines, vLLM 0.32
+    checksums: bool = False
     max_restarts: int = bounded(3, ge=0)  # restarts per engine within six hours
     extra: dict[str, Any] = field(default_factory=dict)  # additional vLLM engine arguments
 

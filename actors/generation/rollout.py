@@ -226,6 +226,10 @@ class RolloutWorker:
         """Of the loaded weights; -1 before the first update and after a broken one."""
         return self._on_loop(lambda: self._engine.version)
 
+    def weight_checksums(self) -> dict[str, str]:
+        """vLLM's checksum of each weight; equal weights on equal hardware have equal ones."""
+        return self._on_loop(lambda: self._engine.weight_checksums())
+
     # ---- callers' side
 
     def _stuck(self) -> bool:

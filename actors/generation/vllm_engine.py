@@ -222,6 +222,11 @@ class VllmEngine:
             self._reset_prefix_cache()
         return time.monotonic() - paused_at if self.groups else 0.0
 
+    def weight_checksums(self) -> dict[str, str]:
+        """vLLM's SHA-256 of each weight, by rank of the worker and name."""
+        workers = self._llm.collective_rpc("compute_weight_checksums")
+        return {name: digest for checksums in workers for name, digest in checksums.items()}
+
     def break_update(self, why: str) -> None:
         """Marks the update as broken: with partly loaded weights sampling is blocked until a complete update."""
         self.update, self._broken = None, True

@@ -34,6 +34,7 @@ class WeightHandle:
     connect: Callable[[ActorGroup[Any]], None]  # connects a group of senders to all engines
     reference: ActorGroup[ReferenceWorker] | None = None  # None: no reference sends weights
     exclusive: bool = False  # engines receive only from the group joined last, and always all together
+    checksums: bool = False  # compare the weights of all engines after each transfer
     version: int = -1  # version of the last sent policy weights
     _from_reference: bool = False  # true if the engines have, or should have, the reference's weights
     _joined: ActorGroup[Any] | None = None  # used if exclusive
@@ -114,9 +115,27 @@ class WeightHandle:
                 f"weight sync to version {version}: "
                 + ", ".join(f"rollout[{i}] reports version {v}" for i, v in wrong.items())
             )
+        if self.checksums:
+            self._compare(version)
         seconds = time.perf_counter() - begun
         return {
             "sync/megabytes": M.Last(sent[0]["bytes"] / 1e6),
             "sync/seconds": M.Last(seconds),
             "sync/pause_s": M.Last(sent[0]["pause_s"]),
         }
+
+    def _compare(self, version: int) -> None:
+        calls = [
+            self.rollout.submit_one(
+                i, RolloutWorker.weight_checksums, timeout_s=self.timeout_s, phase="weight checksums"
+            )
+            for i in range(len(self.rollout))
+        ]
+        first, *others = [call.result() for call in calls]
+        for i, other in enumerate(others, 1):
+            names = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
+            if names:
+                raise RuntimeError(
+                    f"weight sync to version {version}: rollout[0] and rollout[{i}] differ in {len(names)} weights: "
+                    + ", ".join(names[:5])
+                )

@@ -148,6 +148,22 @@ def test_twenty_syncs_to_two_tensor_parallel_engines_over_one_group(tmp_path: Pa
         rig.stop()
 
 
+def test_checksums_tell_which_weights_differ(rig: Rig) -> None:
+    sender = rig.sender("host")
+    sender.connect(rig.engines)
+    rig.sync(sender)
+    equal, again = ray.get([engine.weight_checksums.remote() for engine in rig.engines])
+    assert equal == again
+    with torch.no_grad():
+        rig.model.get_parameter("model.norm.weight").mul_(2)
+    rig.version += 1
+    sender.send(rig.version, [0])
+    changed, old = ray.get([engine.weight_checksums.remote() for engine in rig.engines])
+    assert old == equal
+    assert {name.rpartition(":")[2] for name in changed if changed[name] != old[name]} == {"model.norm.weight"}
+    rig.sync(sender)
+
+
 @pytest.mark.parametrize("backend", ["host", "gloo"])
 def test_generation_continues_while_buckets_travel(rig: Rig, backend: str) -> None:
     engine, steps, watched = rig.engines[0], [], False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +99,7 @@ def test_a_chain_of_colocation_is_refused():
         ("trainer.eval.num_samples=4", "trainer.eval.num_samples"),
         ("trainer.max_tokens_per_micro_batch=10", "trainer.max_tokens_per_micro_batch"),
         ("cluster=gpu8", "rollout.enforce_eager"),
+        ("rollout.checksums=true cluster.roles.rollout.num_workers=1", "rollout.checksums"),
         ("cluster=gpu8_colocated rollout.sleep_level=0", "rollout.sleep_level"),
         ("algorithm.aggregation_constant=5", "algorithm.aggregation_constant"),
         ("algorithm=gspo algorithm.dual_clip=3", "algorithm.dual_clip"),
@@ -159,3 +162,14 @@ def test_modules_next_to_a_users_file_that_hide_others_are_named(tmp_path):
         assert "random.py, ray would be imported instead" in problem.text
         assert problem.cure == "rename or move them"
     assert found([f"reward.fn={Path(__file__).parents[3]}/setup.py:pay"]) == []  # a clone of rlcore hides nothing
+
+
+def test_checksums_need_a_vllm_that_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = tmp_path / "vllm" / "__init__.py"
+    old.parent.mkdir()
+    old.touch()
+    config = compose(["rollout.checksums=true"])
+    assert "rollout.checksums" not in {p.key for p in problems(config)}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(old)))
+    found = {p.key: p for p in problems(config)}
+    assert "no checksums" in found["rollout.checksums"].text

@@ -231,6 +231,10 @@ class Engine:
         self.heard = 0
         self.joined: str | None = None
         self.dead = self.deaf = False
+        self.checksums = {"tp0:a": "1", "tp0:b": "2"}
+
+    def weight_checksums(self) -> dict[str, str]:
+        return self.checksums
 
     def version(self) -> int:
         return self.holds[1]
@@ -315,6 +319,15 @@ def test_policy_and_reference_take_turns_on_the_engines(exclusive: bool) -> None
     assert rig.holds == [("policy", 2)] * 2
     turns = ["policy", "reference"]
     assert rig.connected == (turns * 2 + ["policy"] if exclusive else turns)
+
+
+def test_engines_whose_weights_differ_are_named() -> None:
+    rig = Rig(False)
+    rig.weights.checksums = True
+    rig.weights.publish()
+    rig.engines[1].checksums = {"tp0:a": "1", "tp0:b": "other"}
+    with pytest.raises(RuntimeError, match=r"version 1: rollout\[0\] and rollout\[1\] differ in 1 weights: tp0:b"):
+        rig.weights.publish()
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
