@@ -364,7 +364,7 @@ class Builder:
         longest = rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens
         return (
             str(self.inputs.model_path), rollout, self.device, config.model.dtype.value, longest, self.threads,
-            config.seed + rank, self.reserved,
+            config.seed + rank, self.reserved, config.model.float32_head,
         )  # fmt: skip
 
     def connect_weights(self, senders: ActorGroup[Any], rollout: ActorGroup[RolloutWorker]) -> None:

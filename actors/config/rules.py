@@ -104,6 +104,9 @@ def _tiny_heads(c: Config) -> Iterator[Problem]:
 
 def _model(c: Config) -> Iterator[Problem]:
     m = c.model
+    if m.float32_head and m.dtype is DType.float32:
+        text = "model.dtype=float32 computes all layers in float32"
+        yield Problem("model.float32_head", True, text, "leave it out, or set model.dtype=bfloat16", True)
     if m.path is None:
         if m.gguf_file:
             yield Problem("model.gguf_file", m.gguf_file, "a file without its folder", "set model.path to the folder")

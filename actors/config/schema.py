@@ -63,6 +63,9 @@ class ModelConfig:
     gguf_file: str | None = None  # file inside `path`, converted once into the run folder
     tiny: TinyModelConfig = field(default_factory=TinyModelConfig)
     dtype: DType = DType.float32  # dtype of the forward pass; the optimizer keeps float32 master weights
+    # compute logits and log-probs in float32 also in bfloat16, in training and in the engines (MiniMax-M1, arXiv
+    # 2506.13585, section 3.2); slower on GPUs
+    float32_head: bool = False
     attention: str = "sdpa"  # implementation in transformers: sdpa, eager, flash_attention_2
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: uses less memory, but is slower
     trust_remote_code: bool = False  # run Python code from the model folder

@@ -68,6 +68,7 @@ class RolloutWorker:
         threads: int,
         seed: int,
         reserved_bytes: float = 0.0,
+        float32_head: bool = False,
     ) -> dict[str, Any]:
         """Builds the engine with dummy weights; the first update brings the real ones.
 
@@ -78,19 +79,20 @@ class RolloutWorker:
             dtype: "float32" or "bfloat16".
             threads: OpenMP threads per tensor-parallel worker; CPU only.
             reserved_bytes: of the GPU, for other processes; counts where `gpu_memory_utilization` is not set.
+            float32_head: see `ModelConfig.float32_head`.
 
         Returns:
             `describe()`.
 
         Raises:
-            ValueError: the other processes leave no room for an engine.
+            ValueError: the other processes leave no room for an engine, or see `engine_arguments`.
         """
         if self._thread is not None:
             raise RuntimeError("this rollout worker was already started")
         set_environment(device, config.tensor_parallel_size, threads, dtype)
         if device == "cuda" and config.gpu_memory_utilization is None:
             config = replace(config, gpu_memory_utilization=_share(reserved_bytes, config.sleep_level > 0))
-        arguments = engine_arguments(model_path, config, device, dtype, max_model_len, seed)
+        arguments = engine_arguments(model_path, config, device, dtype, max_model_len, seed, float32_head)
 
         def build() -> VllmEngine:
             if device == "cpu":

@@ -46,11 +46,24 @@ def engine_arguments(
     dtype: str,
     max_model_len: int,
     seed: int,
+    float32_head: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments of vLLM's `EngineArgs`; `config.extra` overrides them.
 
     On CPU tied embeddings are untied in the engine: a repacked output head would keep its old weights after an update.
+
+    Args:
+        float32_head: see `ModelConfig.float32_head`.
+
+    Raises:
+        ValueError: `float32_head`, and the installed vLLM computes logits in the model's dtype only.
     """
+    overrides: dict[str, Any] = {}
+    if float32_head:
+        _require_head_dtype()
+        overrides["head_dtype"] = "float32"
+    if device == "cpu":
+        overrides["tie_word_embeddings"] = False
     arguments: dict[str, Any] = {
         "model": model_path,
         "dtype": dtype,
@@ -67,17 +80,27 @@ def engine_arguments(
         # With it a step may be under way while weights change, and its tokens would get the wrong version.
         "async_scheduling": False,
     }
+    if overrides:
+        arguments["hf_overrides"] = overrides
     if device == "cpu":
-        arguments |= {
-            "kv_cache_memory_bytes": int(config.cpu_kv_cache_gib * 2**30),
-            "hf_overrides": {"tie_word_embeddings": False},
-        }
+        arguments["kv_cache_memory_bytes"] = int(config.cpu_kv_cache_gib * 2**30)
     else:
         arguments |= {
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "enable_sleep_mode": config.sleep_level > 0,
         }
     return arguments | dict(config.extra)
+
+
+def _require_head_dtype() -> None:
+    import vllm
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    if not hasattr(LogitsProcessor, "_apply_head"):  # the method that reads head_dtype
+        raise ValueError(
+            f"model.float32_head=true: vLLM {vllm.__version__} computes logits in the model's dtype only; install "
+            "0.32, or set model.float32_head=false"
+        )
 
 
 def build_engine(arguments: dict[str, Any]) -> Any:

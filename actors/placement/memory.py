@@ -75,7 +75,8 @@ def trainer_bytes(config: Config, shape: Shape, role: str = "policy") -> dict[st
     }
     if role == "policy":
         logits = min(config.trainer.max_tokens_per_micro_batch, max(1, CHUNK_ELEMENTS // shape.vocabulary))
-        held["logits and their gradient"] = 2.0 * logits * shape.vocabulary * bytes_each
+        logit_bytes = 4 if config.model.float32_head else bytes_each
+        held["logits and their gradient"] = 2.0 * logits * shape.vocabulary * logit_bytes
     return held
 
 

@@ -123,19 +123,30 @@ class CausalScorer(Scorer):
     Logits of all positions are never in memory: the output layer runs over chunks (`linear_logprobs`), all within one
     call of its module, so that ZeRO-3 gathers its weight once for the forward and once for the backward. Where `check`
     finds that the model does more between hidden states and logits than that layer (a soft cap, a scale), the plain
-    forward is used, which holds [b, t, V] in the model's dtype.
+    forward is used, which holds [b, t, V] in the dtype of the output layer.
+
+    Args:
+        float32_head: the output layer computes in float32, from its weight in the model's dtype.
+
+    Raises:
+        ValueError: `float32_head` for a model without a plain linear output layer.
     """
 
     KEEPS_MASTERS = True
 
-    def __init__(self, hf: nn.Module) -> None:
+    def __init__(self, hf: nn.Module, float32_head: bool = False) -> None:
         super().__init__(hf)
         self.chunked = False  # until `check`
         find = getattr(hf, "get_output_embeddings", None)
         self._find_head: Callable[[], nn.Module | None] = find if find is not None else lambda: None
         head = self._find_head()
+        if float32_head and type(head) is not nn.Linear:
+            raise ValueError(
+                f"model.float32_head=true needs a linear output layer without adapters; {type(hf).__name__} has "
+                f"{type(head).__name__}: set it to false, or leave the layer out of model.lora.targets"
+            )
         if head is not None:
-            head.forward = _Head(head.forward)
+            head.forward = _Head(head, float32_head)
 
     def score(
         self,
@@ -238,20 +249,26 @@ def load_causal(path: str, model: ModelConfig, trainable: bool) -> CausalScorer:
         seed = [torch.initial_seed()]
         dist.broadcast_object_list(seed)
         lora.add_adapters(module, model.lora, seed[0])
-    return CausalScorer(module)
+    return CausalScorer(module, model.float32_head)
 
 
 class _Head:
     """Stands for the `forward` of an output layer: a computation over its weights within one call of the module."""
 
-    def __init__(self, plain: Callable[[Tensor], Tensor]) -> None:
-        self.plain = plain
+    def __init__(self, layer: nn.Module, float32: bool) -> None:
+        self.plain: Callable[[Tensor], Tensor] = layer.forward
+        self.layer: Any = layer if float32 else None
         self.instead: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor, then: Callable[..., Any] | None = None) -> Any:
         if self.instead is not None:
             return self.instead(x)
-        return self.plain(x) if then is None else then(x, self.plain)
+        compute = self.plain
+        if self.layer is not None:  # one copy for all chunks, which adds up their gradients in float32
+            weight, bias = self.layer.weight.float(), self.layer.bias
+            bias = None if bias is None else bias.float()
+            compute = lambda states: nn.functional.linear(states.float(), weight, bias)  # noqa: E731
+        return compute(x) if then is None else then(x, compute)
 
 
 def real(tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -58,15 +58,17 @@ def test_one_backend_must_serve_policy_and_reference(
 
 def test_an_engine_knows_what_the_others_on_its_gpu_hold() -> None:
     shared, apart = (builder(compose([f"cluster={c}"]), "cuda") for c in ("gpu8_colocated", "gpu8"))
-    assert shared.rollout_arguments(0)[-1] > 1.5 * 2**30
-    assert apart.rollout_arguments(0)[-1] == 0
-    assert builder(compose([])).rollout_arguments(0)[-1] == 0
+    assert shared.rollout_arguments(0)[7] > 1.5 * 2**30
+    assert apart.rollout_arguments(0)[7] == 0
+    assert builder(compose([])).rollout_arguments(0)[7] == 0
 
 
 def test_every_worker_gets_a_seed_and_the_longest_sequence() -> None:
     config = compose(["seed=7", "data.max_prompt_tokens=10", "rollout.max_new_tokens=5"])
     arguments = [builder(config).rollout_arguments(rank) for rank in range(2)]
-    assert [a[-2] for a in arguments] == [7, 8]
+    assert [a[6] for a in arguments] == [7, 8]
+    assert [a[8] for a in arguments] == [False, False]
+    assert builder(compose(["model.float32_head=true"])).rollout_arguments(0)[8] is True
     assert {a[4] for a in arguments} == {15}
 
 

@@ -29,6 +29,7 @@ from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.objective import Outputs, TensorBatch
+from rlcore.ops import logprobs as ops
 from rlcore.ops.logprobs import token_logprobs, token_logprobs_and_entropy
 from rlcore.types import TrainBatch
 
@@ -609,8 +610,9 @@ def build_checkpointed(here: Any, path: str, stage: int) -> None:
     assert here.worker.engine.module.training
 
 
-def build_low(here: Any, path: str, stage: int) -> dict[str, Any]:
-    build(here, path, stage, dtype=DType.bfloat16, optimizer=OptimizerConfig(max_grad_norm=0.0))
+def build_low(here: Any, path: str, stage: int, float32_head: bool = False) -> dict[str, Any]:
+    optimizer = OptimizerConfig(max_grad_norm=0.0)
+    build(here, path, stage, dtype=DType.bfloat16, optimizer=optimizer, float32_head=float32_head)
     assert next(here.worker.engine.module.parameters()).dtype == torch.bfloat16
     return here.worker.describe()
 
@@ -631,15 +633,24 @@ def test_bfloat16_keeps_float32_master_weights(two: Ranks, folders: Any, stage: 
     assert np.median(moved) > 3e-3
 
 
-def test_bfloat16_gradient_is_near_that_of_float32(two: Ranks, folders: Any) -> None:
+@pytest.mark.parametrize("float32_head", [False, True])
+def test_bfloat16_gradient_is_near_that_of_float32(two: Ranks, folders: Any, float32_head: bool) -> None:
     batch = make_batch(seed=6)
     _, wanted, _ = Plain(folders["untied"]).update(batch, "sft")
     for stage in (0, 2, 3):
-        two.run(build_low, folders["untied"], stage)
+        two.run(build_low, folders["untied"], stage, float32_head)
         calls = deal(batch, SPLITS_TWO["empty rank"])
+        chunk = two.run(chunks_of, 3 * VOCABULARY)[0]
         _, got, _ = two.run(update, float(batch.num_loss_tokens), "sft", per_rank=calls)[0]
+        two.run(chunks_of, chunk)
         a, b = (np.concatenate([g[n].ravel() for n in wanted]) for g in (wanted, got))
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+
+
+def chunks_of(here: Any, elements: int) -> int:
+    """Sets the logits of one chunk of the output layer, and returns the number before."""
+    before, ops.CHUNK_ELEMENTS = ops.CHUNK_ELEMENTS, elements
+    return before
 
 
 def test_ranks_that_disagree_are_told(two: Ranks, folders: Any) -> None:

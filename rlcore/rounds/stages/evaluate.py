@@ -29,7 +29,7 @@ class EvaluateConfig(StageConfig):
     KIND: ClassVar = "evaluate"
     PRODUCES: ClassVar = Made.report
     CONSUMES: ClassVar = {"model": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
-    READS: ClassVar = ("model.dtype", "rollout", "reward")
+    READS: ClassVar = ("model.dtype", "model.float32_head", "rollout", "reward")
     SEEDED: ClassVar = False
 
     def asks_reward(self) -> bool:

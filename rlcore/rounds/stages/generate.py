@@ -49,7 +49,7 @@ class GenerateConfig(StageConfig):
     KIND: ClassVar = "generate"
     PRODUCES: ClassVar = Made.samples
     CONSUMES: ClassVar = {"models": (Made.model,), "prompts": (Made.prompts,), "reward_model": (Made.reward_model,)}
-    READS: ClassVar = ("model.dtype", "rollout", "reward")
+    READS: ClassVar = ("model.dtype", "model.float32_head", "rollout", "reward")
 
     def stage_problems(self, key: str, made: Made) -> Iterator[Problem]:
         if self.enough is not None and self.max_samples < self.num_samples:

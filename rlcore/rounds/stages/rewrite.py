@@ -45,7 +45,7 @@ class RewriteConfig(StageConfig):
         "reward_model": (Made.reward_model,),
     }
     READS: ClassVar = (
-        "model.dtype", "rollout", "reward", *CHAT, "data.system_prompt", "data.max_prompt_tokens",
+        "model.dtype", "model.float32_head", "rollout", "reward", *CHAT, "data.system_prompt", "data.max_prompt_tokens",
     )  # fmt: skip
     NAMED: ClassVar = True
 

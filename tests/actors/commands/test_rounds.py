@@ -349,6 +349,7 @@ def test_what_cannot_change_a_result_is_in_no_key(override):
         ("rollout.max_new_tokens=32", {"sample", "rl", "look"}),
         ("reward.timeout_s=3", {"sample", "rl", "look"}),
         ("model.dtype=bfloat16", {"sample", "sft", "dpo", "rl", "look"}),
+        ("model.float32_head=true", {"sample", "sft", "dpo", "rl", "look"}),
         ("model.lora.rank=4", {"sft", "dpo", "rl"}),
         ("engine.optimizer.weight_decay=0.1", {"sft", "dpo", "rl"}),
         ("trainer.learning_rate.peak=1e-3", {"rl"}),

@@ -158,6 +158,17 @@ def test_engine_arguments_on_each_device() -> None:
     assert cpu["max_num_batched_tokens"] == gpu["max_num_batched_tokens"] == 512
 
 
+def test_a_float32_head_is_asked_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overrides(device: str) -> object:
+        return engine_arguments("m", RolloutConfig(), device, "bfloat16", 64, 0, True)["hf_overrides"]
+
+    assert overrides("cpu") == {"tie_word_embeddings": False, "head_dtype": "float32"}
+    assert overrides("cuda") == {"head_dtype": "float32"}
+    monkeypatch.delattr("vllm.model_executor.layers.logits_processor.LogitsProcessor._apply_head")
+    with pytest.raises(ValueError, match=r"model\.float32_head=true: vLLM .* model's dtype only"):
+        overrides("cpu")
+
+
 def test_a_worker_that_was_not_started_says_so() -> None:
     worker = RolloutWorker()
     for call in (

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from actors.config.schema import LoraConfig
+from actors.training import lora
 from actors.training.scorer import CausalScorer, Scorer, pack, real
 from rlcore.ops import logprobs as ops
 
@@ -100,6 +102,36 @@ def test_without_lengths_every_token_is_real() -> None:
     hf = build("Qwen2")
     got = made(hf)(TOKENS, None, 1.0, 1, True)
     torch.testing.assert_close(got, torch.stack(ops.token_logprobs_and_entropy(hf(TOKENS).logits, TOKENS)))
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Gemma2"])  # chunked, and with a soft cap after the output layer
+def test_a_float32_head_rounds_no_logits(monkeypatch: Any, kind: str) -> None:
+    """Against float64 logits of the same bfloat16 hidden states and weights."""
+    monkeypatch.setattr(ops, "CHUNK_ELEMENTS", 3 * V)
+    errors, gradients = {}, {}
+    for exact in (False, True):
+        hf = build(kind, **({"head_dim": 8} if kind == "Gemma2" else {})).bfloat16()
+        scorer = CausalScorer(hf, exact)
+        scorer.check(False, CPU)
+        with torch.no_grad():
+            hf.lm_head.weight.mul_(8)  # logits near 20, where neighbours in bfloat16 are .125 apart
+            logits = scorer.hidden_states(TOKENS).double() @ hf.lm_head.weight.double().T
+            cap = getattr(hf.config, "final_logit_softcapping", None)
+            wanted = ops.token_logprobs(cap * torch.tanh(logits / cap) if cap else logits, TOKENS)
+        found = scorer(TOKENS)
+        found.sum().backward()
+        errors[exact] = float((found - wanted).abs().max())
+        gradients[exact] = hf.lm_head.weight.grad
+    assert errors[True] < 1e-5 < 1e-3 < errors[False]
+    assert gradients[True].dtype is torch.bfloat16
+    torch.testing.assert_close(gradients[True].float(), gradients[False].float(), rtol=0.1, atol=0.1)
+
+
+def test_a_float32_head_must_be_a_plain_layer() -> None:
+    hf = build("Qwen2")
+    lora.add_adapters(hf, LoraConfig(rank=2, targets=["lm_head"]), 0)
+    with pytest.raises(ValueError, match=r"model\.float32_head=true needs a linear output layer.*model\.lora\.targets"):
+        CausalScorer(hf, True)
 
 
 @pytest.mark.parametrize("packing", [False, True])
