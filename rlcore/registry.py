@@ -178,14 +178,16 @@ def load_file(target: str, kind: str = "Python", error: type[RuntimeError] = Reg
     return _load(target, "", kind, error)
 
 
-def shadowing(target: str) -> list[str]:
-    """Names of modules next to a Python file that would hide one of the standard library, or a package of rlcore, when
-    `load_file` puts their folder first on `sys.path`. Empty for a file that does not exist.
+def shadowing(target: str) -> str:
+    """A warning if modules next to a Python file would hide one of the standard library, or a package of rlcore, when
+    `load_file` puts their folder first on `sys.path`; "" otherwise, and for a file that does not exist.
     """
     folder = Path(target).expanduser().resolve().parent
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     modules = [p for p in entries if (p.suffix == ".py" and p.is_file()) or (p / "__init__.py").is_file()]
-    return [p.name for p in modules if p.stem in sys.stdlib_module_names or (p.stem in PACKAGES and not _is_own(p))]
+    hiding = [p.name for p in modules if p.stem in sys.stdlib_module_names or (p.stem in PACKAGES and not _is_own(p))]
+    text = "would be imported instead of the modules of this name in Python or its packages"
+    return f"its folder goes first on sys.path: {', '.join(hiding)} {text}" if hiding else ""
 
 
 def _is_own(place: Path) -> bool:

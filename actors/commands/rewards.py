@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from rlcore.data.sources.problem import BrokenRow
 from rlcore.data.sources.rows import references_of
-from rlcore.registry import load_file
+from rlcore.registry import load_file, shadowing
 from rlcore.rewards import registry
 from rlcore.rewards.composition import Item, Term
 from rlcore.rewards.pool import VerifierPool
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "list":
         for file in options.files:
+            _warn(file)
             load_file(file, "reward", RewardError)
         print(table())
         return 0
@@ -59,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for one row (5)")
     judged.add_argument("--memory", type=int, default=2048, metavar="MB", help="address space of a process (2048)")
     return parser
+
+
+def _warn(file: str) -> None:
+    if file.endswith(".py") and (text := shadowing(file)):
+        print(f"warning: {file}: {text}; rename or move them", file=sys.stderr)
 
 
 def table() -> str:
@@ -134,6 +140,7 @@ def _term(reward: str, options: Sequence[str]) -> Term:
         except json.JSONDecodeError:
             given[key] = value  # a bare word
     if ":" in reward:
+        _warn(reward.rpartition(":")[0])
         registry.load_fn(reward)
         return Term(reward.rpartition(":")[2], reward, options=given)
     registry.get(reward)

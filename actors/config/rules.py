@@ -183,9 +183,8 @@ def _shadowed(c: Config) -> Iterator[Problem]:
     functions = {"reward.fn": c.reward.fn} | {f"reward.terms.{i}.fn": term.fn for i, term in enumerate(c.reward.terms)}
     files |= {key: path.rpartition(":")[0] for key, path in functions.items() if path}
     for key, file in files.items():
-        if file.endswith(".py") and (names := shadowing(file)):
-            text = f"its folder goes first on sys.path: {', '.join(names)} would be imported instead of the modules of"
-            yield Problem(key, file, f"{text} this name in Python or its packages", "rename or move them", True)
+        if file.endswith(".py") and (text := shadowing(file)):
+            yield Problem(key, file, text, "rename or move them", True)
 
 
 def _scorers(c: Config) -> Iterator[Problem]:

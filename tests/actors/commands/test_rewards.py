@@ -57,6 +57,17 @@ def test_the_folder_of_the_output_is_made(tmp_path):
     assert found["score"] == 1.0
 
 
+def test_a_module_next_to_the_reward_that_hides_another_is_a_warning(clean_registry, tmp_path, capsys):
+    file = tmp_path / "pay.py"
+    file.write_text("def pay(sample):\n    return 1.0\n")
+    assert main(["list", str(file)]) == 0
+    assert capsys.readouterr().err == ""
+    (tmp_path / "queue.py").write_text("")
+    judge(tmp_path, [{"response": "1", "reference": "1"}], reward=f"{file}:pay")
+    text = capsys.readouterr().err
+    assert f"warning: {file}: its folder goes first on sys.path: queue.py would be imported instead" in text
+
+
 def test_scores_in_the_order_of_the_rows(tmp_path, capsys):
     rows = [{"response": rf"\boxed{{{i}}}", "reference": i if i % 3 else -1} for i in range(150)]
     rows[7] = {"response": "7", "reference": "$$"}
