@@ -26,7 +26,7 @@ def buckets(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[list[tupl
     `max_bytes`; a larger tensor has its own bucket.
     """
     for part in parts(hf, max_bytes, gather):
-        yield from _cut(to_checkpoint(hf, part), lambda item: item[1].numel() * item[1].element_size(), max_bytes)
+        yield from cut(to_checkpoint(hf, part), lambda item: item[1].numel() * item[1].element_size(), max_bytes)
 
 
 def parts(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[dict[str, Tensor]]:
@@ -36,7 +36,7 @@ def parts(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[dict[str, T
     """
     known = lora.weights(hf)
     groups = [[known[i] for i in unit] for unit in units(hf, [weight.names[0] for weight in known])]
-    for part in _cut(groups, lambda group: sum(weight.num_bytes for weight in group), max_bytes):
+    for part in cut(groups, lambda group: sum(weight.num_bytes for weight in group), max_bytes):
         weights = [weight for group in part for weight in group]
         with gather([p for weight in weights for p in weight.parameters]):
             yield {name: value for weight in weights for value in [weight.value()] for name in weight.names}
@@ -102,7 +102,7 @@ def _conversions(hf: nn.Module) -> list[Any]:
     return list(used)
 
 
-def _cut(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+def cut(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
     """Lists of consecutive items of at most `limit` in total; a larger item is alone."""
     part: list[T] = []
     total = 0

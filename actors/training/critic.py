@@ -61,7 +61,8 @@ def body_of(causal: nn.Module) -> tuple[nn.Module, int]:
     output = causal.get_output_embeddings()  # type: ignore[operator]
     if body is causal or output is None:
         raise ValueError(f"{type(causal).__name__} has no separate body to put a value head on")
-    return body, output.weight.shape[1]
+    weight = output.weight
+    return body, getattr(weight, "ds_shape", weight.shape)[1]  # ZeRO-3 may have sharded it
 
 
 def load_critic(path: str, model: ModelConfig) -> ValueScorer:

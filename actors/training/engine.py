@@ -15,7 +15,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,18 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
-from actors.placement.process import random_states, set_random_states
+from actors.placement.process import random_states, set_random_states, trim
 from actors.training import checkpoint_format, lora, reshard
 from actors.training.compilation import compile_layers
 from actors.training.flops import model_flops
 from actors.training.masters import restore_masters, write_masters
 from actors.training.model_folder import check_export, save_model
 from actors.training.scorer import Scorer, load_causal
+from actors.training.streaming import Place, streamed
 from rlcore.objective import Outputs, TensorBatch
+from rlcore.storage.durable import FileSums, new_folder, synced_sums
 
-EXPORT_BUCKET_BYTES = 256 << 20
+GATHER_BYTES = 32 << 20  # of weights in one all-gather, for which DeepSpeed needs as much memory again
 
 
 def init_distributed(
@@ -161,10 +163,11 @@ class TrainEngine:
         self.stage, self.dtype, self.trainable = zero_stage(model, engine), model.dtype, trainable and optimizer
         self._path, self._max_norm, self._packing = model_path, engine.optimizer.max_grad_norm, engine.packing
         config = deepspeed_config(model, engine, self.trainable)
-        self.scorer = load(model_path, model, trainable)
+        with streamed(self._place(config)):
+            self.scorer = load(model_path, model, trainable)
         self.module = self.scorer.hf  # its parameters' names are those of `buckets` and `export`
         self._trained = [name for name, p in self.scorer.named_parameters() if p.requires_grad]
-        self.num_parameters = sum(p.numel() for p in self.scorer.parameters())
+        self.num_parameters = sum(int(getattr(p, "ds_numel", p.numel())) for p in self.scorer.parameters())
         self.flops = model_flops(self.module)
         if engine.compile:
             compile_layers(self.module)
@@ -180,11 +183,27 @@ class TrainEngine:
         self.scorer.check(self._packing, self.device)
         if self.trainable and self.rank == 0:
             check_export(self.module, model_path)
+        trim()
+
+    def _place(self, config: dict[str, Any]) -> Place:
+        """Where a weight that was read goes: to the device, and under ZeRO-3 this rank's part of it alone."""
+        if self.stage != 3:
+            return lambda name, parameter: setattr(parameter, "data", parameter.data.to(self.device))
+        import deepspeed
+
+        init = deepspeed.zero.Init(config_dict_or_path=config)
+
+        def shard(name: str, parameter: Any) -> None:  # zero.Init's own way has rank 0 send what every rank has read
+            parameter.data = parameter.data.to(init.local_device)
+            init._convert_to_deepspeed_param(parameter)
+            parameter.partition()
+
+        return shard
 
     def _initialize(self, config: dict[str, Any], engine: EngineConfig) -> None:
         import deepspeed
 
-        if self.stage == 3:  # shards parameter by parameter: the device never holds the whole model
+        if self.stage == 3:  # what was not read from the folder: tied weights, new heads and adapters
             deepspeed.zero.Init(module=self.scorer, config_dict_or_path=config)
         if self.trainable:
             o = engine.optimizer
@@ -195,6 +214,9 @@ class TrainEngine:
         with redirect_stdout(io.StringIO()):  # it prints memory use, whatever the log level
             self._engine, *_ = deepspeed.initialize(model=self.scorer, optimizer=self._adam, config=config)
         self.scorer.train(mode)
+        if self.stage == 3 and self.trainable and not self._engine.optimizer.offload_optimizer:
+            for flat in self._engine.optimizer.fp32_partitioned_groups_flat:
+                flat.grad = None  # zeros, as large as a part of the gradients, which the first step replaces
         if self.stage == 0 and self.world_size == 1:  # flattening gradients to sum them over one rank is a mere copy
             self._engine.enable_backward_allreduce = False
 
@@ -277,35 +299,38 @@ class TrainEngine:
         Under ZeRO-3 a bucket is gathered on every rank and freed when the next is requested: copy tensors you keep, and
         iterate on all ranks.
         """
-        return checkpoint_format.buckets(self.module, max_bytes, self._gathered)
+        yield from checkpoint_format.buckets(self.module, max_bytes, self._gathered)
+        trim()
 
     def _gathered(self, parameters: Sequence[Tensor], modifier_rank: int | None = None) -> Any:
-        if self.stage != 3:
-            return nullcontext()
-        import deepspeed
+        stack = ExitStack()
+        if self.stage == 3:
+            import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank)
+            size = lambda p: int(getattr(p, "ds_numel", p.numel())) * p.element_size()  # noqa: E731
+            for some in checkpoint_format.cut(parameters, size, GATHER_BYTES):
+                stack.enter_context(deepspeed.zero.GatheredParameters(some, modifier_rank))
+        return stack
 
     def export(self, directory: str | Path, masters: bool = False) -> None:
         """Writes a Hugging Face folder (safetensors, config, tokenizer, generation config) in the model's dtype.
 
-        Rank 0 writes and holds one copy of the model in host memory; every rank must call.
+        Rank 0 writes; every rank must call. An earlier folder is replaced when the new one is complete.
 
         Args:
-            masters: in bfloat16, write the float32 master weights too (`masters.NAME`; a second copy in host memory),
-                so that a training that starts from the folder continues from exactly these.
+            masters: in bfloat16, write the float32 master weights too (`masters`), so that a training that starts from
+                the folder continues from exactly these.
         """
-        target, state = Path(directory), {}
-        tied = set(self.tied_names())
-        for part in checkpoint_format.parts(self.module, EXPORT_BUCKET_BYTES, self._gathered):
-            if self.rank == 0:
-                state.update({n: t.to("cpu", copy=True) for n, t in part.items() if n not in tied})
-        if self.rank == 0:
-            target.mkdir(parents=True, exist_ok=True)
-            save_model(self.module, self._path, target, state)
-        if masters and self._has_masters:
-            write_masters(self.module, target, self.rank)
-        dist.barrier()
+        try:
+            with new_folder(Path(directory)) if self.rank == 0 else nullcontext() as folder:
+                try:
+                    save_model(self.module, self._path, folder, self._gathered)
+                finally:  # with the other ranks, also where this one could not write
+                    if masters and self._has_masters:
+                        write_masters(self.module, folder)
+        finally:
+            trim()
+            dist.barrier()
 
     @property
     def _has_masters(self) -> bool:
@@ -313,18 +338,18 @@ class TrainEngine:
         low = self.trainable and self.dtype is DType.bfloat16
         return low and self.scorer.KEEPS_MASTERS and not self._has_adapters
 
-    def tied_names(self) -> list[str]:
-        """Duplicate names of tied weights, which a folder does not store."""
-        return [name for weight in lora.weights(self.module) for name in weight.names[1:]]
-
     # ---- checkpoints
 
     def _identity(self) -> dict[str, Any]:
         parts = (self.world_size, self.stage, self.dtype.value, self.num_parameters)
         return dict(zip(("world_size", "zero_stage", "dtype", "parameters"), parts, strict=True))
 
-    def save(self, directory: str | Path) -> None:
-        """Writes weights, master weights, optimizer and this rank's random states into a folder all ranks share."""
+    def save(self, directory: str | Path) -> FileSums:
+        """Writes weights, master weights, optimizer and this rank's random states into a folder all ranks share.
+
+        Returns:
+            The sums of the files that this rank has written, which are fsynced.
+        """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         # the base model of adapters is not trained, and is loaded from its folder again
@@ -333,7 +358,11 @@ class TrainEngine:
         torch.save(random_states(), target / f"random-{self.rank}.pt")
         if self.rank == 0:
             (target / "engine.json").write_text(json.dumps(self._identity()))
+        own = [path for path in (target / "engine").iterdir() if reshard.rank_of(path) == self.rank]
+        own += [target / f"random-{self.rank}.pt", *([target / "engine.json"] if self.rank == 0 else [])]
+        sums = synced_sums(target, [path.relative_to(target).as_posix() for path in own])
         dist.barrier()
+        return sums
 
     def load(self, directory: str | Path) -> None:
         """Restores the state of `save` exactly; with another number of ranks or ZeRO stage, up to rounding. Without
@@ -345,22 +374,17 @@ class TrainEngine:
         """
         source = Path(directory)
         saved, own = json.loads((source / "engine.json").read_text()), self._identity()
-        wrong = {key for key, value in own.items() if saved.get(key) != value}
-        if fixed := sorted(wrong & {"dtype", "parameters"}):
+        if fixed := [key for key in ("dtype", "parameters") if saved.get(key) != own[key]]:
             shown = ", ".join(f"{key} {saved.get(key)} (here {own[key]})" for key in fixed)
             raise ValueError(f"the checkpoint in {source} was saved with {shown}")
         if not self.trainable:
             reshard.read_weights(source / "engine", self.scorer, self._trained, self._gathered)
             return
-        if wrong and (wrong != {"world_size"} or self.stage):  # below ZeRO-1 the files are of no rank
-            assert self._adam is not None
-            reshard.restore(source / "engine", self.scorer, self._engine.optimizer, self._adam, self.stage)
-        else:
-            options = {"load_lr_scheduler_states": False, "load_module_strict": not self._has_adapters}
-            if self._engine.load_checkpoint(str(source), tag="engine", **options)[0] is None:
-                raise FileNotFoundError(f"DeepSpeed found nothing to load in {source}")
+        assert self._adam is not None
+        reshard.restore(source / "engine", self.scorer, self._engine.optimizer, self._adam, self.stage)
         if (states := source / f"random-{self.rank}.pt").exists():  # a new rank keeps its own
             set_random_states(torch.load(states, weights_only=False))
+        trim()
         dist.barrier()
 
     # ---- the rest

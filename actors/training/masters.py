@@ -6,61 +6,67 @@ weights are unchanged. So the next training starts from the master weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from actors.config.schema import ModelConfig
+from actors.training.reshard import write_partition
+from actors.training.streaming import Shards, streamed
 
-NAME = "masters.float32"  # safetensors content with another extension, because vLLM would load it as weights
+# Files of a folder. Safetensors content with another extension, because vLLM would load it as weights
+STEM, SUFFIX = "masters", ".float32"
 
 
-def write_masters(module: nn.Module, folder: Path, rank: int) -> None:
-    """Writes `NAME` into the folder, on rank 0. A collective; rank 0 holds a float32 copy in host memory."""
+def write_masters(module: nn.Module, folder: Path | None) -> None:
+    """Writes the master weights into the folder. A collective: ranks without a `folder` only gather."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    found = {}
+    shards = None if folder is None else Shards(folder, STEM, SUFFIX)
     for name, parameter in module.named_parameters():
         value = safe_get_full_fp32_param(parameter)
-        if rank == 0:
-            found[name] = value.to("cpu", copy=True).view(getattr(parameter, "ds_shape", parameter.shape))
-    if rank == 0:
-        save_file(found, folder / NAME)
+        if shards is not None:
+            shards.add(name, value.view(getattr(parameter, "ds_shape", parameter.shape)))
+    if shards is not None:
+        shards.close()
 
 
 def restore_masters(module: nn.Module, path: str, config: ModelConfig) -> None:
-    """Sets the master weights to the float32 values of the folder, which loading in bfloat16 has rounded."""
-    from deepspeed.utils import safe_set_full_fp32_param
+    """Sets the master weights to the float32 values of the folder, which loading in bfloat16 has rounded.
 
-    with _float32_weights(path, config) as read:
-        for name, parameter in module.named_parameters():
-            if (value := read(name)) is not None:
-                safe_set_full_fp32_param(parameter, value.to(parameter.device))
-
-
-@contextmanager
-def _float32_weights(path: str, config: ModelConfig) -> Iterator[Callable[[str], torch.Tensor | None]]:
-    """Reads a parameter of the module that `load_model` makes, by its name, in float32 from the folder.
-
-    None where the folder has only bfloat16. From `NAME` one at a time; of another folder the whole model is read
-    again and held in host memory.
+    They come from its master weights, or else from its weights where these are not in bfloat16; one parameter at a
+    time is whole in memory.
     """
+    from deepspeed.utils import safe_set_full_fp32_param
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if (Path(path) / NAME).is_file():
-        with safe_open(Path(path) / NAME, framework="pt") as file:
-            known = set(file.keys())
-            yield lambda name: file.get_tensor(name) if name in known else None
-        return
-    held = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code).dtype
-    if held is torch.bfloat16:
-        yield lambda name: None
-        return
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+
+    def place(name: str, value: Any) -> None:
+        if (parameter := parameters.get(name)) is None:
+            return
+        if hasattr(parameter, "ds_id"):
+            flat = value.to(parameter.device).flatten()
+            write_partition(parameter, lambda kind, start, stop: flat[start:stop])
+        else:
+            safe_set_full_fp32_param(parameter, value.to(parameter.device))
+
+    def place_and_drop(name: str, value: nn.Parameter) -> None:
+        place(name, value.detach())
+        value.data = torch.empty(0)
+
     code = {"trust_remote_code": config.trust_remote_code}
-    parameters = dict(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **code).named_parameters())
-    yield lambda name: parameters[name].detach() if name in parameters else None
+    files = sorted(Path(path).glob(f"{STEM}*{SUFFIX}"))
+    for file in files:
+        with safe_open(file, framework="pt", backend="pread") as held:
+            for name in held.keys():  # noqa: SIM118
+                place(name, held.get_tensor(name))
+    if not files and AutoConfig.from_pretrained(path, **code).dtype is not torch.bfloat16:
+        with streamed(place_and_drop):
+            rest = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **code)
+        for name, value in rest.named_parameters():
+            if value.numel():
+                place(name, value.detach())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from actors.config.schema import ModelConfig
-from actors.training.checkpoint_format import restore_conversions
+from actors.training import lora
+from actors.training.checkpoint_format import Gather, parts, restore_conversions, to_checkpoint
+from actors.training.streaming import Shards
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+BUCKET_BYTES = 256 << 20  # of weights that are gathered at once for a folder
 COMPANIONS = (*TOKENIZER_FILES, "chat_template*", "generation_config.json", "*.py")
 
 
@@ -52,15 +54,39 @@ def load_model(path: str, config: ModelConfig) -> torch.nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def save_model(hf: torch.nn.Module, source: str, target: Path, state: Mapping[str, torch.Tensor]) -> None:
+def save_model(hf: torch.nn.Module, source: str, target: Path | None, gather: Gather) -> None:
     """Writes a Hugging Face folder: weights in the checkpoint format, config, and the companions of `source`.
 
-    The generation config is written without transformers' validation, which rejects many published folders (a
-    temperature without do_sample); a finished training would be lost.
+    The writing process holds one bucket of gathered weights and one file (`streaming.SHARD_BYTES`) in memory.
 
     Args:
         source: folder or hub id that `hf` was loaded from.
-        state: every weight and persistent buffer under its name in `hf`, tied ones once.
+        target: an existing folder; None on ranks that only gather.
+        gather: makes parameters whole; a collective.
+    """
+    shards = None
+    if target is not None:
+        _save_rest(hf, source, target)  # transformers would delete files that are already there
+        shards = Shards(target, "model", ".safetensors")
+    tied = set(tied_names(hf))
+    for part in parts(hf, BUCKET_BYTES, gather):
+        if shards is not None:
+            for name, tensor in to_checkpoint(hf, {n: t for n, t in part.items() if n not in tied}):
+                shards.add(name, tensor)
+    if shards is not None:
+        shards.close(index=True)
+
+
+def tied_names(hf: torch.nn.Module) -> list[str]:
+    """Duplicate names of tied weights, which a folder does not store."""
+    return [name for weight in lora.weights(hf) for name in weight.names[1:]]
+
+
+def _save_rest(hf: torch.nn.Module, source: str, target: Path) -> None:
+    """Everything but the weights.
+
+    The generation config is written without transformers' validation, which rejects many published folders (a
+    temperature without do_sample); a finished training would be lost.
     """
     from transformers import GenerationConfig
 
@@ -72,7 +98,7 @@ def save_model(hf: torch.nn.Module, source: str, target: Path, state: Mapping[st
     else:
         model.generation_config = GenerationConfig()
     try:
-        model.save_pretrained(target, state_dict=dict(state))
+        model.save_pretrained(target, state_dict={})
     finally:
         model.generation_config = generation
     if generation is not None:
@@ -81,14 +107,14 @@ def save_model(hf: torch.nn.Module, source: str, target: Path, state: Mapping[st
 
 
 def check_export(hf: torch.nn.Module, source: str) -> None:
-    """`save_model` into a temporary folder, without weights: what would fail there fails before the training.
+    """`save_model` into a temporary folder, but for the weights: what would fail there fails before the training.
 
     Raises:
         ValueError: the model could not be saved.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save_model(hf, source, Path(folder), {})
+            _save_rest(hf, source, Path(folder))
         except Exception as error:
             raise ValueError(
                 f"the model of {source} could not be written at the end of the training: {type(error).__name__}: "

@@ -1,15 +1,15 @@
-"""Loads training state into another layout: number of ranks and ZeRO stage may both differ.
+"""Loads training state, also into another layout: number of ranks and ZeRO stage may both differ.
 
-DeepSpeed's own loading wants the layout of the saving run. Here every rank reads, parameter by parameter, its part of
-the float32 weights and of Adam's two moments from the files of all ranks of the checkpoint. The files are mapped into
-memory, so that a rank holds one whole parameter at a time.
+DeepSpeed's own loading wants the layout of the saving run, and reads a second copy of a rank's state into memory. Here
+every rank copies, parameter by parameter, its part of the float32 weights and of Adam's two moments from the files of
+the ranks that have saved it. The files are mapped into memory.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"  # the float32 one; its moments are under their own names
 _RANK = re.compile(r"zero_pp_rank_(\d+)_")
 
-Piece = Callable[[str], Tensor]  # float32 values by WEIGHT or a moment
+Piece = Callable[[str, int, int], Tensor]  # of a flat parameter: float32 values by WEIGHT or a moment, start and stop
+Segment = tuple[int, Callable[[str], Tensor]]  # elements of a parameter that lie together, and their values
 State = dict[str, Tensor]
 
 
@@ -29,17 +30,20 @@ class SavedState:
 
     Attributes:
         step: optimizer steps taken.
+        module: state dict of what was trained; under ZeRO-3 without the weights.
+        kinds: WEIGHT, and the moments unless no step was taken.
 
     Raises:
         FileNotFoundError: no files of DeepSpeed.
     """
 
     def __init__(self, folder: Path) -> None:
-        shards = sorted(folder.glob("*zero_pp_rank_*_optim_states.pt"), key=_rank)
-        models = sorted(folder.glob("*model_states.pt"), key=lambda path: _rank(path) if "zero_pp" in path.name else 0)
+        shards = sorted(folder.glob("*zero_pp_rank_*_optim_states.pt"), key=rank_of)
+        models = sorted(folder.glob("*model_states.pt"), key=rank_of)
         if not models:
             raise FileNotFoundError(f"DeepSpeed saved nothing in {folder}")
         self._model, self._shards = _read(models[0]), [_read(path)["optimizer_state_dict"] for path in shards]
+        self.module: dict[str, Tensor] = self._model["module"]
         if not self._shards:
             states = [self._model["optimizer"]["state"]]
         elif "fp32_flat_groups" in self._shards[0]:
@@ -48,9 +52,10 @@ class SavedState:
             states = [shard["base_optimizer_state"]["state"] for shard in self._shards]
         self._states: list[Mapping[int, State]] = states
         self.step = float(next((s["step"] for s in states[0].values() if "step" in s), 0.0))
+        self.kinds = (WEIGHT, *(MOMENTS if any(MOMENTS[0] in s for held in states for s in held.values()) else ()))
 
     def parameters(self, trained: list[str]) -> Iterator[tuple[str, Piece]]:
-        """Each trained parameter by name, with a function that reads it, flat.
+        """Each trained parameter by name, with a function that reads a part of it.
 
         Args:
             trained: names of the model's trained parameters, in the model's order.
@@ -67,57 +72,46 @@ class SavedState:
         if set(found) != set(trained):
             wrong = sorted(set(found) ^ set(trained))
             raise ValueError(f"the checkpoint holds other trained parameters than the model: {', '.join(wrong[:5])}")
-        yield from found.items()
+        for name, segments in found.items():
+            yield name, functools.partial(_read_part, segments)
 
-    def _whole(self, trained: list[str]) -> dict[str, Piece]:
+    def _whole(self, trained: list[str]) -> dict[str, list[Segment]]:
         """Stage 0: one copy of everything; Adam numbers the parameters in the model's order."""
-        weights, (state,) = self._model["module"], self._states
+        weights, (state,) = self.module, self._states
 
-        def piece(i: int, name: str) -> Piece:
-            return lambda kind: (weights[name] if kind == WEIGHT else _moment(state, i, kind, weights[name])).flatten()
+        def values(i: int, name: str, kind: str) -> Tensor:
+            return (weights[name] if kind == WEIGHT else _moment(state, i, kind, weights[name])).flatten()
 
-        return {name: piece(i, name) for i, name in enumerate(trained) if name in weights}
+        known = [(i, name) for i, name in enumerate(trained) if name in weights]
+        return {name: [(weights[name].numel(), functools.partial(values, i, name))] for i, name in known}
 
-    def _sliced(self) -> dict[str, Piece]:
+    def _sliced(self) -> dict[str, list[Segment]]:
         """Stages 1 and 2: every rank has a range of the parameters laid end to end, and a table of what is in it."""
-        places: dict[str, list[tuple[int, int, int, int]]] = {}
+        found: dict[str, list[Segment]] = {}
         for rank, shard in enumerate(self._shards):
             for group, table in enumerate(shard["param_slice_mappings"]):
                 for name, address in table.items():
-                    places.setdefault(name, []).append((rank, group, address.start, address.numel))
+                    key = "single_partition_of_fp32_groups"
+                    found.setdefault(name, []).append(self._segment(rank, group, key, address.start, address.numel))
+        return found
 
-        def piece(name: str) -> Piece:
-            def read(kind: str) -> Tensor:
-                return torch.cat([
-                    self._flat(rank, group, "single_partition_of_fp32_groups", kind).narrow(0, start, count)
-                    for rank, group, start, count in places[name]
-                ])  # fmt: skip
-
-            return read
-
-        return {name: piece(name) for name in places}
-
-    def _partitioned(self) -> dict[str, Piece]:
+    def _partitioned(self) -> dict[str, list[Segment]]:
         """Stage 3: every rank has an equal part of each parameter, the last one padded."""
         shapes = {name: shape for group in self._model["param_shapes"] for name, shape in group.items()}
         ranks = len(self._shards)
-        sizes = [-(-shape.numel() // ranks) for shape in shapes.values()]
-        starts = dict(zip(shapes, accumulate(sizes, initial=0), strict=False))
         groups = [group.numel() for group in self._shards[0]["fp32_flat_groups"]]
-        begins = list(accumulate(groups, initial=0))
+        found, group, start = {}, 0, 0
+        for name, shape in shapes.items():
+            size = -(-shape.numel() // ranks)
+            if start == groups[group]:
+                group, start = group + 1, 0
+            counts = [max(0, min(size, shape.numel() - rank * size)) for rank in range(ranks)]
+            found[name] = [self._segment(r, group, "fp32_flat_groups", start, n) for r, n in enumerate(counts)]
+            start += size
+        return found
 
-        def piece(name: str) -> Piece:
-            count, start = shapes[name].numel(), starts[name]
-            group = next(g for g in range(len(groups)) if begins[g] <= start < begins[g + 1])
-            size = -(-count // ranks)
-
-            def read(kind: str) -> Tensor:
-                flats = [self._flat(rank, group, "fp32_flat_groups", kind) for rank in range(ranks)]
-                return torch.cat([flat.narrow(0, start - begins[group], size) for flat in flats])[:count]
-
-            return read
-
-        return {name: piece(name) for name in shapes}
+    def _segment(self, rank: int, group: int, key: str, start: int, count: int) -> Segment:
+        return count, lambda kind: self._flat(rank, group, key, kind).narrow(0, start, count)
 
     def _flat(self, rank: int, group: int, key: str, kind: str) -> Tensor:
         weights: Tensor = self._shards[rank][key][group]
@@ -137,15 +131,19 @@ def restore(folder: Path, module: nn.Module, optimizer: Any, adam: torch.optim.O
     saved = SavedState(folder)
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     owned = [p for group in adam.param_groups for p in group["params"]]
-    for flat in optimizer.fp32_partitioned_groups_flat if stage == 3 else owned:  # Adam makes moments at its first step
+    for flat in optimizer.fp32_partitioned_groups_flat if stage == 3 else owned:
+        if len(saved.kinds) == 1:
+            adam.state.pop(flat, None)  # Adam makes them at its first step
+            continue
         state = adam.state[flat]
         for moment in MOMENTS:
             state.setdefault(moment, torch.zeros_like(flat))
         state["step"] = torch.tensor(saved.step, dtype=torch.float32, device=flat.device)
-    write = {0: _write_whole, 3: _write_partition}.get(stage, _write_slice)
+    write = {0: _write_whole, 3: write_partition}.get(stage, _write_slice)
     with torch.no_grad():
         for name, read in saved.parameters(list(named)):
-            write(named[name], read, adam)
+            write(named[name], read, adam, saved.kinds)
+    _read_buffers(saved, module)
 
 
 def read_weights(folder: Path, module: nn.Module, trained: list[str], gathered: Callable[..., Any]) -> None:
@@ -157,44 +155,62 @@ def read_weights(folder: Path, module: nn.Module, trained: list[str], gathered: 
     Raises:
         FileNotFoundError, ValueError: see `SavedState`.
     """
-    named = dict(module.named_parameters())
-    for name, read in SavedState(folder).parameters(trained):
+    saved, named = SavedState(folder), dict(module.named_parameters())
+    for name, read in saved.parameters(trained):
         with gathered([named[name]], modifier_rank=0), torch.no_grad():
-            named[name].copy_(read(WEIGHT).view_as(named[name]))
+            named[name].copy_(read(WEIGHT, 0, named[name].numel()).view_as(named[name]))
+    _read_buffers(saved, module)
 
 
-def _write_whole(parameter: Any, read: Piece, adam: torch.optim.Optimizer) -> None:
-    parameter.copy_(read(WEIGHT).view_as(parameter))
-    for moment in MOMENTS:
-        adam.state[parameter][moment].copy_(read(moment).view_as(parameter))
+@torch.no_grad()
+def _read_buffers(saved: SavedState, module: nn.Module) -> None:
+    """Those that a model is saved with, such as the biases of an expert router."""
+    for name, buffer in module.named_buffers():
+        if name in saved.module:
+            buffer.copy_(saved.module[name])
 
 
-def _write_slice(parameter: Any, read: Piece, adam: torch.optim.Optimizer) -> None:
+def _write_whole(parameter: Any, read: Piece, adam: torch.optim.Optimizer, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        target = parameter if kind == WEIGHT else adam.state[parameter][kind]
+        target.copy_(read(kind, 0, parameter.numel()).view_as(parameter))
+
+
+def _write_slice(parameter: Any, read: Piece, adam: torch.optim.Optimizer, kinds: tuple[str, ...]) -> None:
     """Stages 1 and 2. The parameter itself is whole on every rank, its float32 copy and moments are not."""
-    parameter.copy_(read(WEIGHT).view_as(parameter))
+    parameter.copy_(read(WEIGHT, 0, parameter.numel()).view_as(parameter))
     if (part := parameter._hp_mapping) is None:  # of other ranks
         return
     here, there = part.lp_fragment_address, part.hp_fragment_address
     flat = adam.param_groups[part.param_group_index]["params"][0]
-    targets = {WEIGHT: flat.data, **{moment: adam.state[flat][moment] for moment in MOMENTS}}
-    for kind, target in targets.items():
-        target.narrow(0, there.start, there.numel).copy_(read(kind).narrow(0, here.start, here.numel))
+    for kind in kinds:
+        target = flat.data if kind == WEIGHT else adam.state[flat][kind]
+        target.narrow(0, there.start, there.numel).copy_(read(kind, here.start, here.start + here.numel))
 
 
-def _write_partition(parameter: Any, read: Piece, adam: torch.optim.Optimizer) -> None:
-    """Stage 3."""
-    optimizer, size = parameter._z3_optimizer, parameter.ds_tensor.numel()
-    start = size * optimizer._get_param_partition_rank(parameter)
-    for kind in (WEIGHT, *MOMENTS):
-        whole = read(kind)
-        own = torch.zeros(size, dtype=whole.dtype)
-        rows = whole[start : start + size]
-        own[: rows.numel()] = rows
+def write_partition(parameter: Any, read: Piece, adam: Any = None, kinds: tuple[str, ...] = (WEIGHT,)) -> None:
+    """Stage 3: this rank's part of a parameter, whatever its size (DeepSpeed's own call wants a multiple of the ranks).
+    """
+    optimizer, size, count = parameter._z3_optimizer, parameter.ds_tensor.numel(), parameter.ds_numel
+    start = min(count, size * optimizer._get_param_partition_rank(parameter))
+    for kind in kinds:
+        rows = read(kind, start, min(count, start + size))
+        own = nn.functional.pad(rows, (0, size - rows.numel()))
         optimizer.set_local_hp_param(own, parameter, None if kind == WEIGHT else kind)
         if kind == WEIGHT:
             parameter.ds_tensor.data.copy_(own.view_as(parameter.ds_tensor))
-            if parameter.data.numel() == whole.numel():  # a small one that stays whole between steps
-                parameter.data.copy_(whole.view_as(parameter))
+            if parameter.data.numel() == count:  # a small one that stays whole between steps
+                parameter.data.copy_(read(kind, 0, count).view_as(parameter))
+
+
+def _read_part(segments: list[Segment], kind: str, start: int, stop: int) -> Tensor:
+    parts, begin = [torch.empty(0)], 0
+    for count, values in segments:
+        low, high = max(start - begin, 0), min(stop - begin, count)
+        if low < high:
+            parts.append(values(kind)[low:high])
+        begin += count
+    return torch.cat(parts) if len(parts) != 2 else parts[1]
 
 
 def _moment(states: Mapping[int, State], index: int, kind: str, like: Tensor) -> Tensor:
@@ -202,7 +218,8 @@ def _moment(states: Mapping[int, State], index: int, kind: str, like: Tensor) ->
     return states[index][kind] if kind in states.get(index, {}) else torch.zeros_like(like, dtype=torch.float32)
 
 
-def _rank(path: Path) -> int:
+def rank_of(path: Path) -> int:
+    """The rank that wrote a file of DeepSpeed's checkpoint."""
     match = _RANK.search(path.name)
     return int(match[1]) if match else 0
 

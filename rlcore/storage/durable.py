@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 PARTIAL = ".partial"
 HASHES: dict[str, Any] = {"sha256": hashlib.sha256, "blake2b": lambda: hashlib.blake2b(digest_size=32)}
+FileSums = Mapping[str, Mapping[str, Any]]  # by relative name: "bytes" and the hash, by its name in HASHES
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -113,12 +114,20 @@ def file_sums(folder: Path, names: Iterable[str] | None = None, hash: str = "sha
     return dict(zip(found, in_parallel(entry, found), strict=True))
 
 
+def synced_sums(folder: Path, names: Iterable[str]) -> FileSums:
+    """Fsyncs files of `folder` and hashes them. For checkpoints: the process that wrote a file calls it."""
+    found = list(names)
+    in_parallel(sync, [folder / name for name in found])
+    sums = file_sums(folder, found, "blake2b")
+    return {name: {key: entry[key] for key in ("bytes", "blake2b")} for name, entry in sums.items()}
+
+
 def visible_files(folder: Path) -> list[str]:
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
-def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def size_problems(folder: Path, files: FileSums) -> list[str]:
     """Names of files that are missing or differ in size; reads no content."""
     found = []
     for name, entry in files.items():
@@ -129,7 +138,7 @@ def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[
     return found
 
 
-def content_problems(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def content_problems(folder: Path, files: FileSums) -> list[str]:
     """Names of files that differ in hash; reads every byte."""
 
     def problem(name: str) -> str:

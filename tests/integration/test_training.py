@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from actors.config.schema import DType, EngineConfig, ModelConfig, OptimizerConfig
 from actors.training.engine import TrainEngine
-from actors.training.masters import NAME
+from actors.training.masters import STEM, SUFFIX
 from actors.training.scorer import real
 from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec
 from rlcore import metrics as M
@@ -31,6 +31,7 @@ from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops import logprobs as ops
 from rlcore.ops.logprobs import token_logprobs, token_logprobs_and_entropy
+from rlcore.storage.durable import content_problems
 from rlcore.types import TrainBatch
 
 VOCABULARY, LR, TEMPERATURE = 61, 1e-3, 0.7
@@ -336,7 +337,8 @@ def test_float32_weights_survive_bfloat16(request: Any, folders: Any, tmp_path: 
     held = ranks.run(masters)[-1]
     ranks.run(call, "export", str(tmp_path / "next"), True)
     ranks.run(call, "export", str(tmp_path / "plain"))
-    assert not (tmp_path / "plain" / NAME).exists()
+    assert not (tmp_path / "plain" / f"{STEM}{SUFFIX}").exists()
+    assert (tmp_path / "next" / f"{STEM}{SUFFIX}").exists()
     AutoModelForCausalLM.from_pretrained(tmp_path / "next")
     ranks.run(call, "reset_optimizer")
     some_updates(ranks, range(2, 4))
@@ -407,6 +409,19 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(
         assert_equal(got, wanted)
     assert_equal(uninterrupted[0], uninterrupted[1])
     assert any(not np.array_equal(uninterrupted[0][n], saved[n]) for n in saved)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_rank_hashes_what_it_has_written(two: Ranks, folders: Any, tmp_path: Path, stage: int) -> None:
+    two.run(build, folders["untied"], stage)
+    of_ranks = two.run(call, "save", str(tmp_path))
+    for rank, sums in enumerate(of_ranks):
+        assert f"random-{rank}.pt" in sums
+        assert content_problems(tmp_path, sums) == []
+    assert not of_ranks[0].keys() & of_ranks[1].keys()
+    of_engine = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "engine").iterdir()}
+    assert of_engine <= of_ranks[0].keys() | of_ranks[1].keys()
+    assert (len([n for n in of_ranks[1] if n.startswith("engine/")]) > 0) == (stage > 0)
 
 
 def draw(here: Any) -> list[float]:

@@ -55,7 +55,7 @@ def test_experts_are_sent_as_the_folder_holds_them(folder: Path, max_bytes: int)
 
 def test_an_export_is_the_folder_again(folder: Path, tmp_path: Path) -> None:
     hf = load(folder)
-    save_model(hf, str(folder), tmp_path, hf.state_dict())
+    save_model(hf, str(folder), tmp_path, gather)
     wanted, written = (load_file(path / "model.safetensors") for path in (folder, tmp_path))
     assert written.keys() == wanted.keys()
     assert all(torch.equal(written[name], wanted[name]) for name in wanted)

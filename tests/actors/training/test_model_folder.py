@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def load(folder: Path, **options: Any) -> Any:
 def export(hf: Any, folder: Path) -> Path:
     target = folder.parent / "exported"
     check_export(hf, str(folder))
-    save_model(hf, str(folder), target, hf.state_dict())
+    target.mkdir()
+    save_model(hf, str(folder), target, lambda parameters: nullcontext())
     assert transformers.AutoTokenizer.from_pretrained(target).eos_token_id == 1
     return target
 
