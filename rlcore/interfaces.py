@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlcore.metrics import Metrics
+from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, Group, Prompt, RewardResult, RewardScale, TrainBatch
 
 if TYPE_CHECKING:  # it imports torch
@@ -81,7 +82,10 @@ class TrainedModel(Protocol):
         """One optimizer step on the whole batch; the denominator of the loss is counted over the whole batch."""
         ...
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path) -> FileSums | None:
+        """Writes a checkpoint, and returns size and checksum of the files that its workers have fsynced and hashed."""
+        ...
+
     def load(self, directory: Path) -> None: ...
 
 
@@ -141,7 +145,7 @@ class ReferencePublisher(Protocol):
 
 
 class CheckpointStore(Protocol):
-    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], FileSums | None]) -> Path:
         """`write(directory)` puts the workers' files there; the driver's `state` (JSON-able) goes next to them."""
         ...
 

@@ -18,6 +18,7 @@ from actors.training.worker import ModelWorker
 from rlcore import metrics as M
 from rlcore.data.batching.balance import split
 from rlcore.objective import Objective
+from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, RewardScale, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]
@@ -86,10 +87,10 @@ class ModelHandle:
         phase = f"{self.group.name} {phase}"
         return parts, self.group.scatter(method, calls, timeout_s=self.deadlines.train_s, phase=phase)
 
-    def _everywhere(self, method: Callable[..., Any], *args: Any) -> Any:
-        """The answer of rank 0."""
+    def _everywhere(self, method: Callable[..., Any], *args: Any) -> list[Any]:
+        """The answers of all ranks."""
         phase = f"{self.group.name} {method.__name__}"
-        return self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=phase)[0]
+        return self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=phase)
 
     def initialize(self, directory: Path) -> None:
         self._everywhere(ModelWorker.initialize, str(directory))
@@ -98,8 +99,9 @@ class ModelHandle:
     def reset_optimizer(self) -> None:
         self._everywhere(ModelWorker.reset_optimizer)
 
-    def save(self, directory: Path) -> None:
-        self._everywhere(ModelWorker.save, str(directory))
+    def save(self, directory: Path) -> FileSums:
+        of_ranks = self._everywhere(ModelWorker.save, str(directory))
+        return {name: entry for sums in of_ranks for name, entry in sums.items()}
 
     def load(self, directory: Path) -> None:
         self._everywhere(ModelWorker.load, str(directory))
@@ -133,7 +135,7 @@ class RewardModelHandle(ModelHandle):
     scale: RewardScale = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scale = self._everywhere(RewardModelWorker.scale)
+        self.scale = self._everywhere(RewardModelWorker.scale)[0]
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -161,14 +163,15 @@ class RewardModelHandle(ModelHandle):
 
     def initialize(self, directory: Path, attributes: Sequence[str] | None = None) -> None:
         names = None if attributes is None else tuple(attributes)
-        self.scale = self._everywhere(RewardModelWorker.initialize, str(directory), names)
+        self.scale = self._everywhere(RewardModelWorker.initialize, str(directory), names)[0]
 
     def normalize(self, mean: float, std: float) -> None:
         self.scale = replace(self.scale, mean=mean, std=std)
 
-    def save(self, directory: Path) -> None:
-        super().save(directory)
+    def save(self, directory: Path) -> FileSums:
+        written = super().save(directory)
         self.scale.write(directory)
+        return written
 
     def load(self, directory: Path) -> None:
         """Raises: FileNotFoundError, ValueError: no checkpoint of a reward model, or of one with other outputs."""

@@ -21,6 +21,7 @@ from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
 from rlcore.objective import Objective, TensorBatch
+from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, TrainBatch
 
 
@@ -213,9 +214,9 @@ class ModelWorker:
         """Resets Adam's moments and step count."""
         self.engine.reset_optimizer()
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> FileSums:
         """See `TrainEngine.save`."""
-        self.engine.save(directory)
+        return self.engine.save(directory)
 
     def load(self, directory: str) -> None:
         """See `TrainEngine.load`."""

@@ -17,6 +17,7 @@ from rlcore.loops.config import OfflineTrainConfig
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.problems import UserError
+from rlcore.storage.durable import FileSums
 
 Units = NDArray[np.int64]
 
@@ -41,7 +42,7 @@ class OfflineRun:
     progress: Tracker  # of the run: phases
     stop: StopSignal
     checkpoints: CheckpointStore | None = None  # None: an interrupted run starts over
-    write: Callable[[Path], None] = lambda folder: None  # writes model and optimizer into a checkpoint
+    write: Callable[[Path], FileSums | None] = lambda folder: None  # writes model and optimizer into a checkpoint
     read: Callable[[Path], None] = lambda folder: None
     tracker: Tracker | None = None  # of the stage: one row per step
     seed: int = 0

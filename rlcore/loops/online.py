@@ -26,6 +26,7 @@ from rlcore.loops.ledger import Ledger
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rewards.config import RewardConfig
+from rlcore.storage.durable import FileSums
 from rlcore.types import Prompt, TrainBatch
 
 CRITIC = "critic"  # folder in a checkpoint
@@ -233,10 +234,12 @@ def save(run: OnlineRun, state: LoopState) -> None:
         run.world.checkpoints.save(state.step, stored, lambda directory: write_models(run.world, directory))
 
 
-def write_models(world: World, directory: Path) -> None:
-    world.policy.save(directory)
+def write_models(world: World, directory: Path) -> FileSums:
+    written = dict(world.policy.save(directory) or {})
     if world.critic is not None:
-        world.critic.save(directory / CRITIC)
+        of_critic = world.critic.save(directory / CRITIC) or {}
+        written |= {f"{CRITIC}/{name}": entry for name, entry in of_critic.items()}
+    return written
 
 
 def start_others(run: OnlineRun) -> None:

@@ -27,12 +27,12 @@ from typing import Any
 from rlcore.problems import UserError
 from rlcore.storage.durable import (
     PARTIAL,
+    FileSums,
     content_problems,
-    file_sums,
-    in_parallel,
     is_disk_full,
     size_problems,
     sync,
+    synced_sums,
     write_text,
 )
 from rlcore.storage.strict_json import plain, restored
@@ -53,7 +53,7 @@ class Checkpoints:
     """The checkpoints of one run; implements `interfaces.CheckpointStore`.
 
     One process writes; opening the store removes partial files of a killed process. Other processes use
-    `read_only=True`. The driver checksums the workers' files, so several nodes need a shared file system.
+    `read_only=True`. Workers write into the same folder, so several nodes need a shared file system.
 
     Attributes:
         warnings: problems found by the last `load_latest`, one line each; also logged.
@@ -75,7 +75,7 @@ class Checkpoints:
 
     # ---- writing
 
-    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], FileSums | None]) -> Path:
         """Writes the checkpoint of `step`, replacing one of the same step, then deletes those beyond `keep`.
 
         A complete checkpoint is on disk at every moment, if there was one before. On failure the partial folder is
@@ -84,10 +84,12 @@ class Checkpoints:
         Args:
             step: completed steps, >= 0.
             state: JSON-able; numpy scalars and arrays, enums, paths and non-finite floats are converted.
-            write: writes the workers' files into the given folder; may create folders, but no links.
+            write: writes the workers' files into the given folder; may create folders, but no links. It returns size
+                and checksum of the files that their writers have fsynced and hashed; this process hashes the others.
 
         Raises:
-            CheckpointError: the disk is full, or `write` created a link or a file with a reserved name.
+            CheckpointError: the disk is full, `write` created a link or a file with a reserved name, or a file that a
+                worker has hashed is missing here or of another size.
             TypeError, ValueError: `state` has a value that JSON cannot represent (the message has its path); nothing is
             written.
         """
@@ -102,8 +104,7 @@ class Checkpoints:
             raise self._full(partial, needed, free)
         try:
             partial.mkdir()
-            write(partial)
-            _seal(partial, step, text)
+            _seal(partial, step, text, write(partial) or {})
             self._commit(partial, final)
             write_text(self.directory / LATEST, final.name + "\n")
         except BaseException as error:
@@ -243,11 +244,11 @@ class Checkpoints:
 # ---- one folder
 
 
-def _seal(folder: Path, step: int, state_text: str) -> None:
-    """Adds state and manifest, and fsyncs everything.
+def _seal(folder: Path, step: int, state_text: str, written: FileSums) -> None:
+    """Adds state and manifest, and fsyncs everything that its writer has not.
 
     Raises:
-        CheckpointError: the folder contains a link, a special file, or a reserved name.
+        CheckpointError: the folder contains a link, a special file, or a reserved name; or see `save`.
     """
     for name in (STATE, MANIFEST):
         if (folder / name).exists():
@@ -259,9 +260,13 @@ def _seal(folder: Path, step: int, state_text: str) -> None:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"{path} is a link or a special file: a checkpoint contains only plain files")
         (folders if path.is_dir() else paths).append(path)
-    in_parallel(sync, paths)
-    sums = file_sums(folder, [path.relative_to(folder).as_posix() for path in paths], "blake2b")
-    files = {name: {key: entry[key] for key in ("bytes", "blake2b")} for name, entry in sums.items()}
+    if problems := size_problems(folder, written):
+        raise CheckpointError(
+            f"{folder} is not as the workers wrote it: {'; '.join(problems[:3])}. The run_dir must be on a file system "
+            "that all nodes share"
+        )
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = {**written, **synced_sums(folder, [name for name in names if name not in written])}
     (folder / MANIFEST).write_text(_manifest_text({"format": FORMAT, "step": step, "files": files}))
     for path in (folder / MANIFEST, *reversed(folders)):
         sync(path)

@@ -16,6 +16,7 @@ import pytest
 
 from rlcore.storage import checkpoint
 from rlcore.storage.checkpoint import CheckpointError, Checkpoints
+from rlcore.storage.durable import FileSums, synced_sums
 
 OLD, NEW = {"step": 10, "best": 0.25}, {"step": 20, "best": 0.5}
 
@@ -26,6 +27,13 @@ def writer(value: int):
         (directory / "rank-0" / "deep").mkdir(parents=True)
         (directory / "rank-0" / "deep" / "optimizer.bin").write_bytes(bytes([value + 1]) * 100)
         (directory / "empty").write_bytes(b"")
+
+    return write
+
+
+def of_size(count: int):
+    def write(directory: Path) -> None:
+        (directory / "model.bin").write_bytes(b"x" * count)
 
     return write
 
@@ -71,6 +79,52 @@ def test_save_and_load(store):
     assert (directory, state, content(directory)) == (path, OLD, expected(1))
     assert (store.directory / "latest").read_text() == "step-000010\n"
     assert store.warnings == []
+
+
+def test_what_the_workers_have_hashed_is_not_read_again(store, monkeypatch):
+    """Only its size is compared; a byte that changes later is noticed by the worker's hash."""
+    read = []
+    plain = checkpoint.synced_sums
+    monkeypatch.setattr(checkpoint, "synced_sums", lambda folder, names: read.extend(names) or plain(folder, names))
+
+    def write(directory: Path) -> FileSums:
+        writer(1)(directory)
+        return synced_sums(directory, ["model.bin", "rank-0/deep/optimizer.bin"])
+
+    path = store.save(10, OLD, write)
+    assert sorted(read) == ["empty", "state.json"]
+    monkeypatch.undo()
+    files = json.loads((path / "manifest.json").read_text())["files"]
+    store.save(20, OLD, writer(1))
+    assert json.loads((store.directory / "step-000020" / "manifest.json").read_text())["files"].items() >= {
+        name: entry for name, entry in files.items() if name != "state.json"
+    }.items()
+    shutil.rmtree(store.directory / "step-000020")
+    assert store.load_latest()[1] == OLD
+    (path / "model.bin").write_bytes(bytes([1]) * 4999 + b"!")
+    with pytest.raises(CheckpointError, match=r"model.bin: wrong checksum"):
+        store.load_latest()
+
+
+@pytest.mark.parametrize(
+    ("damage", "wrong"),
+    [
+        (lambda path: path.unlink(), "model.bin is missing"),
+        (lambda path: path.write_bytes(b"x" * 10), "model.bin has 10 bytes instead of 5,000"),
+    ],
+)
+def test_a_file_that_is_not_as_a_worker_wrote_it_is_no_checkpoint(store, damage, wrong):
+    store.save(10, OLD, writer(1))
+
+    def write(directory: Path) -> FileSums:
+        writer(2)(directory)
+        sums = synced_sums(directory, ["model.bin"])
+        damage(directory / "model.bin")
+        return sums
+
+    with pytest.raises(CheckpointError, match=f"{wrong}.*file system that all nodes share"):
+        store.save(20, NEW, write)
+    assert names(store) == ["latest", "step-000010"]
 
 
 def test_only_the_newest_are_kept_and_steps_sort_as_numbers(store):
@@ -355,7 +409,7 @@ def test_unknown_format_is_not_taken_for_damage(monkeypatch, store):
 @pytest.mark.parametrize("name", ["state.json", "manifest.json"])
 def test_reserved_names_and_links(store, name):
     with pytest.raises(CheckpointError, match=name):
-        store.save(10, OLD, lambda d: (d / name).write_text("x"))
+        store.save(10, OLD, lambda d: (d / name).touch())
     with pytest.raises(CheckpointError, match="link"):
         store.save(10, OLD, lambda d: (d / "model.bin").symlink_to(sys.executable))
     assert names(store) == []
@@ -414,14 +468,14 @@ def test_really_full_disk(tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         store = Checkpoints(mount / "checkpoints", keep=1)
-        store.save(10, OLD, lambda d: (d / "model.bin").write_bytes(b"x" * 50_000))
+        store.save(10, OLD, of_size(50_000))
         monkeypatch = pytest.MonkeyPatch()
         monkeypatch.setattr(checkpoint, "SPARE_BYTES", 0)
         with monkeypatch.context(), pytest.raises(CheckpointError, match="step 10 is kept"):
-            store.save(20, NEW, lambda d: (d / "model.bin").write_bytes(b"x" * 500_000))
+            store.save(20, NEW, of_size(500_000))
         assert store.load_latest()[1] == OLD
         assert names(store) == ["latest", "step-000010"]
-        store.save(20, NEW, lambda d: (d / "model.bin").write_bytes(b"x" * 50_000))
+        store.save(20, NEW, of_size(50_000))
         assert store.load_latest()[1] == NEW
         monkeypatch.undo()
     finally:
@@ -514,5 +568,5 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path):
     (folder / "manifest.json").write_text(MANIFEST_OF_2026)
     store = Checkpoints(tmp_path, keep=1)
     assert store.load_latest() == (folder, {"best": -math.inf})
-    store.save(1, {"best": -math.inf}, lambda path: (path / "w").write_text("1"))
+    store.save(1, {"best": -math.inf}, of_size(1))
     assert (folder / "manifest.json").read_text() == MANIFEST_OF_2026

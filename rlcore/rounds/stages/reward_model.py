@@ -26,6 +26,7 @@ from rlcore.rounds.context import StageContext, joined
 from rlcore.rounds.plan.config import Made, StageConfig
 from rlcore.rounds.store.store import Artefact
 from rlcore.rounds.training import fit
+from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 SCORED_AT_ONCE = 2048  # rows
@@ -149,10 +150,11 @@ class RewardTrainingPlan:
             self.labels = smoothed_labels(self.labels, chosen, rejected, self.config.smoothing_beta)
             self.labels_epoch = epoch
 
-    def write(self, directory: Path) -> None:
-        self.model.save(directory)
+    def write(self, directory: Path) -> FileSums | None:
+        written = self.model.save(directory)
         if self.labels is not None:
             np.save(directory / LABELS, np.append(self.labels, self.labels_epoch))
+        return written
 
     def read(self, directory: Path) -> None:
         self.model.load(directory)

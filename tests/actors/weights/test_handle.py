@@ -162,8 +162,9 @@ class Model:
         self.calls.append((list(shard.sample_ids), micro_batches, denominator, rate, *rest))
         return {"x": M.Mean(float(shard.num_loss_tokens), denominator)}
 
-    def save(self, directory: str) -> None:
+    def save(self, directory: str) -> dict[str, Any]:
         self.calls.append(("save", directory))
+        return {f"of-{id(self)}": {"bytes": 1}}
 
     def initialize(self, directory: str) -> None:
         self.calls.append(("initialize", directory))
