@@ -26,7 +26,9 @@ def buckets(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[list[tupl
     `max_bytes`; a larger tensor has its own bucket.
     """
     for part in parts(hf, max_bytes, gather):
-        yield from cut(to_checkpoint(hf, part), lambda item: item[1].numel() * item[1].element_size(), max_bytes)
+        items = to_checkpoint(hf, part)
+        yield from cut(items, lambda item: item[1].numel() * item[1].element_size(), max_bytes)
+        del part, items  # or they would stay in memory while the next part is gathered
 
 
 def parts(hf: nn.Module, max_bytes: int, gather: Gather) -> Iterator[dict[str, Tensor]]:

@@ -284,13 +284,6 @@ class TrainEngine:
                 if isinstance(value, Tensor):  # in place, because DeepSpeed keeps views of these
                     value.zero_()
 
-    def gradients(self) -> dict[str, Tensor]:
-        """The full gradient by parameter name, between the last `backward` and `step`. For tests: it gathers all."""
-        from deepspeed.utils import safe_get_full_grad
-
-        named = [(n.removeprefix("hf."), p) for n, p in self.scorer.named_parameters() if p.requires_grad]
-        return {n: safe_get_full_grad(p).detach().float().cpu().clone() for n, p in named}
-
     # ---- weights
 
     def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
@@ -299,7 +292,9 @@ class TrainEngine:
         Under ZeRO-3 a bucket is gathered on every rank and freed when the next is requested: copy tensors you keep, and
         iterate on all ranks.
         """
-        yield from checkpoint_format.buckets(self.module, max_bytes, self._gathered)
+        for bucket in checkpoint_format.buckets(self.module, max_bytes, self._gathered):
+            yield bucket
+            bucket.clear()
         trim()
 
     def _gathered(self, parameters: Sequence[Tensor], modifier_rank: int | None = None) -> Any:

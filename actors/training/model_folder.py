@@ -73,6 +73,8 @@ def save_model(hf: torch.nn.Module, source: str, target: Path | None, gather: Ga
         if shards is not None:
             for name, tensor in to_checkpoint(hf, {n: t for n, t in part.items() if n not in tied}):
                 shards.add(name, tensor)
+                del tensor
+        del part  # or it would stay in memory while the next one is gathered
     if shards is not None:
         shards.close(index=True)
 

@@ -26,6 +26,7 @@ import argparse
 import json
 import multiprocessing as mp
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -166,12 +167,14 @@ def main() -> None:
     parser.add_argument("--folder", help="for the files; default: a temporary one")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    from actors.placement.process import free_address
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
 
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         build(Path(out) / "base", 1e6, MB)
         parameters, shard = build(Path(out) / "start", options.parameters, options.shard_mb * MB, options.stored)
-        context, address = mp.get_context("spawn"), free_address()
+        context = mp.get_context("spawn")
         pipes, processes = [], []
         for rank in range(RANKS):
             ours, theirs = context.Pipe(duplex=False)

@@ -36,6 +36,7 @@ from actors.training.worker import StartSpec
 from rlcore import metrics as M
 from rlcore.algorithms.value import ValueObjective
 from rlcore.types import TrainBatch
+from tests.integration.test_training import gradients
 
 VOCABULARY, WIDTH, LR, CLIP, LIMIT = 61, 32, 1e-3, 0.2, 30
 # Adam divides by the gradient's own size: a larger eps keeps rounding of near-zero gradients out of the comparison
@@ -76,7 +77,7 @@ class Watched(CriticWorker):
         plain = engine.step
 
         def step(learning_rate: float) -> tuple[float, bool]:
-            seen.update(engine.gradients())
+            seen.update(gradients(engine))
             return plain(learning_rate)
 
         engine.step = step  # type: ignore[method-assign]

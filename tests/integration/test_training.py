@@ -205,13 +205,21 @@ def weights(engine: TrainEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for bucket in engine.buckets(6000) for name, tensor in bucket}
 
 
+def gradients(engine: TrainEngine) -> dict[str, torch.Tensor]:
+    """The full gradient by parameter name, between the last `backward` and `step`."""
+    from deepspeed.utils import safe_get_full_grad
+
+    named = [(n.removeprefix("hf."), p) for n, p in engine.scorer.named_parameters() if p.requires_grad]
+    return {n: safe_get_full_grad(p).detach().float().cpu().clone() for n, p in named}
+
+
 def update(here: Any, denominator: float, objective: str, shard: TrainBatch, micro: list[list[int]]) -> Any:
     """Metrics, gradient and new weights of one update."""
     engine, seen = here.worker.engine, {}
     plain = engine.step
 
     def step(learning_rate: float) -> tuple[float, bool]:
-        seen.update(engine.gradients())
+        seen.update(gradients(engine))
         return plain(learning_rate)
 
     engine.step = step
