@@ -15,7 +15,7 @@ from actors.training.checkpoint_format import Gather, parts, restore_conversions
 from actors.training.streaming import Shards
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
-BUCKET_BYTES = 256 << 20  # of weights that are gathered at once for a folder
+BUCKET_BYTES = 64 << 20  # of weights that are gathered at once for a folder
 COMPANIONS = (*TOKENIZER_FILES, "chat_template*", "generation_config.json", "*.py")
 
 
