@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.config.schema import Config, Device
+from actors.config.schema import Config, Device, Offload
 from actors.generation.handle import RolloutHandle
 from actors.generation.judge import CONCURRENCY, JudgeWorker, start_judge
 from actors.generation.rollout import RolloutWorker
@@ -294,7 +294,8 @@ class Builder:
                 setattr(groups, role, group := self.group(worker, role))
                 models.append(group)
         shared = [group for group in models if together(roles, group.name, "rollout")]
-        sharing = GpuSharing(groups.rollout, self.config.rollout.sleep_level, self.deadlines.sync_s, shared)
+        level, offloads = self.config.rollout.sleep_level, self.config.engine.offload is not Offload.none
+        sharing = GpuSharing(groups.rollout, level, self.deadlines.sync_s, shared, offloads)
         starting = [self.start(groups.rollout, RolloutWorker.start, self.rollout_arguments)]
         if self.device == "cuda":
             message("rollout engines are starting; on a new machine vLLM first compiles for several minutes")

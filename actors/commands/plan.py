@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.table import Table
 
 from actors.config.rounds import plan_rounds
 from actors.config.rules import device_of, problems, shares_gpu
-from actors.config.schema import Config, DeadlinesConfig, DType
+from actors.config.schema import Config, DeadlinesConfig
 from actors.inputs import inspect_inputs
-from actors.placement.memory import GIB, Shape, engine_share, model_shape, trainer_bytes
+from actors.placement.memory import (
+    GIB,
+    PHASES,
+    Shape,
+    engine_share,
+    gpu_rows,
+    kv_sequences,
+    memory_problem,
+    model_shape,
+    total,
+)
 from actors.placement.placement import (
     Node,
     PlacementError,
@@ -30,7 +40,7 @@ from rlcore.problems import Problem, plural
 from rlcore.rounds.plan.graph import Node as Stage
 
 GPUS_PER_NODE, CPUS_PER_NODE = 8, 96  # of a hypothetical GPU node
-GPU_GIB = 80.0  # of a hypothetical GPU
+GPU_GIB = 80.0  # of a hypothetical GPU: an H100
 CONNECT_S = 15.0  # time limit of the query for cluster nodes
 
 
@@ -53,9 +63,10 @@ def plan(config: Config) -> Plan:
     every = [*problems(config), *found]
     every += inspect_inputs(config, {problem.key for problem in every if not problem.warning})
     placement, fits = _placement(config)
+    memory, problem = _memory(config)
+    every += [problem] if problem else []
     parts = [
-        _checks(every), "" if found else _stages(nodes), placement, _batch(config), _memory(config),
-        _weight_sync(config),
+        _checks(every), "" if found else _stages(nodes), placement, _batch(config), memory, _weight_sync(config),
     ]  # fmt: skip
     return Plan("\n\n".join(part for part in parts if part), every, fits)
 
@@ -164,64 +175,55 @@ def _batch(config: Config) -> str:
     return to_text(table)
 
 
-def _memory(config: Config) -> str:
+def _memory(config: Config) -> tuple[str, Problem | None]:
+    """Tables of what lies on each GPU (on CPU: in each worker) by phase, and the problem if it does not fit."""
     try:
-        shape = model_shape(config.model)
-    except (OSError, ValueError, AttributeError) as error:
-        return f"Memory: not estimated, the model cannot be read: {error}"
-    title = f"Memory per worker, estimated: {shape.parameters:,} parameters, {config.model.dtype.value}"
-    table = Table("role", "what", "size", title=title)
-    for role, rows in _memory_rows(config, shape):
-        for i, (what, size) in enumerate(rows):
-            table.add_row(role if not i else "", what, _size(size), end_section=i == len(rows) - 1)
-    return to_text(table)
+        shape, wanted = model_shape(config.model), units(config.cluster.roles)
+    except (OSError, ValueError, AttributeError, PlacementError) as error:
+        return f"Memory: not estimated, the model or the layout cannot be read: {error}", None
+    gpu, which = _gpu(config)
+    groups = [unit.roles for unit in wanted if gpu] or [(role,) for unit in wanted for role in unit.roles]
+    head = f"Memory, estimated: {shape.parameters:,} parameters, {config.model.dtype.value}{which}"
+    texts = [head, *(text for roles in groups if (text := _memory_table(config, shape, roles, gpu)))]
+    return "\n".join(texts), memory_problem(config, shape, groups, gpu) if gpu else None
+
+
+def _memory_table(config: Config, shape: Shape, roles: Sequence[str], gpu: float) -> str:
+    rows = gpu_rows(config, shape, roles, gpu)
+    if not rows:
+        return ""
+    table = Table("role", "what", *PHASES, title=f"{'A GPU' if gpu else 'A worker'} of {' + '.join(roles)}")
+    for (role, what), row in rows.items():
+        table.add_row(role, what, *(_size(row[phase]) if phase in row else "-" for phase in PHASES))
+    table.add_section()
+    table.add_row("total", "", *(_size(size) for size in total(rows.values()).values()))
+    text = to_text(table)
+    if "rollout" in roles:
+        r, room = config.rollout, kv_sequences(config, shape, rows.get(("rollout", "KV cache"), {}))
+        longest = r.max_model_len or config.data.max_prompt_tokens + r.max_new_tokens
+        text += f"\nKV cache: room for {room:,} sequences of {longest} tokens; rollout.max_num_seqs={r.max_num_seqs}"
+        if gpu:
+            set_by = "as set" if r.gpu_memory_utilization is not None else "what the other roles leave"
+            text += f"; rollout.gpu_memory_utilization={engine_share(config, shape, gpu):g} ({set_by})"
+    return text
 
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
 
 
-def _memory_rows(config: Config, shape: Shape) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    roles, r, bytes_each = config.cluster.roles, config.rollout, 2 if config.model.dtype is DType.bfloat16 else 4
-    host = {"master weights", "Adam states"} if config.engine.offload_optimizer else set()
-    for role in ("policy", "critic"):
-        if getattr(roles, role).num_workers:
-            held = trainer_bytes(config, shape, role)
-            rows = [(what + (" (host memory)" if what in host else ""), size) for what, size in held.items() if size]
-            yield role, [*rows, ("total", sum(size for what, size in held.items() if what not in host))]
-    if roles.reference.num_workers:
-        split = roles.reference.num_workers if config.engine.zero_stage == 3 else 1
-        yield "reference", [("weights", shape.parameters * bytes_each / split)]
-    per_token = shape.kv_bytes(bytes_each)
-    longest = r.max_model_len or config.data.max_prompt_tokens + r.max_new_tokens
-    samples = config.trainer.prompts_per_step * config.trainer.samples_per_prompt
-    wanted = min(r.max_num_seqs, samples) * longest * per_token
-    weights = shape.parameters * bytes_each / r.tensor_parallel_size
+def _gpu(config: Config) -> tuple[float, str]:
+    """Bytes of a GPU, 0 on CPU, and where they are from."""
     if device_of(config) == "cpu":
-        room, origin = r.cpu_kv_cache_gib * GIB, "rollout.cpu_kv_cache_gib"
-    else:
-        gpu, real = _gpu_bytes()
-        share = engine_share(config, shape, gpu)
-        room = gpu * share - weights
-        which = "this" if real else "a made-up"
-        origin = f"{share:g} of {which} GPU of {gpu / GIB:.0f} GiB, less weights"
-    seqs = max(0, int(room * r.tensor_parallel_size // (longest * per_token)))
-    yield (
-        "rollout",
-        [
-            ("weights", weights),
-            (f"KV cache: {origin}; room for {seqs:,} sequences of {longest} tokens", max(room, 0.0)),
-            ("KV cache at full concurrency", wanted / r.tensor_parallel_size),
-        ],
-    )
+        return 0.0, ""
+    size, origin = config.cluster.gpu_memory_gib, "cluster.gpu_memory_gib"
+    if size is None:
+        import torch
 
-
-def _gpu_bytes() -> tuple[float, bool]:
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.get_device_properties(0).total_memory), True
-    return GPU_GIB * GIB, False
+        found = torch.cuda.is_available()
+        size = torch.cuda.get_device_properties(0).total_memory / GIB if found else GPU_GIB
+        origin = "this machine's" if found else "assumed; set cluster.gpu_memory_gib"
+    return size * GIB, f"; GPUs of {size:.0f} GiB ({origin})"
 
 
 def _weight_sync(config: Config) -> str:

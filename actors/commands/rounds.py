@@ -45,7 +45,7 @@ from rlcore.types import Prompt, Sample
 KEYS_WITHOUT_EFFECT = (
     "model.path", "model.gguf_file", "model.tiny", "model.trust_remote_code", "rollout.max_num_seqs",
     "rollout.sync_bucket_mb", "rollout.checksums", "rollout.weight_sync", "rollout.sleep_level",
-    "rollout.gpu_memory_utilization", "rollout.cpu_kv_cache_gib",
+    "rollout.gpu_memory_utilization", "rollout.cpu_kv_cache_gib", "engine.offload",
 )  # fmt: skip
 
 

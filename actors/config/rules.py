@@ -11,7 +11,7 @@ from pathlib import Path
 from actors.config.rules_algorithm import algorithm_problems
 from actors.config.rules_launch import launch_problems
 from actors.config.rules_model import model_problems
-from actors.config.schema import Config, Device, DType
+from actors.config.schema import Config, Device, DType, Offload
 from actors.placement.placement import ROLES, PlacementError, together, units
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
@@ -343,9 +343,6 @@ def _sync(c: Config) -> Iterator[Problem]:
         yield Problem("rollout.sleep_level", level, text, cure)
     elif level > 0 and device == "cpu":
         yield Problem("rollout.sleep_level", level, "has no effect on CPU", "set it to 0", True)
-    elif level == 0 and shared and device == "cuda":
-        text, cure = "policy and engine keep memory on one GPU at the same time", "set it to 1 if memory runs out"
-        yield Problem("rollout.sleep_level", level, text, cure, True)
 
 
 def _engine(c: Config) -> Iterator[Problem]:
@@ -359,7 +356,22 @@ def _engine(c: Config) -> Iterator[Problem]:
     if e.offload_optimizer and (e.zero_stage == 0 or device_of(c) == "cpu"):
         text = "offloading moves optimizer states from GPU to host memory, under ZeRO 1 to 3"
         yield Problem("engine.offload_optimizer", True, text, "set it to false, or engine.zero_stage=2 on GPUs")
+    if e.offload is not Offload.none:
+        yield from _offload(c)
     if c.model.dtype is DType.bfloat16 and (parity.tolerance or 1.0) < 0.05 and parity.stop:
         text = "bfloat16 log-probs of two engines differ by more than this"
         cure = "leave it out: then it is 1.0, and 0.05 for the mean"
         yield Problem("trainer.parity.tolerance", parity.tolerance, text, cure, True)
+
+
+def _offload(c: Config) -> Iterator[Problem]:
+    key, value = "engine.offload", c.engine.offload
+    if device_of(c) == "cpu" or not shares_gpu(c):
+        text = "it frees GPU memory for engines on the policy's GPUs, and there are none"
+        yield Problem(key, value, text, "set it to none, or use a layout such as cluster=gpu1_colocated")
+    elif c.rollout.sleep_level == 0:
+        text = "with rollout.sleep_level=0 the engines keep their memory while models work: they gain nothing"
+        yield Problem(key, value, text, "set it to none, or rollout.sleep_level=1")
+    elif c.engine.offload_optimizer and value is Offload.optimizer:
+        text = "with engine.offload_optimizer=true the optimizer is always in host memory"
+        yield Problem(key, value, text, "set it to all or none, or engine.offload_optimizer=false")

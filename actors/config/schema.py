@@ -27,6 +27,12 @@ class DType(str, enum.Enum):
     bfloat16 = "bfloat16"
 
 
+class Offload(str, enum.Enum):
+    none = "none"
+    optimizer = "optimizer"  # master weights, Adam states and gradients
+    all = "all"  # the weights too
+
+
 class WeightSyncBackend(str, enum.Enum):
     auto = "auto"  # host on CPU, ipc when policy and rollout share GPUs, nccl otherwise
     host = "host"  # through host memory and Ray's object store
@@ -89,7 +95,8 @@ class EngineConfig:
     zero_stage: int = bounded(0, ge=0, le=3)  # ZeRO: 1 splits optimizer states, 2 also gradients, 3 also weights
     packing: bool = False  # pack the rows of a micro-batch into one sequence without padding
     compile: bool = False  # compile the layers (torch.compile): faster on GPUs, first pass minutes longer; ZeRO 0 to 2
-    offload_optimizer: bool = False  # keep optimizer states in host memory; needs ZeRO 1 to 3 on GPUs
+    offload: Offload = Offload.none  # to host memory while engines sample on the same GPUs; needs a sleep_level
+    offload_optimizer: bool = False  # keep and update optimizer states in host memory; needs ZeRO 1 to 3 on GPUs
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # AdamW
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the DeepSpeed config
 
@@ -155,6 +162,7 @@ class DeadlinesConfig:
 class ClusterConfig:
     address: str | None = None  # address of a Ray cluster; None: RAY_ADDRESS, otherwise a local cluster is started
     device: Device = Device.auto  # device of the models
+    gpu_memory_gib: float | None = bounded(None, gt=0)  # of a GPU, for `rlcore plan`; None: this machine's GPU, or 80
     threads_per_worker: int = bounded(1, ge=1)  # OpenMP threads per CPU worker
     roles: RolesConfig = field(default_factory=RolesConfig)  # number and resources of workers per role
     deadlines: DeadlinesConfig = field(default_factory=DeadlinesConfig)

@@ -307,7 +307,8 @@ def _share(reserved: float, turns: bool) -> float:
     if (share := free_share(reserved, total, turns)) < MIN_SHARE:
         raise ValueError(
             f"a GPU of {total / GIB:.0f} GiB has no room for a rollout engine next to the {reserved / GIB:.0f} GiB of "
-            "the roles that share it: more policy workers with engine.zero_stage=3, engine.offload_optimizer=true, "
-            "separate GPUs (cluster.roles.rollout.colocate_with=null), or set rollout.gpu_memory_utilization"
+            "the roles that share it: engine.offload=all with rollout.sleep_level=1, more policy workers with "
+            "engine.zero_stage=3, separate GPUs (cluster.roles.rollout.colocate_with=null), or set "
+            "rollout.gpu_memory_utilization; `rlcore plan` shows what lies on a GPU"
         )
     return share

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
 from actors.placement.process import random_states, set_random_states, trim
@@ -32,61 +27,13 @@ from actors.training.compilation import compile_layers
 from actors.training.flops import model_flops
 from actors.training.masters import restore_masters, write_masters
 from actors.training.model_folder import check_export, save_model
+from actors.training.offload import Held, ModelMemory
 from actors.training.scorer import Scorer, load_causal
 from actors.training.streaming import Place, streamed
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.storage.durable import FileSums, new_folder, synced_sums
 
 GATHER_BYTES = 32 << 20  # of weights in one all-gather, for which DeepSpeed needs as much memory again
-
-
-def init_distributed(
-    rank: int,
-    world_size: int,
-    master_addr: str,
-    master_port: int,
-    device: str,
-    timeout_s: float,
-    store: TCPStore | None = None,
-) -> None:
-    """Joins the process group (gloo on CPU, nccl on CUDA) and registers it with DeepSpeed. Once per process.
-
-    DeepSpeed's shared-memory all-reduce, which it would compile with g++ at first use, serves tensor-parallel
-    inference alone; it is switched off, so no compiler is needed.
-
-    Args:
-        device: "cpu" or "cuda"; with "cuda" the process must see its own GPU as device 0.
-        timeout_s: of the rendezvous and of every later collective.
-        store: rank 0's, if it listens already at that address; otherwise it starts to.
-
-    Raises:
-        torch.distributed.DistError: the others did not come in time.
-    """
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
-    os.environ.update(MASTER_ADDR=master_addr, MASTER_PORT=str(master_port))
-    if device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    else:
-        torch.cuda.set_device(0)
-    limit = timedelta(seconds=timeout_s)
-    if store is None:
-        store = TCPStore(master_addr, master_port, None, rank == 0, limit, wait_for_workers=False)
-    store.set_timeout(limit)
-    backend = "gloo" if device == "cpu" else "nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
-    import deepspeed
-
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # DeepSpeed's calls, one warning per step
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit)
-
-
-def leave_distributed() -> None:
-    """Leaves the process group, if any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def zero_stage(model: ModelConfig, engine: EngineConfig) -> int:
@@ -171,6 +118,7 @@ class TrainEngine:
         self.flops = model_flops(self.module)
         if engine.compile:
             compile_layers(self.module)
+        self._memory = ModelMemory(engine.offload, self.scorer, self.device)
         self._has_adapters, self._dropouts = bool(lora.adapted_layers(self.module)), lora.dropouts(self.module)
         self._engine: Any = None
         self._adam: torch.optim.AdamW | None = None
@@ -232,6 +180,7 @@ class TrainEngine:
         Returns:
             Log-probs or values of each token, or scores of each row; 0 at padding.
         """
+        self._memory.need(Held.ALL if torch.is_grad_enabled() else Held.WEIGHTS)
         for dropout in self._dropouts:  # adapters use dropout only with gradients
             dropout.training = torch.is_grad_enabled()
         # scoring goes past DeepSpeed's own forward, which readies a backward; ZeRO-3's hooks sit on the module itself
@@ -279,6 +228,7 @@ class TrainEngine:
     def reset_optimizer(self) -> None:
         """Resets Adam's moments and step count, as if training started from the current weights."""
         assert self._adam is not None
+        self._memory.need(Held.ALL)
         for state in self._adam.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):  # in place, because DeepSpeed keeps views of these
@@ -292,6 +242,7 @@ class TrainEngine:
         Under ZeRO-3 a bucket is gathered on every rank and freed when the next is requested: copy tensors you keep, and
         iterate on all ranks.
         """
+        self._memory.need(Held.WEIGHTS)
         for bucket in checkpoint_format.buckets(self.module, max_bytes, self._gathered):
             yield bucket
             bucket.clear()
@@ -316,6 +267,7 @@ class TrainEngine:
             masters: in bfloat16, write the float32 master weights too (`masters`), so that a training that starts from
                 the folder continues from exactly these.
         """
+        self._memory.need(Held.ALL if masters else Held.WEIGHTS)
         try:
             with new_folder(Path(directory)) if self.rank == 0 else nullcontext() as folder:
                 try:
@@ -345,6 +297,7 @@ class TrainEngine:
         Returns:
             The sums of the files that this rank has written, which are fsynced.
         """
+        self._memory.need(Held.ALL)
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         # the base model of adapters is not trained, and is loaded from its folder again
@@ -367,6 +320,7 @@ class TrainEngine:
             FileNotFoundError: no checkpoint of an engine in `directory`.
             ValueError: saved with another dtype or model size.
         """
+        self._memory.need(Held.ALL)
         source = Path(directory)
         saved, own = json.loads((source / "engine.json").read_text()), self._identity()
         if fixed := [key for key in ("dtype", "parameters") if saved.get(key) != own[key]]:
@@ -383,6 +337,10 @@ class TrainEngine:
         dist.barrier()
 
     # ---- the rest
+
+    def release(self, held: Held) -> None:
+        """See `ModelMemory.release`. Not a collective; the memory returns when a method needs it."""
+        self._memory.release(held, None if self._engine is None else self._engine.optimizer)
 
     def check_agreement(self, value: int, what: str) -> None:
         """Raises ValueError on every rank if the ranks' values differ, instead of a collective that never ends."""

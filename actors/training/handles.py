@@ -89,6 +89,8 @@ class ModelHandle:
 
     def _everywhere(self, method: Callable[..., Any], *args: Any) -> list[Any]:
         """The answers of all ranks."""
+        if self.sharing:
+            self.sharing.for_state()
         phase = f"{self.group.name} {method.__name__}"
         return self.group.broadcast(method, *args, timeout_s=self.deadlines.checkpoint_s, phase=phase)
 

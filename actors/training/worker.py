@@ -15,8 +15,10 @@ from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import EngineConfig, ModelConfig
 from actors.placement import process
-from actors.training.engine import TrainEngine, init_distributed, leave_distributed
+from actors.training.distributed import init_distributed, leave_distributed
+from actors.training.engine import TrainEngine
 from actors.training.flops import peak_flops
+from actors.training.offload import Held
 from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
@@ -123,8 +125,11 @@ class ModelWorker:
         """Bytes; see `process.memory`."""
         return process.memory()
 
-    def release(self) -> None:
-        """Returns cached GPU memory to the driver, for another process on the GPU."""
+    def release(self, held: Held) -> None:
+        """Frees GPU memory for another process: moves to host memory what `engine.offload` names, except `held`, until
+        a method needs it, and returns memory cached by torch to the driver.
+        """
+        self.engine.release(held)
         process.release()
 
     @torch.no_grad()

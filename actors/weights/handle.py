@@ -88,7 +88,7 @@ class WeightHandle:
         return self.reference if self._from_reference and self.reference is not None else self.policy
 
     def _everywhere(self) -> M.Metrics:
-        self.sharing.for_weights()
+        self.sharing.for_weights(self._sender)
         try:
             if self.exclusive and self._joined is not self._sender:
                 self.join()

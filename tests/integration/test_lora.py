@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.config.schema import DType, EngineConfig, LoraConfig, ModelConfig, RolloutConfig
-from actors.training.engine import TrainEngine, init_distributed
+from actors.training.distributed import init_distributed
+from actors.training.engine import TrainEngine
 from actors.training.scorer import real
 from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec
 from rlcore import metrics as M

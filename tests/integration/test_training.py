@@ -5,6 +5,7 @@ Each group is started once; its processes build engines of every ZeRO stage one 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import os
 import socket
@@ -19,9 +20,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from actors.config.schema import DType, EngineConfig, ModelConfig, OptimizerConfig
+from actors.config.schema import DType, EngineConfig, ModelConfig, Offload, OptimizerConfig
 from actors.training.engine import TrainEngine
 from actors.training.masters import STEM, SUFFIX
+from actors.training.offload import Held
 from actors.training.scorer import real
 from actors.training.worker import PolicyWorker, ReferenceWorker, StartSpec
 from rlcore import metrics as M
@@ -179,9 +181,12 @@ def deal(batch: TrainBatch, split: list[tuple[Any, Any]]) -> list[tuple[Any, ...
 def build(here: Any, path: str, stage: int, **options: Any) -> None:
     """A fresh policy in this process, through `start` the first time; a process joins its group only once."""
     here.worker = None
-    optimizer, offload = options.pop("optimizer", OPTIMIZER), options.pop("offload", False)
+    here.before = large_storages()  # DeepSpeed keeps some of an engine that is gone
+    extra = {"optimizer": options.pop("optimizer", OPTIMIZER), "offload": options.pop("while_sampling", Offload.none)}
+    if extra["offload"] is Offload.all:  # without it ZeRO-3 keeps all parameters of a model as small as this gathered
+        extra["extra"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+    engine = EngineConfig(zero_stage=stage, offload_optimizer=options.pop("offload", False), **extra)
     model = ModelConfig(path=path, **options)
-    engine = EngineConfig(zero_stage=stage, optimizer=optimizer, offload_optimizer=offload)
     worker = PolicyWorker()
     if here.started:
         worker._engine = TrainEngine(path, model, engine, "cpu")
@@ -193,10 +198,10 @@ def build(here: Any, path: str, stage: int, **options: Any) -> None:
     here.started, here.worker = True, worker
 
 
-def build_as(here: Any, path: str, stage: int, variant: str) -> None:
+def build_as(here: Any, path: str, stage: int, variant: str, while_sampling: Offload = Offload.none) -> None:
     """`variant`: float32, bfloat16, or offload (float32, optimizer in host memory)."""
     dtype = DType.bfloat16 if variant == "bfloat16" else DType.float32
-    build(here, path, stage, dtype=dtype, offload=variant == "offload")
+    build(here, path, stage, dtype=dtype, offload=variant == "offload", while_sampling=while_sampling)
     parameter = next(here.worker.engine.module.parameters())
     assert str(parameter.dtype) == f"torch.{dtype.value}"
 
@@ -368,6 +373,119 @@ def test_offloading_the_optimizer_changes_nothing(two: Ranks, folders: Any, stag
         seen.append(two.run(state)[0])
     for name, weight in seen[0].items():
         assert np.abs(seen[1][name] - weight).max() < 2e-2 * LR, name
+
+
+def large_storages() -> dict[int, tuple[torch.UntypedStorage, str]]:
+    """Those above 4 KiB of all tensors that Python reaches in this process."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.device.type == "cpu"]
+    found = {x.untyped_storage()._cdata: (x.untyped_storage(), f"{tuple(x.shape)} {x.dtype}") for x in tensors}
+    return {key: entry for key, entry in found.items() if entry[0].nbytes() > 4096}
+
+
+def engine_tensors(here: Any) -> list[tuple[torch.UntypedStorage, str]]:
+    """Large storages since `build`, except copies of the offloading."""
+    memory = here.worker.engine._memory
+    moved = [host for _, _, parts in [*memory._weights._moved, *memory._training._moved] for host in parts or []]
+    known = {host.untyped_storage()._cdata for host in moved} | here.before.keys()
+    return [entry for key, entry in large_storages().items() if key not in known]
+
+
+def everything(here: Any) -> dict[str, Any]:
+    """Weights, masters and moments, by storage; not the gradients and gathered parameters of ZeRO-3."""
+    found, engine, unused = {}, here.worker.engine, set()
+    if engine.stage == 3:
+        others = [engine._engine.optimizer.grad_partitions_flat_buffer, *engine.module.parameters()]
+        unused = {x.untyped_storage()._cdata for x in others}
+    for i, (storage, _) in enumerate(engine_tensors(here)):
+        if storage._cdata not in unused and storage.nbytes() < 1 << 20:  # ZeRO-3's reduction bucket is larger
+            found[str(i)] = torch.empty(0, dtype=torch.uint8).set_(storage).clone().numpy()
+    return found
+
+
+def released(here: Any) -> tuple[int, int, list[str]]:
+    """Bytes of the weights, and bytes and shapes of what is left after the engine released its memory."""
+    here.worker.release(Held.NOTHING)
+    parameters = here.worker.engine.module.parameters()
+    weights = sum(p.element_size() * getattr(p, "ds_tensor", p).numel() for p in parameters)
+    left = engine_tensors(here)
+    return weights, sum(storage.nbytes() for storage, _ in left), [shape for _, shape in left]
+
+
+def resizable(here: Any) -> None:
+    """On CPU weights that were loaded without a copy lie in the mapped file, and cannot be freed."""
+    for parameter in here.worker.engine.scorer.parameters():
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize("offload", [Offload.optimizer, Offload.all])
+@pytest.mark.parametrize("variant", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_memory_that_returns_from_the_host_trains_on_bit_for_bit(
+    two: Ranks, folders: Any, tmp_path: Path, stage: int, variant: str, offload: Offload
+) -> None:
+    has_masters = bool(stage or variant == "bfloat16")
+    two.run(build_as, folders["untied"], stage, variant)
+    calls = [(*call_, TEMPERATURE) for call_ in deal(make_batch(seed=9), SPLITS_TWO["even"])]
+
+    def step(seed: int, *release: Held) -> Any:
+        for held in release:
+            two.run(call, "release", held)
+        scored = two.run(call, "numbers", per_rank=calls)
+        some_updates(two, range(seed, seed + 1))
+        return scored
+
+    plain = [step(seed) for seed in range(3)]
+    wanted = two.run(state) + (two.run(masters) if has_masters else [])
+    two.run(build_as, folders["untied"], stage, variant, offload)
+    if not has_masters:
+        two.run(resizable)
+    again = [step(0), step(1, Held.WEIGHTS, Held.NOTHING), step(2, Held.NOTHING, Held.NOTHING)]
+    for a, b in zip(plain, again, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    before = two.run(everything)
+    for rank, (weights_bytes, left, shapes) in enumerate(two.run(released)):
+        assert sum(x.size for x in before[rank].values()) > 1.5 * weights_bytes
+        assert left <= (0 if offload is Offload.all else 1.01 * weights_bytes), shapes
+    two.run(call, "save", str(tmp_path))  # brings everything back
+    for rank, kept in enumerate(two.run(everything)):
+        assert {x.tobytes() for x in kept.values()} == {x.tobytes() for x in before[rank].values()}
+    found = two.run(state) + (two.run(masters) if has_masters else [])
+    for got, want in zip(found, wanted, strict=True):
+        assert_equal(got, want)
+
+
+def frozen_and_back(here: Any, path: str, stage: int, shard: TrainBatch, micro: list[list[int]]) -> list[Any]:
+    here.before, here.worker = large_storages(), (worker := ReferenceWorker())
+    engine = EngineConfig(zero_stage=stage, offload=Offload.all)
+    worker._engine = TrainEngine(path, ModelConfig(path=path), engine, "cpu", trainable=False)
+    if stage < 3:
+        resizable(here)
+    scored = [worker.numbers(shard, micro, TEMPERATURE)]
+    return [*scored, released(here)[1], worker.numbers(shard, micro, TEMPERATURE)]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_frozen_weights_return_from_the_host(two: Ranks, folders: Any, stage: int) -> None:
+    calls = deal(make_batch(seed=9), SPLITS_TWO["even"])
+    for before, left, after in two.run(frozen_and_back, folders["untied"], stage, per_rank=calls):
+        assert left == 0
+        assert np.array_equal(before, after)
+
+
+def deepspeeds_own(here: Any) -> str:
+    try:
+        here.worker.engine._engine.offload_states(pin_memory=False)
+    except (AssertionError, AttributeError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("stage", "why"), [(0, "no attribute 'offload_states'"), (3, "only for DeepSpeed FusedAdam")])
+def test_deepspeeds_own_offloading_does_not_serve(one: Ranks, folders: Any, stage: int, why: str) -> None:
+    """If this fails, `actors.training.offload` may use it."""
+    one.run(build, folders["untied"], stage)
+    assert why in one.run(deepspeeds_own)[0]
 
 
 @pytest.mark.parametrize("stage", [0, 3])

@@ -16,7 +16,7 @@ from actors.config.compose import ConfigError, compose
 from actors.placement.memory import GIB, Shape, model_shape, trainer_bytes
 from rlcore.ops.logprobs import CHUNK_ELEMENTS
 
-LAYOUTS = ["laptop", "gpu1_colocated", "gpu8", "gpu8_colocated", "gpu64", "gpu64_colocated"]
+LAYOUTS = ["laptop", "gpu1_colocated", "gpu1_shared", "gpu8", "gpu8_colocated", "gpu64", "gpu64_colocated"]
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +124,11 @@ def test_memory_of_the_critic_follows_its_own_ranks():
     overrides = ["algorithm=ppo", "cluster=laptop_critic", "engine.zero_stage=3", "cluster.roles.critic.num_workers=4"]
     config = compose(overrides)
     held = trainer_bytes(config, SHAPE, "critic")
-    assert {name: size / SHAPE.parameters for name, size in held.items()} == {
-        "weights": 1, "gradients": 1, "master weights": 1, "Adam states": 2,
+    assert {name: held[name] / SHAPE.parameters for name in ("weights", "gradients", "master weights")} == {
+        "weights": 1, "gradients": 1, "master weights": 1,
     }  # fmt: skip
+    assert held["Adam states"] == 2 * SHAPE.parameters
+    assert "logits and their gradient" not in held
     text = plan(config).text
     assert value(text, "completions per critic rank") == str(-(-int(value(text, "completions per policy rank")) // 2))
     assert re.search(r"│ critic +│ weights", text)

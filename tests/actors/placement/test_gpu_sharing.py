@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorDied
 from actors.placement.restarts import RestartPolicy
 from actors.training.handles import ModelHandle, RewardModelHandle
+from actors.training.offload import Held
+from actors.weights.handle import WeightHandle
 from rlcore.data.batching.collate import collate
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score
@@ -77,7 +80,7 @@ class RewardWorker:
     def __init__(self, log: list[str], engines: Sequence[Engine]) -> None:
         self.log, self.engines = log, engines
 
-    def release(self) -> None:
+    def release(self, held: Held) -> None:
         self.log.append("release")
 
     def scale(self) -> RewardScale:
@@ -106,6 +109,7 @@ class Rig:
         self.world: World = SimpleNamespace(rollout=rollout, rewards=self.scorer, tracker=FakeTracker())  # type: ignore[assignment]
 
     def resend(self) -> None:
+        self.sharing.for_weights()
         self.log.append("weights")
         for engine in self.engines:
             engine.weights = True
@@ -114,7 +118,6 @@ class Rig:
         return sample_and_score(self.world, PROMPTS, Sampling(1, 4), RewardConfig())
 
     def publish(self) -> None:
-        self.sharing.for_weights()
         self.resend()
 
 
@@ -127,7 +130,8 @@ def test_a_reward_model_on_the_engines_gpus_scores_after_generation(level: int) 
     assert rig.log == ["group"] * 6 + scored
     rig.log.clear()
     rig.step()  # a refill, or an evaluation: no update in between
-    assert rig.log == ["release", "wake", *(["weights"] if level == 2 else []), *["group"] * 6, *scored]
+    weights_first = ["release", "wake weights", "weights", "release", "wake kv_cache"]
+    assert rig.log == [*(weights_first if level == 2 else ["release", "wake"]), *["group"] * 6, *scored]
     rig.log.clear()
     rig.publish()
     assert rig.log == ["release", "wake weights", "weights"]  # buckets may take the KV cache's place
@@ -212,3 +216,105 @@ def test_only_roles_on_the_engines_gpus_take_turns_with_them() -> None:
         assert shares(role, "cluster=gpu64_colocated", "cluster.roles.reward.num_workers=64")
     assert not shares("reward", "cluster=gpu64_colocated", "cluster.roles.reward={num_workers:8,colocate_with:null}")
     assert not shares("policy", "cluster=gpu8")
+
+
+class Gpu:
+    """Counts what lies on a GPU; refuses more than its size."""
+
+    SIZES: ClassVar = {"weights": 10, "kv_cache": 45, "model weights": 12, "training state": 40, "bucket": 5}
+
+    def __init__(self, size: int) -> None:
+        self.size, self.held, self.log = size, set[str](), list[str]()
+
+    def add(self, *parts: str) -> None:
+        self.held |= set(parts)
+        assert (used := sum(self.SIZES[part] for part in self.held)) <= self.size, f"{used}: {sorted(self.held)}"
+
+    def work(self, name: str) -> None:
+        self.log.append(f"{name}: {', '.join(sorted(self.held))}")
+
+
+class SleepyEngine:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.loaded = gpu, -1
+        gpu.add("weights", "kv_cache")
+
+    def sleep(self, level: int) -> None:
+        self.gpu.held -= {"weights", "kv_cache"}
+        self.loaded = -1 if level == 2 else self.loaded
+
+    def wake(self, parts: list[str]) -> None:
+        self.gpu.add(*parts)
+
+    def version(self) -> int:
+        return self.loaded
+
+
+class Trainer:
+    """Brings its memory back when it is called, as `TrainEngine` does with engine.offload=all."""
+
+    def __init__(self, gpu: Gpu, engine: SleepyEngine) -> None:
+        self.gpu, self.engine = gpu, engine
+        gpu.add("model weights", "training state")
+
+    def release(self, held: Held) -> None:
+        self.gpu.held -= {"training state"} | (set() if held is Held.WEIGHTS else {"model weights"})
+
+    def numbers(self, *args: Any) -> Any:
+        self.gpu.add("model weights")
+        self.gpu.work("log-probs")
+        return np.zeros((1, 2), np.float32)
+
+    def save(self, directory: str) -> dict[str, Any]:
+        self.gpu.add("model weights", "training state")
+        self.gpu.work("save")
+        return {}
+
+    def send_weights(self, version: int, only: Any) -> dict[str, float]:
+        self.gpu.add("model weights", "bucket")
+        self.gpu.work("sync")
+        self.gpu.held.remove("bucket")
+        self.engine.loaded = version
+        return {"bytes": 1.0, "pause_s": 0.0}
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_neither_engine_nor_model_works_while_the_other_holds_the_memory(level: int) -> None:
+    """A GPU of 60 units has room for one at a time: 55 for the engine, 52 for the model, 27 for a weight sync."""
+    gpu = Gpu(60)
+    engine = SleepyEngine(gpu)
+    rollout: Any = Pool(engine)
+    models: list[Any] = []
+    sharing = GpuSharing(rollout, level, 5.0, models, offloads=True)
+    sharing.for_training()  # the engine started first
+    models.append(policy := Pool(Trainer(gpu, engine)))
+    handle = ModelHandle(policy, 100, DeadlinesConfig(), sharing)  # type: ignore[arg-type]
+    weights = WeightHandle(policy, rollout, 5.0, sharing, None, lambda group: None)  # type: ignore[arg-type]
+    sharing.resend = weights.resend
+
+    def sample(name: str = "sampling") -> None:
+        with sharing.generating():
+            gpu.work(name)
+
+    batch = collate([t for g in Rig(0).step() for t in g.trajectories])
+    asleep, engine_works = "model weights, training state", "kv_cache, weights"
+    sync = "bucket, model weights, weights"
+    again = [f"sync: {sync}"] if level == 2 else []
+    weights.publish()
+    sample()
+    handle._numbers(batch, 2, phase="log-probs")
+    handle.save(Path("x"))
+    assert gpu.log == [
+        f"sync: {sync}", f"sampling: {engine_works}", "log-probs: model weights", f"save: {asleep}",
+    ]  # fmt: skip
+    gpu.log.clear()
+    sample("evaluation")
+    weights.publish()  # while the engine is awake
+    weights.publish()
+    handle.save(Path("x"))  # while the engine is half awake
+    sample()
+    assert gpu.log == [
+        *again, f"evaluation: {engine_works}", f"sync: {sync}", f"sync: {sync}", f"save: {asleep}",
+        *again, f"sampling: {engine_works}",
+    ]  # fmt: skip
+    assert engine.loaded == weights.version == 2
