@@ -179,4 +179,4 @@ def test_checksums_need_a_vllm_that_has_them(monkeypatch: pytest.MonkeyPatch, tm
     assert "rollout.checksums" not in {p.key for p in problems(config)}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(old)))
     found = {p.key: p for p in problems(config)}
-    assert "no checksums" in found["rollout.checksums"].text
+    assert "no such checksums" in found["rollout.checksums"].text
