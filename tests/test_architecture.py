@@ -75,7 +75,6 @@ COVERED_BY = {
     "actors/generation/vllm_engine.py": "tests/actors/generation/test_rollout.py",
     "actors/generation/vllm_settings.py": "tests/actors/generation/test_rollout.py",
     "actors/inputs.py": "tests/actors/commands/test_plan.py",
-    "actors/placement/process.py": "tests/actors/training/test_engine.py",
     "actors/training/distributed.py": "tests/integration/test_training.py",
     "actors/training/handles.py": "tests/actors/weights/test_handle.py",
     "actors/training/masters.py": "tests/integration/test_training.py",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -75,6 +76,19 @@ def trim() -> None:
     """Returns freed host memory to the system, which glibc otherwise keeps after large passes over the weights."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def drop_pages(tensors: Iterable[torch.Tensor]) -> None:
+    """Takes the pages of tensors that lie in mapped files out of resident memory; a later access reads them again.
+
+    The tensors must not have been changed.
+    """
+    for tensor in tensors:
+        begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        if size > 0:
+            with suppress(AttributeError, OSError):  # not Linux
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
 def random_states() -> dict[str, Any]:
