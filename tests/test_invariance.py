@@ -83,6 +83,7 @@ def make_batch(seed: int = 0) -> TrainBatch:
         sample_ids=[str(i) for i in range(len(lengths))],
         scores=rng.normal(size=len(lengths)).astype(np.float32),
         rows_per_unit=2,
+        by_opponent=np.array([False, True, True, False, False, True, False, True, True, False]),
     )
     with torch.no_grad():
         near = policy(Model(), TensorBatch.from_train_batch(batch))[0].numpy()

@@ -132,7 +132,11 @@ if __name__ == "__main__":
     assert all(plain)
 
 
-def test_evaluation_needs_only_the_weights(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [([], 6), pytest.param(["eval.checkpoint=step-000004"], 4, marks=pytest.mark.slow)],
+)
+def test_evaluation_needs_only_the_weights(whole, tmp_path, arguments, step):
     """`rlcore eval` has the accuracy that the run itself measured, without optimizer, critic and reference."""
     script = tmp_path / "evaluate.py"
     script.write_text(
@@ -152,18 +156,16 @@ if __name__ == "__main__":
     print("SEEN", json.dumps(seen | {"metrics": result.metrics, "model": result.model}))
 """
     )
-    by_step = rows(whole)
-    for arguments, step in ([], 6), (["eval.checkpoint=step-000004"], 4):
-        command = [sys.executable, str(script), str(whole), *arguments]
-        done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr[-3000:]
-        seen = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("SEEN ")).removeprefix("SEEN "))
-        assert seen["optimizers"] == [False, False]
-        assert seen["others"] == [None, None]
-        assert seen["model"].endswith(f"step-{step:06}")
-        if step == 6:
-            for name in ("eval/heldout/mean@1", "eval/heldout/truncated"):
-                assert np.isclose(seen["metrics"][name], by_step[6][name]), name
+    command = [sys.executable, str(script), str(whole), *arguments]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("SEEN ")).removeprefix("SEEN "))
+    assert seen["optimizers"] == [False, False]
+    assert seen["others"] == [None, None]
+    assert seen["model"].endswith(f"step-{step:06}")
+    if step == 6:
+        for name in ("eval/heldout/mean@1", "eval/heldout/truncated"):
+            assert np.isclose(seen["metrics"][name], rows(whole)[6][name]), name
 
 
 def test_started_again_it_says_that_it_is_done(whole):

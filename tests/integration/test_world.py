@@ -140,6 +140,7 @@ def test_pairs_are_trained_together(built: Built) -> None:
         advantages=np.where(batch.loss_mask, 1, 0).astype(np.float32),
     )
     batch.scores, batch.rows_per_unit = np.tile([1, 0], len(batch) // 2).astype(np.float32), 2
+    batch.by_opponent = np.tile([False, True], len(batch) // 2)
     found = M.values(built.world.policy.update(batch, 0.0, RL))
     assert np.isfinite(found["actor/pref_loss"])
     assert found["actor/skipped_steps"] == 0
