@@ -26,7 +26,6 @@ import argparse
 import json
 import multiprocessing as mp
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -34,6 +33,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.integration.ports import free_port
 
 MB = 1 << 20
 RANKS = 2
@@ -167,9 +168,7 @@ def main() -> None:
     parser.add_argument("--folder", help="for the files; default: a temporary one")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
 
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         build(Path(out) / "base", 1e6, MB)

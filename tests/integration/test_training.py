@@ -9,7 +9,6 @@ import gc
 import itertools
 import multiprocessing as mp
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from rlcore.ops import logprobs as ops
 from rlcore.ops.logprobs import token_logprobs, token_logprobs_and_entropy
 from rlcore.storage.durable import content_problems
 from rlcore.types import TrainBatch
+from tests.integration.ports import free_port
 
 SLOW = pytest.mark.slow
 VOCABULARY, LR, TEMPERATURE = 61, 1e-3, 0.7
@@ -61,9 +61,7 @@ class Ranks:
 
     def __init__(self, size: int) -> None:
         context = mp.get_context("spawn")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.size, self.pipes, self.processes = size, [], []
         for rank in range(size):
             ours, theirs = context.Pipe()
