@@ -1,5 +1,6 @@
 import enum
 import re
+import sys
 from dataclasses import replace
 from fractions import Fraction
 
@@ -17,6 +18,7 @@ SAMPLE = RewardInput(prompt="1+1=", response="2", reference="2")
 @pytest.fixture
 def clean_registry(monkeypatch):
     monkeypatch.setattr(registry.REWARDS, "_held", dict(registry.REWARDS._held))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # loading a file puts its folder there; processes inherit it
 
 
 def test_register_and_get(clean_registry):

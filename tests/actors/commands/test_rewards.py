@@ -33,6 +33,7 @@ def judge(tmp_path, rows, *arguments, reward="math", to="out.jsonl"):
 @pytest.fixture
 def clean_registry(monkeypatch):
     monkeypatch.setattr(registry.REWARDS, "_held", dict(registry.REWARDS._held))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # loading a file puts its folder there; processes inherit it
 
 
 def test_list_has_name_origin_and_docstring(clean_registry, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,8 +148,9 @@ def test_the_defaults_of_the_dataclasses_have_no_errors():
     assert [p.key for p in problems(config) if not p.warning] == ["rollout.weight_sync"]
 
 
-def test_modules_next_to_a_users_file_that_hide_others_are_named(tmp_path):
+def test_modules_next_to_a_users_file_that_hide_others_are_named(monkeypatch, tmp_path):
     """The folder of such a file goes first on sys.path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # processes of later tests inherit it
     (tmp_path / "good.py").write_text("def pay(sample):\n    return 1.0\n")
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "data").mkdir()
