@@ -16,7 +16,10 @@ LAYOUT = [
 
 @pytest.mark.parametrize(
     ("tied", "zero", "engines"),
-    [(True, 2, 2), (False, 3, 2), *(pytest.param(*p, marks=pytest.mark.slow) for p in [(False, 2, 1), (True, 3, 1)])],
+    [
+        (True, 3, 2),
+        *(pytest.param(*p, marks=pytest.mark.slow) for p in [(False, 3, 2), (True, 2, 2), (False, 2, 1), (True, 3, 1)]),
+    ],
 )
 def test_parity_after_every_sync(tmp_path, tied, zero, engines):
     layout = [*LAYOUT, f"cluster.roles.rollout.num_workers={engines}", "cluster.roles.rollout.cpus_per_worker=0.5"]
