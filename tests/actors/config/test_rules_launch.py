@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,3 +46,14 @@ def test_each_evaluation_set_is_looked_for(tmp_path):
     found = {p.key: p.text for p in problems(config)}
     assert "no such" in found["data.eval.more"]
     assert "data.eval.sums" not in found
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [("0.25.1", True), ("0.26.0", False), ("0.32.0+cpu", False), ("0.33.2", False), ("0.34.0", True), ("1.0.0", True)],
+)
+def test_a_vllm_that_was_not_tested_is_refused(monkeypatch: pytest.MonkeyPatch, version: str, refused: bool) -> None:
+    monkeypatch.setattr(metadata, "distributions", lambda name: [SimpleNamespace(version=version)])
+    found = [p for p in launch_problems(Config()) if p.key == "rollout"]
+    assert [p.warning for p in found] == [False] * refused
+    assert all(f"vLLM {version} is installed; rlcore works with 0.26 to 0.33" in p.text for p in found)
