@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from actors.placement.process import drop_pages
+from actors.training.offload import tensors_in
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+RESIDENT_BYTES = 256 << 20  # of pages of the files that were read
 WEIGHT = "weight"  # the float32 one; its moments are under their own names
 _RANK = re.compile(r"zero_pp_rank_(\d+)_")
 
@@ -34,7 +36,6 @@ class SavedState:
         step: optimizer steps taken.
         module: state dict of what was trained; under ZeRO-3 without the weights.
         kinds: WEIGHT, and the moments unless no step was taken.
-        mapped: all tensors of the files.
 
     Raises:
         FileNotFoundError: no files of DeepSpeed.
@@ -54,7 +55,7 @@ class SavedState:
         else:
             states = [shard["base_optimizer_state"]["state"] for shard in self._shards]
         self._states: list[Mapping[int, State]] = states
-        self.mapped = list(_tensors([self._model, self._shards]))
+        self._mapped = list(tensors_in([self._model, self._shards]))
         self.step = float(next((s["step"] for s in states[0].values() if "step" in s), 0.0))
         self.kinds = (WEIGHT, *(MOMENTS if any(MOMENTS[0] in s for held in states for s in held.values()) else ()))
 
@@ -76,8 +77,13 @@ class SavedState:
         if set(found) != set(trained):
             wrong = sorted(set(found) ^ set(trained))
             raise ValueError(f"the checkpoint holds other trained parameters than the model: {', '.join(wrong[:5])}")
+        passed = 0
         for name, segments in found.items():
             yield name, functools.partial(_read_part, segments)
+            passed += 4 * len(self.kinds) * sum(count for count, _ in segments)
+            if passed > RESIDENT_BYTES:
+                drop_pages(self._mapped)
+                passed = 0
 
     def _whole(self, trained: list[str]) -> dict[str, list[Segment]]:
         """Stage 0: one copy of everything; Adam numbers the parameters in the model's order."""
@@ -147,7 +153,6 @@ def restore(folder: Path, module: nn.Module, optimizer: Any, adam: torch.optim.O
     with torch.no_grad():
         for name, read in saved.parameters(list(named)):
             write(named[name], read, adam, saved.kinds)
-            drop_pages(saved.mapped)
     _read_buffers(saved, module)
 
 
@@ -164,7 +169,6 @@ def read_weights(folder: Path, module: nn.Module, trained: list[str], gathered: 
     for name, read in saved.parameters(trained):
         with gathered([named[name]], modifier_rank=0), torch.no_grad():
             named[name].copy_(read(WEIGHT, 0, named[name].numel()).view_as(named[name]))
-        drop_pages(saved.mapped)
     _read_buffers(saved, module)
 
 
@@ -228,16 +232,6 @@ def rank_of(path: Path) -> int:
     """The rank that wrote a file of DeepSpeed's checkpoint."""
     match = _RANK.search(path.name)
     return int(match[1]) if match else 0
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, Mapping):
-        yield from _tensors(list(found.values()))
-    elif isinstance(found, list | tuple):
-        for item in found:
-            yield from _tensors(item)
 
 
 def _read(path: Path) -> Any:
