@@ -132,6 +132,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig.stop()
 
 
+@pytest.mark.slow
 def test_twenty_syncs_to_two_tensor_parallel_engines_over_one_group(tmp_path: Path) -> None:
     rig = Rig(tmp_path, parallel=2)
     sender = rig.sender("gloo", deadline_s=120)

@@ -19,6 +19,17 @@ from tests.rewards.corpora.code_hostile_more import MORE
 from tests.rewards.sandbox.cases import ADD, STDIN, children, hostile, outputs
 
 HOSTILE = FIRST + MORE
+ATTEMPTS = [  # the default suite meets each kind in at least one tier, the slow one the rest
+    pytest.param(tier, kinds, marks=() if usual else pytest.mark.slow, id=f"{tier}-{'-'.join(kinds)}")
+    for tier, kinds, usual in [
+        ("landlock", ("leak", "act"), True),
+        ("landlock", ("forge", "call", "check", "hand"), True),
+        ("landlock", ("exhaust",), False),
+        ("bwrap", ("leak", "act"), True),
+        ("bwrap", ("forge", "call", "check", "hand"), False),
+        ("bwrap", ("exhaust",), True),
+    ]
+]
 FIGURES = ("sandbox", "canary", "connected", "processes", "descriptors", "threads", "scratch", "files", "memory_mb")
 
 
@@ -40,8 +51,7 @@ def test_the_corpus_is_large_enough():
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kinds", [("leak", "act"), ("forge", "call", "check", "hand"), ("exhaust",)], ids="-".join)
-@pytest.mark.parametrize("tier", ["landlock", "bwrap"])
+@pytest.mark.parametrize(("tier", "kinds"), ATTEMPTS)
 def test_hostile_programs_neither_score_nor_stay(tier, kinds):
     answer = hostile(tier, [entry for entry in HOSTILE if entry[1] in kinds], timeout_s=500.0)
     check(answer)
