@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # it imports torch
     from rlcore.objective import Objective
 
 
+class RolloutAbandoned(RuntimeError):
+    """The call was dropped by `RolloutEngine.abandon`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling settings. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 keep the log-probs of the policy."""
@@ -47,7 +51,15 @@ class PromptSource(Protocol):
 
 class RolloutEngine(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yields the group of every prompt once, in order of completion."""
+        """Yields the group of every prompt once, in order of completion. May be called from several threads at once."""
+        ...
+
+    def abandon(self) -> None:
+        """Drops all calls of `generate` under way; they raise `RolloutAbandoned`. Later calls work as usual."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """Metrics of the engines since the last call."""
         ...
 
 
@@ -121,14 +133,27 @@ class PolicyModel(LogprobModel, TrainedModel, Protocol):
 
 
 class WeightPublisher(Protocol):
+    """Owns the version counter. A version names one state of the policy's weights."""
+
     @property
     def version(self) -> int:
         """Version of the last sent policy weights; -1 before the first."""
         ...
 
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights in the policy; more than `version` while some updates have not been sent."""
+        ...
+
+    def changing(self) -> AbstractContextManager[None]:
+        """The block makes one new version of the policy's weights: inside it no engine gets them."""
+        ...
+
     def publish(self, after: int = -1) -> Metrics:
-        """Sends the policy's weights to every rollout engine and returns once all report their version: one more than
-        the last and than `after`, the last version of a resumed run. Versions are unique.
+        """Sends the policy's weights to every rollout engine and returns once all report their version.
+
+        It is `policy_version` if that was not sent yet, otherwise one more; always more than `after`, the last version
+        of a resumed run.
 
         Raises:
             RuntimeError: an engine reports another version, or does not answer before the deadline.

@@ -103,6 +103,8 @@ class Trajectory:
     finish_reason: str  # "stop" | "length"
     text: str  # the decoded response, without special tokens
     reward: RewardResult | None = None
+    engine: int = -1  # rank of the rollout engine that sampled it; -1: unknown
+    begun_version: int = -1  # weight version when the engine began with the prompt; -1: unknown
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])

@@ -162,6 +162,11 @@ class FakeRollout:
         self.seen: list[str] = []
         self.before_group: Callable[[int], None] = lambda i: None
 
+    def abandon(self) -> None: ...
+
+    def metrics(self) -> M.Metrics:
+        return {}
+
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         assert self.table is not None, "sampling before the first sync"
         generator = torch.Generator().manual_seed(sampling.seed or 0)
@@ -198,10 +203,15 @@ class FakeRollout:
 class FakeWeights:
     def __init__(self, policy: FakePolicy, rollout: FakeRollout, broken: bool = False) -> None:
         self.policy, self.rollout, self.broken = policy, rollout, broken
-        self.version = -1
+        self.version = self.policy_version = -1
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        yield
+        self.policy_version = max(self.policy_version, self.version) + 1
 
     def publish(self, after: int = -1) -> M.Metrics:
-        self.version = max(self.version, after) + 1
+        self.version = self.policy_version = max(self.version + 1, self.policy_version, after + 1)
         if not (self.broken and self.version > 0):
             self.rollout.table = self.policy.table.detach().clone()
         self.rollout.version = self.version

@@ -17,7 +17,8 @@ from actors.generation.rollout import Finished, Request, RolloutWorker
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorError, ActorGroup
 from actors.placement.restarts import RestartPolicy
-from rlcore.interfaces import Sampling
+from rlcore.interfaces import RolloutAbandoned, Sampling
+from rlcore.metrics import Metrics
 from rlcore.problems import UserError
 from rlcore.types import Group, Prompt, Trajectory
 
@@ -49,15 +50,24 @@ class RolloutHandle:
     idle_timeout_s: float  # time without a finished group
     restarts: RestartPolicy
     _calls: Iterator[int] = field(default_factory=itertools.count)
+    _under_way: set[threading.Event] = field(default_factory=set)  # one per call; set: the call is abandoned
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         with self.sharing.generating():
             yield from self._generate(prompts, sampling)
 
+    def abandon(self) -> None:
+        for abandoned in list(self._under_way):
+            abandoned.set()
+
+    def metrics(self) -> Metrics:
+        return {}
+
     def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         call = f"call-{next(self._calls)}"
         arrived: queue.Queue[tuple[Prompt, Finished] | _EngineFailure] = queue.Queue()
-        stopped = threading.Event()
+        stopped, abandoned = threading.Event(), threading.Event()
+        self._under_way.add(abandoned)
 
         def serve(rank: int, todo: dict[int, Prompt]) -> None:
             threading.Thread(
@@ -76,6 +86,8 @@ class RolloutHandle:
                 try:
                     item = arrived.get(timeout=0.5)  # short, so that signals are handled
                 except queue.Empty:
+                    if abandoned.is_set():
+                        raise RolloutAbandoned(f"gen: {missing} of {len(prompts)} prompts were abandoned") from None
                     if time.monotonic() - heard > self.idle_timeout_s:
                         raise RolloutStalled(
                             f"gen: no group finished for {self.idle_timeout_s:.0f} s, {missing} of {len(prompts)} are "
@@ -93,6 +105,7 @@ class RolloutHandle:
                 missing -= 1
                 yield group_of(*item, sampling.step)
         finally:
+            self._under_way.discard(abandoned)
             stopped.set()
             if missing:
                 self._give_up(call)

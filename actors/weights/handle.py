@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.generation.rollout import RolloutWorker
@@ -36,8 +38,16 @@ class WeightHandle:
     exclusive: bool = False  # engines receive only from the group joined last, and always all together
     checksums: bool = False  # compare the weights of all engines after each transfer
     version: int = -1  # version of the last sent policy weights
+    policy_version: int = -1  # version of the weights in the policy
     _from_reference: bool = False  # true if the engines have, or should have, the reference's weights
     _joined: ActorGroup[Any] | None = None  # used if exclusive
+    _stable: threading.RLock = field(default_factory=threading.RLock)  # held while the policy's weights change
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        with self._stable:
+            yield
+            self.policy_version = max(self.policy_version, self.version) + 1
 
     def join(self) -> None:
         """Connects the senders to the engines; call it again after a restart of an engine."""
@@ -59,7 +69,8 @@ class WeightHandle:
             self._joined = None
 
     def publish(self, after: int = -1) -> M.Metrics:
-        self._from_reference, self.version = False, max(self.version, after) + 1
+        self._from_reference, self.version = False, max(self.version + 1, self.policy_version, after + 1)
+        self.policy_version = self.version
         return self._everywhere()
 
     def publish_reference(self) -> M.Metrics:
