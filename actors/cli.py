@@ -55,7 +55,8 @@ def guarded(action: Callable[[], int]) -> int:
         print("stopped immediately; rerun the same command to resume from the newest checkpoint", file=sys.stderr)
         return 130
     except UserError as error:
-        print(f"\nrlcore: {type(error).__name__}: {error}", file=sys.stderr)
+        notes = "".join(f"\n({note})" for note in getattr(error, "__notes__", ()))
+        print(f"\nrlcore: {type(error).__name__}: {error}{notes}", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()

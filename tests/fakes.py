@@ -7,6 +7,7 @@ learn something, to resume, to fail and to be interrupted.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -161,6 +162,7 @@ class FakeRollout:
         self.version = -1
         self.seen: list[str] = []
         self.before_group: Callable[[int], None] = lambda i: None
+        self.lock = threading.Lock()  # weights change between two calls
 
     def abandon(self) -> None: ...
 
@@ -168,11 +170,13 @@ class FakeRollout:
         return {}
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        assert self.table is not None, "sampling before the first sync"
+        with self.lock:
+            table, version = self.table, self.version
+        assert table is not None, "sampling before the first sync"
         generator = torch.Generator().manual_seed(sampling.seed or 0)
         drawn = []
         for prompt in prompts:
-            logits = self.table[prompt.token_ids[0]]
+            logits = table[prompt.token_ids[0]]
             chances = torch.softmax(logits / max(sampling.temperature, 1e-6), -1)
             tokens = torch.multinomial(chances, sampling.num_samples, replacement=True, generator=generator)
             logprobs = torch.log_softmax(logits, -1)[tokens]
@@ -186,10 +190,11 @@ class FakeRollout:
                         tokens=np.array([prompt.token_ids[0], answer, EOS], dtype=np.int32),
                         loss_mask=np.array([False, True, True]),
                         rollout_logprobs=np.array([0.0, float(logprobs[k]), 0.0], dtype=np.float32),
-                        versions=np.array([-1, self.version, self.version], dtype=np.int32),
+                        versions=np.array([-1, version, version], dtype=np.int32),
                         num_prompt_tokens=1,
                         finish_reason="stop",
                         text=str(answer),
+                        begun_version=version,
                     )
                 )
             drawn.append(group)
@@ -212,9 +217,10 @@ class FakeWeights:
 
     def publish(self, after: int = -1) -> M.Metrics:
         self.version = self.policy_version = max(self.version + 1, self.policy_version, after + 1)
-        if not (self.broken and self.version > 0):
-            self.rollout.table = self.policy.table.detach().clone()
-        self.rollout.version = self.version
+        with self.rollout.lock:
+            if not (self.broken and self.version > 0):
+                self.rollout.table = self.policy.table.detach().clone()
+            self.rollout.version = self.version
         self.holds = "policy"
         return {"sync/megabytes": M.Last(self.policy.table.numel() * 4 / 1e6)}
 

@@ -33,7 +33,6 @@ READ_OTHERWISE = {
     ("DataConfig", "prompt_template"): THROUGH_PROTOCOL,
     ("RewardConfig", "fallback_weight"): "in a call of `replace` whose keyword the renaming breaks too",
     ("Config", "name"): "interpolated into run_dir",
-    ("TrainerConfig", "max_staleness"): "only 0 is built: the rules refuse the rest",
 }
 
 

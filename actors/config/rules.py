@@ -69,9 +69,6 @@ def _batch(c: Config) -> Iterator[Problem]:
         text = f"smaller than one sequence ({c.data.max_prompt_tokens} prompt + {c.rollout.max_new_tokens} new tokens)"
         cure = f"at least {longest} to respect the limit; longer sequences get a separate micro-batch"
         yield Problem("trainer.max_tokens_per_micro_batch", t.max_tokens_per_micro_batch, text, cure, True)
-    if t.max_staleness > 0:
-        text, cure = "generation during training is not built yet", "set it to 0"
-        yield Problem("trainer.max_staleness", t.max_staleness, text, cure)
     if t.eval.temperature == 0 and t.eval.num_samples > 1:
         text, cure = "greedy samples of one prompt are all equal", "set trainer.eval.temperature above 0, or 1 sample"
         yield Problem("trainer.eval.num_samples", t.eval.num_samples, text, cure, True)

@@ -78,7 +78,10 @@ class TrainerConfig:
     epochs_per_step: int = bounded(1, ge=1)  # passes over the batch
     # limit of one forward and backward pass; lower it if memory runs out
     max_tokens_per_micro_batch: int = bounded(4096, ge=1)
-    max_staleness: int = bounded(0, ge=0)  # 0: samples always come from the latest weights
+    # K: a step may begin to sample while the K steps before it still train, so that neither engines nor trainer wait;
+    # no token is trained more than K steps after its weights. 0: all samples come from the latest weights
+    max_staleness: int = bounded(0, ge=0)
+    publish_every: int = bounded(1, ge=1)  # steps between transfers of the weights to the engines
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)  # of the policy
     # of the critic
     critic_learning_rate: LearningRateConfig = field(default_factory=lambda: LearningRateConfig(peak=1e-5))

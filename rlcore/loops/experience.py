@@ -16,6 +16,7 @@ from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent
 from rlcore.data.batching.collate import collate, collate_pairs
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
+from rlcore.loops.step_prompts import StepPrompts
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import Group, Prompt, SampledPair, TrainBatch
 
@@ -100,22 +101,25 @@ class Experience:
 
 def collect(
     world: World, algorithm: AlgorithmConfig, reward: RewardConfig, sampling: Sampling, num_prompts: int, seed: int,
-    step: int,
+    step: int, prompts_of: StepPrompts | None = None,
 ) -> Experience:  # fmt: skip
     """Samples `num_prompts` prompts, and more in up to `refill_rounds` rounds if filters leave too few (DAPO's dynamic
     sampling, arXiv 2503.14476 section 3.2, with a limit).
 
+    Args:
+        prompts_of: where the step takes its prompts; None: from `world.prompts`.
+
     Raises:
         RewardFailure: see `sample_and_score`.
     """
-    found = Experience(algorithm)
+    found, source = Experience(algorithm), prompts_of or StepPrompts(world.prompts)
     for index in range(algorithm.refill_rounds + 1):
         missing = num_prompts - found.num_prompts_kept
         if missing <= 0:
             break
         rate = found.num_prompts_kept / max(1, len(found.prompts)) if index else 1.0
         asked = min(num_prompts, math.ceil(missing / max(rate, LOWEST_RATE)))
-        prompts = _apart(world.prompts.take(asked, without=[p.uid for p in found.prompts]), found.prompts)
+        prompts = _apart(source.take(step, asked, without=[p.uid for p in found.prompts]), found.prompts)
         here = with_step(sampling, seed, step, index)
         found.add(prompts, _sample(world, prompts, here, reward, algorithm), num_prompts)
     found.check()

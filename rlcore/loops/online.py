@@ -1,12 +1,14 @@
-"""Online RL: sample, score, credit, update, publish, repeat. Synchronous: every sample comes from the latest weights.
+"""Online RL: take samples, credit, update, publish, repeat.
 
-Not implemented: sampling during updates (`max_staleness >= 1`). Trajectories already contain the weight version of each
-token.
+With `max_staleness: 0` every sample comes from the latest weights; with K the samples of the next steps are collected
+meanwhile, by weights that are at most K steps older (`rlcore.loops.feed`). It is one loop.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops.config import TrainerConfig
 from rlcore.loops.evaluate import accuracy, evaluate
 from rlcore.loops.experience import Experience, collect
+from rlcore.loops.feed import Feed
 from rlcore.loops.learning import credit_needs_old, objectives_of, plan_updates, update, with_models
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.schedule import learning_rate
+from rlcore.loops.step_prompts import StepPrompts
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rewards.config import RewardConfig
 from rlcore.storage.durable import FileSums
@@ -57,8 +61,10 @@ class LoopState:
     """The driver's state; JSON-able."""
 
     step: int = 0  # completed steps
-    version: int = 0  # version of the weights in the engines
-    prompts: dict[str, Any] = field(default_factory=dict)
+    version: int = 0  # version of the policy's weights
+    prompts: dict[str, Any] = field(default_factory=dict)  # state of the source, after all prompts of `taken`
+    taken: dict[str, list[str]] = field(default_factory=dict)  # uids, by step that was begun and not trained
+    returned: list[str] = field(default_factory=list)  # uids that no step needed: the first ones to be taken
     accuracy: float | None = None  # latest evaluation
     best: dict[str, float] = field(default_factory=dict)  # {"step", "accuracy"}
     counters: dict[str, float] = field(default_factory=dict)  # samples and tokens since the first step
@@ -72,42 +78,64 @@ def train(run: OnlineRun) -> LoopState:
     Raises:
         Interrupted: Ctrl-C or SIGTERM; a checkpoint of the last completed step has been written.
     """
-    state = start(run)
+    prompts_of = StepPrompts(run.world.prompts)
+    state = start(run, prompts_of)
     saved, first = state.step, True
-    try:
-        while state.step < run.trainer.steps:
-            run.stop.check()
-            with run.world.tracker.phase("step"):
-                metrics = one_step(run, state, check_parity=first or due(run.trainer.parity.every, state.step))
-            first = False
-            state.step += 1
-            state.prompts = run.world.prompts.state_dict()
-            state.unlogged = metrics
-            finish_row(run, state)  # before the checkpoint, because a resume drops later rows
-            if state.step == run.trainer.steps or due(run.trainer.checkpoint.every, state.step):
-                save(run, state)
-                saved = state.step
-    except Interrupted:
-        if saved != state.step:
-            save(run, state)
-        raise
+    with closing(feed_of(run, prompts_of)) as feed:
+        try:
+            feed.start(state.step)
+            while state.step < run.trainer.steps:
+                run.stop.check()
+                with run.world.tracker.phase("step"):
+                    metrics = one_step(run, state, feed, first or due(run.trainer.parity.every, state.step))
+                first = False
+                prompts_of.trained(state.step)
+                state.step += 1
+                state.unlogged = metrics
+                finish_row(run, state)  # before the checkpoint, because a resume drops later rows
+                if state.step == run.trainer.steps or due(run.trainer.checkpoint.every, state.step):
+                    save(run, state, prompts_of)
+                    saved = state.step
+        except Interrupted:
+            if saved != state.step:
+                save(run, state, prompts_of)
+            raise
     return state
+
+
+def feed_of(run: OnlineRun, prompts_of: StepPrompts) -> Feed[Experience]:
+    """The samples of each step, collected at most `max_staleness` steps ahead."""
+    world, trainer = run.world, run.trainer
+
+    def prepare(step: int) -> None:
+        prompts_of.reserve(step, trainer.prompts_per_step)
+
+    def samples(step: int) -> Experience:
+        return collect(
+            world, run.algorithm, run.reward, run.sampling, trainer.prompts_per_step, run.seed, step, prompts_of
+        )
+
+    return Feed(samples, trainer.max_staleness, trainer.steps, prepare, world.rollout.abandon)
 
 
 def finish_row(run: OnlineRun, state: LoopState) -> None:
     """Evaluates if due and writes the row of the step."""
     metrics = dict(state.unlogged)
-    if state.step == run.trainer.steps or due(run.trainer.eval.every, state.step):
+    if evaluates(run, state.step):
         metrics |= run_evaluation(run, state)
     run.world.tracker.log(state.step, metrics)
     state.unlogged = {}
+
+
+def evaluates(run: OnlineRun, step: int) -> bool:
+    return step == run.trainer.steps or due(run.trainer.eval.every, step)
 
 
 def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def start(run: OnlineRun) -> LoopState:
+def start(run: OnlineRun, prompts_of: StepPrompts) -> LoopState:
     """Resumes, or warms up, evaluates and writes the checkpoint of step 0."""
     world = run.world
     if (found := world.checkpoints.load_latest()) is not None:
@@ -120,16 +148,16 @@ def start(run: OnlineRun) -> LoopState:
             world.critic.load(directory / CRITIC)
         if world.reference is not None and run.warm_up is not None:
             world.reference.initialize(run.run_dir / START)
-        world.prompts.load_state_dict(state.prompts)
+        prompts_of.load_state_dict(state.prompts, state.taken, state.returned)
         dropped = run.ledger.truncate_after(state.step)
         publish(world, state, after=state.version - 1)
         if state.unlogged:  # stopped during the evaluation of this step
             finish_row(run, state)
-            save(run, state)
+            save(run, state, prompts_of)
         again = f"; {dropped} unsaved steps run again" if dropped else ""
         world.tracker.message(f"resumed at step {state.step} from {directory.name}{again}")
         return state
-    state = LoopState(prompts=world.prompts.state_dict())
+    state = LoopState()
     run.ledger.truncate_after(-1)
     if run.warm_up is not None:
         run.warm_up(lambda: published_accuracy(run, state))
@@ -138,28 +166,35 @@ def start(run: OnlineRun) -> LoopState:
     publish(world, state)
     metrics = run_evaluation(run, state)
     world.tracker.log(0, metrics)
-    save(run, state)
+    save(run, state, prompts_of)
     return state
 
 
-def one_step(run: OnlineRun, state: LoopState, check_parity: bool) -> dict[str, float]:
+def one_step(run: OnlineRun, state: LoopState, feed: Feed[Experience], check_parity: bool) -> dict[str, float]:
     """One pass of the algorithm: P prompts, B = P * G samples, U optimizer steps, one new version."""
-    world, trainer, algorithm = run.world, run.trainer, run.algorithm
+    world, trainer = run.world, run.trainer
+    waits_since = time.perf_counter()
     with run.stop.abandonable():
-        found = collect(world, algorithm, run.reward, run.sampling, trainer.prompts_per_step, run.seed, state.step)
-    parts = [found.metrics()]
+        found = feed.take(state.step)
+    parts: list[M.Metrics] = [found.metrics(), {"wait/trainer_s": M.Sum(time.perf_counter() - waits_since)}]
     if world.judge is not None:
         parts.append(world.judge.metrics())
     rate = learning_rate(trainer.learning_rate, state.step, trainer.steps)
     batch = found.batch()
     if batch is None:
+        with world.weights.changing():  # every step is a version
+            pass
         world.tracker.message(
             f"step {state.step + 1}: every sample was filtered out ({dict(found.filtered)}); the weights are unchanged"
         )
     else:
         parts += learn(run, state, found, batch, rate, check_parity)
-    with world.tracker.phase("update_weights"):
-        parts.append(publish(world, state))
+    state.version = world.weights.policy_version
+    if due(trainer.publish_every, state.step + 1) or evaluates(run, state.step + 1):
+        with world.tracker.phase("update_weights"):
+            parts.append(publish(world, state))
+        feed.published(state.step + 1)
+    parts.append(world.rollout.metrics())
     run.ledger.record(
         state.step + 1, state.version, [p.uid for p in found.prompts], found.sample_ids, dict(found.filtered)
     )
@@ -185,7 +220,8 @@ def learn(
     critic_rate = learning_rate(trainer.critic_learning_rate, state.step, trainer.steps)
     waiting = world.critic is not None and state.step < algorithm.critic_warmup_steps
     objectives = objectives_of(algorithm, run.sampling)
-    return parts + update(world, batch, steps, (None if waiting else rate, critic_rate), objectives)
+    with world.weights.changing():
+        return parts + update(world, batch, steps, (None if waiting else rate, critic_rate), objectives)
 
 
 def publish(world: World, state: LoopState, after: int = -1) -> M.Metrics:
@@ -228,9 +264,9 @@ def count(state: LoopState, metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-def save(run: OnlineRun, state: LoopState) -> None:
+def save(run: OnlineRun, state: LoopState, prompts_of: StepPrompts) -> None:
     with run.world.tracker.phase("checkpoint"):
-        stored = {**vars(state), "config_hash": run.config_hash}
+        stored = {**vars(state), **prompts_of.state_dict(), "config_hash": run.config_hash}
         run.world.checkpoints.save(state.step, stored, lambda directory: write_models(run.world, directory))
 
 

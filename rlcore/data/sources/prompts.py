@@ -57,6 +57,10 @@ class PromptStream:
             used.add(taken[-1])
         return [self._prompts[row] for row in taken]
 
+    def find(self, uids: Sequence[str]) -> list[Prompt]:
+        """The prompts of these uids, wherever the stream is. Raises: KeyError: unknown uid."""
+        return [self._prompts[self._rows[uid]] for uid in uids]
+
     def _next(self, used: set[int]) -> int:
         for place, row in enumerate(self._passed_over):
             if row not in used:

@@ -69,9 +69,9 @@ def test_micro_batches_follow_the_token_limit():
 
 
 def test_a_broken_config_is_planned_with_its_problems():
-    text = plan(compose(["trainer.max_staleness=2", "rollout.weight_sync=ipc"])).text
+    text = plan(compose(["rollout.top_k=5", "rollout.weight_sync=ipc"])).text
     assert "2 errors" in text
-    assert "not built yet" in text
+    assert "rollout.top_k = 5" in text
     assert "Weight sync: no backend works" in text
 
 

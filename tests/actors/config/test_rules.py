@@ -24,7 +24,6 @@ from tests.actors.config.cases import refused
         ("algorithm.kl_coef=-1", "algorithm.kl_coef", "0 or more"),
         ("trainer.updates_per_step=7", "trainer.updates_per_step", "choose a divisor, such as 8"),
         ("trainer.updates_per_step=1000", "trainer.updates_per_step", "at most prompts_per_step x samples"),
-        ("trainer.max_staleness=1", "trainer.max_staleness", "not built yet"),
         ("rollout.max_model_len=20", "rollout.max_model_len", "24 or more"),
         ("model.tiny.max_positions=20", "model.tiny.max_positions", "24 or more"),
         ("model.tiny.num_heads=3", "model.tiny.hidden_size", "multiple of"),
