@@ -181,6 +181,9 @@ class Builder:
         groups, sharing = self.start_models(tracker.message)
         weights, restarts = self.wire_weights(groups, sharing, tracker.message)
         handle, sampled = partial(self.handle, sharing, weights), {"temperature": config.rollout.temperature}
+        slots = int(config.rollout.extra.get("max_num_seqs", config.rollout.max_num_seqs))
+        rollout = RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, restarts, slots)
+        self.stack.callback(rollout.close)
         reward_model = None
         if groups.reward:
             reward_model = handle(RewardModelHandle, groups.reward)
@@ -188,7 +191,7 @@ class Builder:
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
-            rollout=RolloutHandle(groups.rollout, sharing, self.deadlines.generate_s, restarts),
+            rollout=rollout,
             rewards=rewards,
             policy=handle(LanguageModelHandle, groups.policy, **sampled),
             weights=weights,

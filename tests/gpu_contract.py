@@ -164,6 +164,9 @@ def _engine(vllm: Path) -> Iterator[str]:
     yield from (f"LLMEngine.{name}" for name in sorted(wanted - known - OPTIONAL))
     if "add_request" in known and not accepts(methods(engine)["add_request"], "request_id", "prompt", "params"):
         yield "LLMEngine.add_request(request_id, prompt, params)"
+    reset = methods(engine).get("reset_prefix_cache")
+    if reset is None or not accepts(reset, "reset_running_requests"):
+        yield "LLMEngine.reset_prefix_cache(reset_running_requests)"
     if "collective_rpc" in known and not accepts(methods(engine)["collective_rpc"], "method", "args", "kwargs"):
         yield "LLMEngine.collective_rpc(method, args, kwargs)"
     state = class_of(tree(vllm / OUTPUT), "RequestState") or ast.ClassDef()

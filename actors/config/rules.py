@@ -11,7 +11,7 @@ from pathlib import Path
 from actors.config.rules_algorithm import algorithm_problems
 from actors.config.rules_launch import launch_problems
 from actors.config.rules_model import model_problems
-from actors.config.schema import Config, Device, DType, Offload
+from actors.config.schema import Config, Device, DType, KvAfterUpdate, Offload
 from actors.placement.placement import ROLES, PlacementError, together, units
 from rlcore.data.sources.config import BUILT_IN
 from rlcore.data.sources.files import DataError, find
@@ -340,6 +340,9 @@ def _sync(c: Config) -> Iterator[Problem]:
         yield Problem("rollout.sleep_level", level, text, cure)
     elif level > 0 and device == "cpu":
         yield Problem("rollout.sleep_level", level, "has no effect on CPU", "set it to 0", True)
+    if c.rollout.kv_after_update is KvAfterUpdate.recompute and not c.trainer.max_staleness:
+        text, cure = "with trainer.max_staleness=0 no request is running when new weights arrive", "set it to keep"
+        yield Problem("rollout.kv_after_update", c.rollout.kv_after_update.value, text, cure, True)
 
 
 def _engine(c: Config) -> Iterator[Problem]:

@@ -41,6 +41,11 @@ class WeightSyncBackend(str, enum.Enum):
     gloo = "gloo"  # the same over gloo, on CPU
 
 
+class KvAfterUpdate(str, enum.Enum):
+    keep = "keep"  # running requests continue with the KV cache of the weights that computed it
+    recompute = "recompute"  # it is computed again with the new weights, which costs a prefill of every running request
+
+
 @dataclass
 class TinyModelConfig:
     """A randomly initialised Qwen2 with a byte tokenizer, for tests and the quickstart."""
@@ -117,6 +122,7 @@ class RolloutConfig:
     cpu_kv_cache_gib: float = bounded(1.0, gt=0)  # KV cache of an engine on CPU
     enforce_eager: bool = False  # disable compiled graphs: faster start, slower generation on a GPU
     prefix_caching: bool = True  # reuse the KV cache of common prompt beginnings
+    kv_after_update: KvAfterUpdate = KvAfterUpdate.keep  # KV cache of running requests after new weights arrived
     sleep_level: int = bounded(0, ge=0, le=2)  # 1 or 2: free the engine's GPU memory while training (colocated layouts)
     weight_sync: WeightSyncBackend = WeightSyncBackend.auto  # transport of weights to the engines
     sync_bucket_mb: int = bounded(256, ge=1)  # bucket size of weight transfer

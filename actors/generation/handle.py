@@ -2,148 +2,79 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import queue
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from actors.generation.rollout import Finished, Request, RolloutWorker
+from actors.generation.dispatch import Dispatcher, RolloutStalled
+from actors.generation.rollout import Finished, RolloutWorker
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorError, ActorGroup
 from actors.placement.restarts import RestartPolicy
-from rlcore.interfaces import RolloutAbandoned, Sampling
-from rlcore.metrics import Metrics
-from rlcore.problems import UserError
+from rlcore import metrics as M
+from rlcore.interfaces import Sampling
 from rlcore.types import Group, Prompt, Trajectory
 
-ABORT_S = 5.0
+__all__ = ["RolloutHandle", "RolloutStalled"]
 
-
-class RolloutStalled(UserError, RuntimeError):
-    """The engines respond, but no group finished before the deadline."""
-
-
-@dataclass
-class _EngineFailure:
-    rank: int
-    starts: int  # of the engine, before the call that failed
-    todo: dict[int, Prompt]
-    error: Exception
+METRICS_S = 5.0
 
 
 @dataclass
 class RolloutHandle:
-    """`RolloutEngine` over vLLM workers: distributes prompts over the engines; all samples of a prompt are on one
-    engine.
+    """`RolloutEngine` over vLLM workers, which take prompts from one queue; all samples of a prompt are on one engine.
 
-    A dead engine is restarted and gets the current weights and its unfinished prompts again.
+    A dead engine is restarted and gets the current weights; its unfinished prompts go to any engine.
     """
 
     group: ActorGroup[RolloutWorker]
     sharing: GpuSharing
     idle_timeout_s: float  # time without a finished group
     restarts: RestartPolicy
-    _calls: Iterator[int] = field(default_factory=itertools.count)
-    _under_way: set[threading.Event] = field(default_factory=set)  # one per call; set: the call is abandoned
+    slots: int  # samples that an engine processes at the same time
+    _dispatcher: Dispatcher = field(init=False)
+    _used: dict[int, tuple[float, float]] = field(default_factory=dict)  # rank -> seconds idle and busy, last seen
+
+    def __post_init__(self) -> None:
+        self._dispatcher = Dispatcher(self.group, self.restarts, self.slots, self.idle_timeout_s)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        with self.sharing.generating():
-            yield from self._generate(prompts, sampling)
+        with self.sharing.generating(), closing(self._dispatcher.groups(prompts, sampling)) as arrivals:
+            for prompt, finished, engine in arrivals:
+                yield group_of(prompt, finished, sampling.step, engine)
 
     def abandon(self) -> None:
-        for abandoned in list(self._under_way):
-            abandoned.set()
+        self._dispatcher.abandon()
 
-    def metrics(self) -> Metrics:
-        return {}
+    def close(self) -> None:
+        self._dispatcher.close()
 
-    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        call = f"call-{next(self._calls)}"
-        arrived: queue.Queue[tuple[Prompt, Finished] | _EngineFailure] = queue.Queue()
-        stopped, abandoned = threading.Event(), threading.Event()
-        self._under_way.add(abandoned)
-
-        def serve(rank: int, todo: dict[int, Prompt]) -> None:
-            threading.Thread(
-                target=self._serve,
-                args=(rank, call, todo, sampling, arrived, stopped),
-                daemon=True,
-                name=f"rollout-{rank}",
-            ).start()
-
-        engines = len(self.group)
-        for rank in range(min(engines, len(prompts))):
-            serve(rank, {i: prompts[i] for i in range(rank, len(prompts), engines)})
-        missing, heard = len(prompts), time.monotonic()
-        try:
-            while missing:
-                try:
-                    item = arrived.get(timeout=0.5)  # short, so that signals are handled
-                except queue.Empty:
-                    if abandoned.is_set():
-                        raise RolloutAbandoned(f"gen: {missing} of {len(prompts)} prompts were abandoned") from None
-                    if time.monotonic() - heard > self.idle_timeout_s:
-                        raise RolloutStalled(
-                            f"gen: no group finished for {self.idle_timeout_s:.0f} s, {missing} of {len(prompts)} are "
-                            f"missing (cluster.deadlines.generate_s)"
-                        ) from None
-                    continue
-                heard = time.monotonic()
-                if isinstance(item, _EngineFailure):
-                    if not isinstance(item.error, ActorError):
-                        raise item.error
-                    self.restarts.recover({item.rank: item.error}, {item.rank: item.starts})
-                    serve(item.rank, item.todo)
-                    heard = time.monotonic()
-                    continue
-                missing -= 1
-                yield group_of(*item, sampling.step)
-        finally:
-            self._under_way.discard(abandoned)
-            stopped.set()
-            if missing:
-                self._give_up(call)
-
-    def _give_up(self, call: str) -> None:
-        """The caller stops early: responsive engines drop the rest of the call."""
-        with contextlib.suppress(ActorError):
-            self.group.broadcast(RolloutWorker.abort, call, timeout_s=ABORT_S, phase="abort")
-
-    def _serve(
-        self,
-        rank: int,
-        call: str,
-        todo: dict[int, Prompt],
-        sampling: Sampling,
-        arrived: queue.Queue[Any],
-        stopped: threading.Event,
-    ) -> None:
-        """The share of one engine, on a separate thread, which ends when the share is finished."""
-        starts = self.restarts.starts(rank)
-        try:
-            requests = [Request(i, prompt.uid, prompt.token_ids) for i, prompt in todo.items()]
-            seed = None if sampling.seed is None else (sampling.seed + rank) % 2**31
-            limit = self.idle_timeout_s + 60
-            self.group.one(
-                rank, RolloutWorker.submit, call, requests, replace(sampling, seed=seed), timeout_s=limit, phase="gen"
-            )
-            while todo and not stopped.is_set():
-                for finished in self.group.one(rank, RolloutWorker.collect, 1.0, timeout_s=limit, phase="gen"):
-                    if finished.call_id == call:  # others belong to an abandoned call
-                        self.restarts.served(rank)
-                        arrived.put((todo.pop(finished.index), finished))
-        except Exception as error:  # passed to the caller's thread; an unseen failure would look like a stall
-            if not stopped.is_set():
-                arrived.put(_EngineFailure(rank, starts, todo, error))
+    def metrics(self) -> M.Metrics:
+        """`wait/engine_idle_s` (mean over engines) and `wait/engine_idle_share` since the last call. An engine that
+        does not answer is left out.
+        """
+        limit, phase = METRICS_S, "engine metrics"
+        calls = [
+            self.group.submit_one(rank, RolloutWorker.seconds, timeout_s=limit, phase=phase)
+            for rank in range(len(self.group))
+        ]
+        idle, total, count = 0.0, 0.0, 0
+        for rank, call in enumerate(calls):
+            with suppress(ActorError):
+                now, before = call.result(), self._used.get(rank, (0.0, 0.0))
+                if now[0] < before[0] or now[1] < before[1]:  # it was restarted
+                    before = (0.0, 0.0)
+                self._used[rank] = now
+                idle, count = idle + now[0] - before[0], count + 1
+                total += sum(now) - sum(before)
+        if not count:
+            return {}
+        return {"wait/engine_idle_s": M.Mean(idle, count), "wait/engine_idle_share": M.Mean(idle, total)}
 
 
-def group_of(prompt: Prompt, finished: Finished, step: int) -> Group:
+def group_of(prompt: Prompt, finished: Finished, step: int, engine: int) -> Group:
     """Converts the output of an engine to aligned per-token arrays."""
     prefix = np.asarray(prompt.token_ids, dtype=np.int32)
     zeros, nothing = np.zeros(prefix.size, dtype=np.float32), np.full(prefix.size, -1, dtype=np.int32)
@@ -163,6 +94,8 @@ def group_of(prompt: Prompt, finished: Finished, step: int) -> Group:
                 num_prompt_tokens=prefix.size,
                 finish_reason=sample.finish_reason,
                 text=sample.text,
+                engine=engine,
+                begun_version=finished.begun_version,
             )
         )
     return Group(prompt, trajectories)

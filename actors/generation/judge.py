@@ -50,7 +50,7 @@ class JudgeWorker(RolloutWorker):
         self.submit(call_id, requests, sampling, allowed)
         answers: dict[int, Sample] = {}
         while len(answers) < len(requests) and (left := ends_at - time.monotonic()) > 0:
-            answers |= {group.index: group.samples[0] for group in self.collect(left, call_id)}
+            answers |= {group.index: group.samples[0] for group in self.collect(left, call_id).groups}
         if len(answers) < len(requests):
             self.abort(call_id)
         return answers

@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
-from actors.config.schema import RolloutConfig
+from actors.config.schema import KvAfterUpdate, RolloutConfig
 from actors.generation.vllm_engine import (
     Finished,
     PendingGroup,
@@ -32,13 +32,21 @@ from actors.generation.vllm_settings import engine_arguments, set_environment
 from actors.placement.memory import GIB, free_share
 from rlcore.interfaces import Sampling
 
-__all__ = ["Finished", "Request", "RolloutWorker", "Sample"]
+__all__ = ["Collected", "Finished", "Request", "RolloutWorker", "Sample"]
 
 LINGER_S = 0.005  # `collect` gathers a little longer than the first group: fewer, larger replies
 IDLE_WAIT_S = 0.1  # how often a waiting loop looks at deadlines
 SHUTDOWN_S = 60.0
 MIN_SHARE = 0.05  # of a GPU
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Reply of `collect`."""
+
+    groups: list[Finished]
+    unfinished: int  # samples that the engine still has, running or waiting
 
 
 class RolloutWorker:
@@ -50,8 +58,11 @@ class RolloutWorker:
 
     def __init__(self) -> None:
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        self._changed = threading.Condition()  # guards the next two; notified after every command and finished group
+        # Guards the next three; notified after every command and finished group, and when `_below` is reached.
+        self._changed = threading.Condition()
         self._finished: list[PendingGroup] = []
+        self._below, self._nudged = -1, False  # see `collect`
+        self._seconds, self._counted_at = (0.0, 0.0), 0.0  # without and with groups under way; loop thread only
         self._error: BaseException | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -97,7 +108,7 @@ class RolloutWorker:
         def build() -> VllmEngine:
             if device == "cpu":
                 torch.set_num_threads(threads)  # a setting of the calling thread: why the loop builds its engine itself
-            return VllmEngine(arguments, device)
+            return VllmEngine(arguments, device, config.kv_after_update is KvAfterUpdate.recompute)
 
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, args=(build, ready), name="rollout-loop", daemon=True)
@@ -137,6 +148,7 @@ class RolloutWorker:
 
         With `sampling.seed`, on an engine that has nothing else to do, equal weights, prompts and seed give equal
         samples: the generators are seeded and the prefix cache is emptied, so that every step has the same batch.
+        With groups under way the seed is ignored.
 
         Args:
             allowed: if given, only these tokens are generated; see `Sample.choices`.
@@ -147,8 +159,9 @@ class RolloutWorker:
         """
         self._on_loop(lambda: self._engine.submit(call_id, requests, sampling, allowed))
 
-    def collect(self, timeout_s: float, call_id: str | None = None) -> list[Finished]:
-        """Groups finished since the last call: waits until there is one, or `timeout_s` has passed (empty list).
+    def collect(self, timeout_s: float, call_id: str | None = None, below: int = -1) -> Collected:
+        """Groups finished since the last call: waits until there is one, until the engine has at most `below`
+        unfinished samples, for a `nudge`, or for `timeout_s`.
 
         Args:
             call_id: of the groups to return; None: all.
@@ -162,31 +175,45 @@ class RolloutWorker:
         def found() -> list[PendingGroup]:
             return [group for group in self._finished if call_id in (None, group.call_id)]
 
+        def asked() -> bool:
+            return self._nudged or self._engine.unfinished() <= below
+
         with self._changed:
-            self._changed.wait_for(lambda: found() or self._error or self._stuck(), timeout=timeout_s)
+            self._below = below
+            self._changed.wait_for(lambda: found() or self._error or self._stuck() or asked(), timeout=timeout_s)
             self._check_alive()
             if not found() and self._stuck():
                 raise RuntimeError(f"cannot sample: {self._engine.unusable}")
             if found() and self._engine.groups:
                 linger = min(LINGER_S, max(ends_at - time.monotonic(), 0.0))
-                self._changed.wait_for(lambda: self._error or not self._engine.groups, timeout=linger)
-            done = found()
+                self._changed.wait_for(lambda: self._error or not self._engine.groups or asked(), timeout=linger)
+            done, self._below, self._nudged = found(), -1, False
             self._finished = [group for group in self._finished if call_id not in (None, group.call_id)]
-        return self._engine.records(done) if done else []
+        return Collected(self._engine.records(done) if done else [], self._engine.unfinished())
 
-    def abort(self, call_id: str) -> None:
-        """Drops a call's requests and its results that were not collected. Unknown ids are ignored."""
+    def nudge(self) -> None:
+        """Ends the `collect` that waits now, or else the next one, at once."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
+
+    def abort(self, *call_ids: str) -> None:
+        """Drops the requests of calls and their results that were not collected. Unknown ids are ignored."""
 
         def drop() -> None:
-            self._engine.abort(call_id)
+            self._engine.abort(call_ids)
             with self._changed:
-                self._finished = [group for group in self._finished if group.call_id != call_id]
+                self._finished = [group for group in self._finished if group.call_id not in call_ids]
 
         self._on_loop(drop)
 
     def idle(self) -> bool:
         """No request is under way and no result waits to be collected."""
         return self._on_loop(lambda: not self._engine.groups and not self._finished)
+
+    def seconds(self) -> tuple[float, float]:
+        """Time without and with groups under way since the start; the current step is not counted yet."""
+        return self._seconds
 
     # ---- weights
 
@@ -272,15 +299,25 @@ class RolloutWorker:
             self._engine.shutdown()
 
     def _serve(self) -> None:
-        engine = self._engine
+        engine, self._counted_at = self._engine, time.monotonic()
         while not self._closing:
+            busy = bool(engine.groups)
             changed = self._run_commands(wait=not engine.can_step())
             changed = engine.check_deadline() or changed
-            done = engine.step() if engine.can_step() else []
-            if done or changed:
+            self._count(busy)
+            done = []
+            if engine.can_step():
+                done = engine.step()
+                self._count(True)
+            if done or changed or engine.unfinished() <= self._below:
                 with self._changed:
                     self._finished += done
                     self._changed.notify_all()
+
+    def _count(self, busy: bool) -> None:
+        idle_s, busy_s = self._seconds
+        passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
+        self._seconds = (idle_s, busy_s + passed) if busy else (idle_s + passed, busy_s)
 
     def _run_commands(self, wait: bool) -> bool:
         """Runs all that are queued; true if there was one."""

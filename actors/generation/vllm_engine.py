@@ -1,8 +1,9 @@
 """vLLM's in-process engine with calls of many groups, weight updates between two steps, and weight versions.
 
 No threads here: `actors.generation.rollout` owns the one that steps it. In-flight requests survive a weight update
-without a pause: they continue with the tokens and the KV cache they have, and each token is labelled with the version
-that produced it. Requests submitted after an update never read KV made by older weights.
+without a pause: they continue with the tokens they have, and with their KV cache unless it is recomputed, and each
+token is labelled with the version that produced it. Requests submitted after an update never read KV made by older
+weights.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Finished:
     call_id: str
     index: int
     samples: list[Sample]
+    begun_version: int = -1  # weight version when the prompt was submitted
 
 
 @dataclass(slots=True)
@@ -88,9 +90,10 @@ class VllmEngine:
     Args:
         arguments: of `engine_arguments`.
         device: "cpu" or "cuda".
+        recompute: after an update the KV cache of running requests is computed again, with the new weights.
     """
 
-    def __init__(self, arguments: dict[str, Any], device: str) -> None:
+    def __init__(self, arguments: dict[str, Any], device: str, recompute: bool = False) -> None:
         self.groups: dict[str, PendingGroup] = {}  # vLLM request id -> group under way
         dummy = arguments["load_format"] == "dummy"
         self.version = -1 if dummy else 0  # of the loaded weights
@@ -101,6 +104,7 @@ class VllmEngine:
         self._staged = False  # the update under way waits for its last bucket, and sampling continues
         self._begun_at, self._update_bytes = 0.0, 0  # of the update under way, or the last one
         self._transport, self._device, self._limit = "", device, arguments["max_model_len"]
+        self._recompute = recompute
         self._llm = build_engine(arguments)
         self._rpc(adapt_engine)
         self.tokenizer = self._llm.get_tokenizer()
@@ -134,10 +138,12 @@ class VllmEngine:
             raise ValueError(f"call {call_id!r}: an index is used twice ({sorted(in_use)[:3] or 'within the call'})")
         for request in requests:
             if not 0 < (count := len(request.token_ids)) < self._limit:
-                raise ValueError(f"prompt {request.uid!r} has {count} tokens; the engine takes 1 to {self._limit - 1}")
-        if sampling.seed is not None:
-            if not self.groups:
-                self._reset_prefix_cache()
+                raise ValueError(
+                    f"prompt {request.uid!r} has {count} tokens; the engine takes 1 to {self._limit - 1}: shorten or "
+                    "drop it (data.max_prompt_tokens), or raise rollout.max_model_len"
+                )
+        if sampling.seed is not None and not self.groups:
+            self._reset_prefix_cache()
             self._rpc(_reseed, sampling.seed)
         self._add(names, requests, sampling_parameters(sampling, allowed))
         for name, request in zip(names, requests, strict=True):
@@ -155,8 +161,12 @@ class VllmEngine:
             self._llm.abort_request(added)
             raise
 
-    def abort(self, call_id: str) -> None:
-        names = [name for name, group in self.groups.items() if group.call_id == call_id]
+    def unfinished(self) -> int:
+        """Samples that run or wait."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    def abort(self, call_ids: Sequence[str]) -> None:
+        names = [name for name, group in self.groups.items() if group.call_id in call_ids]
         for name in names:
             del self.groups[name]
         self._llm.abort_request(names)
@@ -166,8 +176,8 @@ class VllmEngine:
         outputs = [output for group in groups for output in group.output.outputs]
         texts = iter(self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True))
         return [
-            Finished(group.call_id, group.index, [_sample(o, next(texts), group) for o in group.output.outputs])
-            for group in groups
+            Finished(g.call_id, g.index, [_sample(o, next(texts), g) for o in g.output.outputs], g.version)
+            for g in groups
         ]
 
     # ---- weights
@@ -218,8 +228,8 @@ class VllmEngine:
             if (group := self.groups.get(state.external_req_id)) is not None:
                 group.marks[state.request_index].append((state.detokenizer.num_output_tokens(), version))
         self.version, self.unusable, self.update = version, "", None
-        if not self._llm.has_unfinished_requests():  # else the cache's blocks are in use, and the salt must do
-            self._reset_prefix_cache()
+        if self._recompute or not self._llm.has_unfinished_requests():
+            self._reset_prefix_cache()  # otherwise blocks are in use, and their salt keeps them from later requests
         return time.monotonic() - paused_at if self.groups else 0.0
 
     def weight_checksums(self) -> dict[str, str]:
@@ -266,8 +276,9 @@ class VllmEngine:
         self._broken = False
 
     def _reset_prefix_cache(self) -> None:
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM could not empty its prefix cache although no request is under way")
+        """With requests under way they are preempted: their next step computes prompt and tokens again."""
+        if not self._llm.reset_prefix_cache(reset_running_requests=bool(self.groups)):
+            raise RuntimeError("vLLM could not empty its prefix cache")
 
     # ---- the rest
 
@@ -300,7 +311,7 @@ class VllmEngine:
             "version": self.version,
             "max_model_len": self._limit,
             "kv_cache_tokens": (cache.num_gpu_blocks or 0) * cache.block_size,
-            "running": self._llm.get_num_unfinished_requests(),
+            "running": self.unfinished(),
             "rss_bytes": psutil.Process().memory_info().rss,
             "gpu_bytes": torch.cuda.memory_allocated() if self._device == "cuda" else 0,
         }

@@ -8,6 +8,7 @@ actor.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,6 +169,8 @@ class ActorGroup(Generic[W]):
         self.worker_class, self.slots, self.name = worker_class, slots, name
         self._env, self._max_concurrency = dict(env), max_concurrency
         self._members = [self._spawn(rank) for rank in range(len(slots))]
+        # Calls of several threads reach all ranks in the same order: collective operations would hang otherwise.
+        self._submitting = threading.Lock()
 
     @classmethod
     def create(
@@ -221,7 +224,8 @@ class ActorGroup(Generic[W]):
         if len(per_rank_args) != len(self):
             raise ValueError(f"phase {phase}: {len(per_rank_args)} argument tuples for {len(self)} {self.name} actors")
         name = self._method_name(method)
-        calls = [_call(member, name, args) for member, args in zip(self._members, per_rank_args, strict=True)]
+        with self._submitting:
+            calls = [_call(member, name, args) for member, args in zip(self._members, per_rank_args, strict=True)]
         return Pending(calls, phase, timeout_s)
 
     def submit_one(self, rank: int, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> Pending[R]:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,11 +62,19 @@ class RestartPolicy:
         return self._starts.get(rank, 0)
 
     def served(self, rank: int) -> None:
-        """Records that a worker answered a request."""
+        """Records that a worker answered a request. Never waits for a restart."""
         if rank not in self._served:
-            with self._lock:
-                self._served.add(rank)
-                self._first_errors.clear()
+            self._served.add(rank)
+            self._first_errors.clear()
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Inside of the block this thread alone restarts workers. Waits for a restart under way."""
+        return self._lock
+
+    def refusal(self, error: WorkerError) -> WorkerFailed:
+        """The error of a request that no worker can serve."""
+        name = f"{self.group.name}[{error.rank}]"
+        return WorkerFailed(f"{name} cannot serve its request in phase {error.phase}: {_summary(error)}")
 
     def recover(self, failures: Mapping[int, Failure], starts: Mapping[int, int] | None = None) -> None:
         """Restarts failed workers, and others that died.
@@ -109,7 +118,7 @@ class RestartPolicy:
     def _count(self, rank: int, error: Failure, starting: bool) -> None:
         name, summary = f"{self.group.name}[{rank}]", _summary(error)
         if isinstance(error, WorkerError) and isinstance(error.__cause__, REQUEST_ERRORS):
-            raise WorkerFailed(f"{name} cannot serve its request in phase {error.phase}: {summary}") from error
+            raise self.refusal(error) from error
         if rank not in self._served and (same := _RAISED.search(summary)):
             key = re.sub(r"\d+", "0", same[0])
             if key in self._first_errors:

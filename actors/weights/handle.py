@@ -1,4 +1,15 @@
-"""Weight publishers for the loops: a group of models sends, the rollout engines report their version."""
+"""Weight publishers for the loops: a group of models sends, the rollout engines report their version.
+
+Threads and locks. The loop's thread updates the policy (`changing`) and publishes; the collector of a failed engine
+restarts it at any time, and sends it weights (`rejoin`). Locks are taken in this order:
+
+1. of `GpuSharing`, where a waking engine gets its weights again (`resend`);
+2. `RestartPolicy.paused`: a publication and a restart exclude each other;
+3. `_stable`: no engine gets weights while an update changes them.
+
+`changing` takes only the last, so an update and a restart run side by side until the new process needs weights; a
+publication inside of it would take them in the wrong order, and is refused.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +52,19 @@ class WeightHandle:
     policy_version: int = -1  # version of the weights in the policy
     _from_reference: bool = False  # true if the engines have, or should have, the reference's weights
     _joined: ActorGroup[Any] | None = None  # used if exclusive
-    _stable: threading.RLock = field(default_factory=threading.RLock)  # held while the policy's weights change
+    _stable: threading.RLock = field(default_factory=threading.RLock)  # held while weights change, or are sent
+    _changed_by: threading.Thread | None = None  # inside of `changing`
+    _torn: bool = False  # an update broke off
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         with self._stable:
-            yield
-            self.policy_version = max(self.policy_version, self.version) + 1
+            self._changed_by, self._torn = threading.current_thread(), True
+            try:
+                yield
+                self.policy_version, self._torn = max(self.policy_version, self.version) + 1, False
+            finally:
+                self._changed_by = None
 
     def join(self) -> None:
         """Connects the senders to the engines; call it again after a restart of an engine."""
@@ -69,9 +86,10 @@ class WeightHandle:
             self._joined = None
 
     def publish(self, after: int = -1) -> M.Metrics:
-        self._from_reference, self.version = False, max(self.version + 1, self.policy_version, after + 1)
-        self.policy_version = self.version
-        return self._everywhere()
+        with self._sending(self.policy):
+            self._from_reference, self.version = False, max(self.version + 1, self.policy_version, after + 1)
+            self.policy_version = self.version
+            return self._everywhere()
 
     def publish_reference(self) -> M.Metrics:
         """Sends the reference's weights. The engines keep reporting the policy's current version; they must be idle.
@@ -81,25 +99,46 @@ class WeightHandle:
         """
         if self.reference is None or self.version < 0:
             raise RuntimeError("publish_reference without a reference that sends, or before the first publish")
-        self._from_reference = True
-        return self._everywhere()
+        with self._sending(self.reference):
+            self._from_reference = True
+            return self._everywhere()
 
     def rejoin(self, engines: Sequence[int]) -> None:
-        """Call it after a restart of these engines: connects all again and resends the current weights."""
-        self.join()
-        self._send(None if self.exclusive else list(engines))
+        """Call it after a restart of these engines, inside of `RestartPolicy.recover`: connects all again and sends the
+        policy's weights as they are now, which may be newer than the last published ones.
+        """
+        with self._stable:
+            if self._torn:
+                raise RuntimeError("an update of the policy broke off: no engine can get its weights")
+            self.join()
+            self._send(None if self.exclusive else list(engines))
 
     def resend(self) -> None:
-        """Resends the last weights to engines that lost them in sleep; does nothing before the first `publish`."""
+        """Sends the policy's weights again to engines that lost them in sleep; does nothing before the first `publish`.
+        """
         if self.version >= 0:
-            self._everywhere()
+            with self._sending(self._sender):
+                self.version = self._current_version
+                self._everywhere()
 
     @property
     def _sender(self) -> ActorGroup[Any]:
         return self.reference if self._from_reference and self.reference is not None else self.policy
 
+    @property
+    def _current_version(self) -> int:
+        """Of the sender's weights. Those of the reference go by the policy's last sent version."""
+        return self.version if self._from_reference else self.policy_version
+
+    @contextmanager
+    def _sending(self, sender: ActorGroup[Any]) -> Iterator[None]:
+        if self._changed_by is threading.current_thread():
+            raise RuntimeError("weights were published inside of `changing`, before the update was complete")
+        self.sharing.for_weights(sender)
+        with self.restarts.paused(), self._stable:
+            yield
+
     def _everywhere(self) -> M.Metrics:
-        self.sharing.for_weights(self._sender)
         try:
             if self.exclusive and self._joined is not self._sender:
                 self.join()
@@ -111,7 +150,7 @@ class WeightHandle:
             return {}
 
     def _send(self, engines: list[int] | None) -> M.Metrics:
-        begun, version = time.perf_counter(), self.version
+        begun, version = time.perf_counter(), self._current_version
         # The sender starts the same deadline later and knows which engine is late: let its error come first.
         limit, method = self.timeout_s + SENDER_SLACK_S, LanguageModelWorker.send_weights
         sent = self._sender.broadcast(method, version, engines, timeout_s=limit, phase="weight sync")

@@ -14,7 +14,7 @@ import torch
 ray = pytest.importorskip("ray")
 pytest.importorskip("vllm")
 
-from actors.config.schema import RolloutConfig  # noqa: E402
+from actors.config.schema import KvAfterUpdate, RolloutConfig  # noqa: E402
 from actors.generation.rollout import Finished, Request, RolloutWorker  # noqa: E402
 from actors.weights.sender import Sender, WeightSyncError, make_sender  # noqa: E402
 from rlcore.interfaces import Sampling  # noqa: E402
@@ -87,11 +87,11 @@ def build_model(folder: Path, tied: bool) -> Any:
 class Rig:
     """An engine, the model it should agree with, and the sender between them."""
 
-    def __init__(self, folder: Path, tied: bool, tensor_parallel_size: int = 1) -> None:
+    def __init__(self, folder: Path, tied: bool, tensor_parallel_size: int = 1, **options: Any) -> None:
         self.model = build_model(folder, tied)
         actor = ray.remote(num_cpus=0, max_concurrency=4)(Breakable)
         self.engine = actor.remote()
-        config = RolloutConfig(cpu_kv_cache_gib=0.25, tensor_parallel_size=tensor_parallel_size)
+        config = RolloutConfig(cpu_kv_cache_gib=0.25, tensor_parallel_size=tensor_parallel_size, **options)
         self.info = ray.get(self.engine.start.remote(str(folder), config, "cpu", "float32", MAX_LEN, 1, 0))
         self.version, self.calls = 0, 0
         self.sender = self.make_sender()
@@ -128,15 +128,19 @@ class Rig:
         ends_at = time.monotonic() + 120
         while len(groups) < count:
             assert time.monotonic() < ends_at, f"{len(groups)} of {count} groups after 120 s"
-            groups += ray.get(self.engine.collect.remote(5.0))
+            groups += ray.get(self.engine.collect.remote(5.0)).groups
         return sorted(groups, key=lambda group: group.index)
 
     def generate(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[Finished]:
         self.submit(prompts, sampling)
         return self.collect(len(prompts))
 
-    def worst(self, prompts: list[tuple[int, ...]], groups: list[Finished]) -> float:
-        """Largest difference between rollout log-probs and a forward pass of the model as it is now."""
+    def worst(self, prompts: list[tuple[int, ...]], groups: list[Finished], version: int | None = None) -> float:
+        """Largest difference between rollout log-probs and a forward pass of the model as it is now.
+
+        Args:
+            version: of the tokens to compare; None: all.
+        """
         worst = 0.0
         for group in groups:
             prompt = prompts[group.index]
@@ -145,7 +149,8 @@ class Rig:
                 with torch.no_grad():
                     every = self.model(ids).logits.log_softmax(-1)
                 ours = every[0, len(prompt) - 1 : -1].gather(-1, ids[0, len(prompt) :, None])[:, 0]
-                worst = max(worst, (ours - torch.tensor(sample.logprobs)).abs().max().item())
+                chosen = np.full(len(ours), True) if version is None else sample.versions == version
+                worst = max(worst, np.abs(ours.numpy() - sample.logprobs)[chosen].max(initial=0.0))
         return worst
 
 
@@ -282,6 +287,47 @@ def test_the_switch_is_counted_per_sequence(rig: Rig) -> None:
     assert exact > 0.9 * checked
 
 
+@pytest.mark.parametrize("kv", [pytest.param(KvAfterUpdate.keep, marks=pytest.mark.slow), KvAfterUpdate.recompute])
+def test_the_kv_cache_of_running_requests_after_an_update(tmp_path: Path, kv: KvAfterUpdate) -> None:
+    """Recomputed, later tokens have the new weights' log-probs given all that came before; kept, they do not."""
+    rig, prompts = Rig(tmp_path, tied=False, kv_after_update=kv, max_num_seqs=24), [*PROMPTS, LONG]
+    rig.sync()
+    rig.generate([LONG], Sampling(1, 1))  # the cache holds two blocks of it
+    for _ in range(2):
+        rig.submit(prompts, Sampling(8, 50, temperature=1.0))  # 56 samples: some wait
+        time.sleep(SOME_STEPS_S)
+        rig.perturb()
+        rig.sync()
+        groups = rig.collect(len(prompts))
+        assert {group.begun_version for group in groups} == {rig.version - 1}
+        versions = [sample.versions for group in groups for sample in group.samples]
+        assert any(set(v.tolist()) == {rig.version - 1, rig.version} for v in versions)
+        assert (rig.worst(prompts, groups, rig.version) < TOLERANCE) == (kv is KvAfterUpdate.recompute)
+    after = rig.generate(prompts, Sampling(2, 24, seed=3))
+    assert rig.worst(prompts, after) < TOLERANCE
+    assert {group.begun_version for group in after} == {rig.version}
+    assert tokens(after) == tokens(rig.generate(prompts, Sampling(2, 24, seed=3)))
+    ray.kill(rig.engine)
+
+
+def test_collect_ends_when_there_is_room_or_after_a_nudge(rig: Rig) -> None:
+    begun = time.monotonic()
+    rig.submit(PROMPTS, Sampling(16, 300))
+    some = ray.get(rig.engine.collect.remote(60.0, "another call", 90))
+    assert some.groups == []
+    assert 0 < some.unfinished <= 90
+    waiting = rig.engine.collect.remote(60.0, "another call")
+    ray.get(rig.engine.nudge.remote())
+    assert ray.get(waiting).groups == []
+    rig.collect(len(PROMPTS))
+    assert ray.get(rig.engine.collect.remote(0.1)).unfinished == 0
+    idle_s, busy_s = ray.get(rig.engine.seconds.remote())
+    assert busy_s > 0
+    time.sleep(0.5)
+    assert ray.get(rig.engine.seconds.remote())[0] > idle_s + 0.3
+    assert time.monotonic() - begun < 50
+
+
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_cached_prefixes_do_not_outlive_their_weights(rig: Rig, busy: bool) -> None:
     rig.generate([LONG], Sampling(1, 1))  # now the cache holds two blocks of it
@@ -319,7 +365,7 @@ def test_an_aborted_call_leaves_nothing_behind(rig: Rig) -> None:
     assert not ray.get(rig.engine.idle.remote())
     ray.get(rig.engine.abort.remote(gone))
     assert ray.get(rig.engine.idle.remote())
-    assert ray.get(rig.engine.collect.remote(0.2)) == []
+    assert ray.get(rig.engine.collect.remote(0.2)).groups == []
     assert ray.get(rig.engine.describe.remote())["running"] == 0
 
 

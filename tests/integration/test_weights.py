@@ -96,7 +96,7 @@ class Rig:
     def collect(self, engine: Any) -> list[Finished]:
         groups: list[Finished] = []
         while len(groups) < len(PROMPTS):
-            groups += ray.get(engine.collect.remote(5.0))
+            groups += ray.get(engine.collect.remote(5.0)).groups
         return groups
 
     def worst(self, engine: Any) -> float:

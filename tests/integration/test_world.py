@@ -5,7 +5,9 @@ Real Ray, DeepSpeed and vLLM on the built-in addition task.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from rlcore.algorithms.supervised import SupervisedObjective
 from rlcore.data.batching.collate import collate, supervised_batch
 from rlcore.interfaces import Sampling
 from rlcore.loops.learning import objectives_of
-from rlcore.types import Group, TrainBatch
+from rlcore.types import Group, Prompt, TrainBatch
 from tests.fakes import FakeTracker
 
 OVERRIDES = [
@@ -99,6 +101,44 @@ def test_engines_sample_from_policy_or_reference_and_a_dead_one_comes_back_with_
     assert agrees_with(built) == ("reference", {2})
     weights.publish()
     assert agrees_with(built) == ("policy", {3})
+
+
+def test_two_calls_at_once_survive_an_update_and_the_death_of_an_engine(built: Built, tracker: FakeTracker) -> None:
+    world, train = built.world, built.inputs.data.train
+    world.weights.publish()
+    old, restarts = world.weights.version, sum("restart" in message for message in tracker.messages)
+    world.rollout.metrics()
+    arrived = threading.Semaphore(0)
+
+    def generate(prompts: list[Prompt]) -> list[Group]:
+        found = []
+        for group in world.rollout.generate(prompts, Sampling(64, 8)):
+            found.append(group)
+            arrived.release()
+        return found
+
+    with ThreadPoolExecutor(2) as callers:
+        calls = {start: callers.submit(generate, train[start : start + 80]) for start in (0, 80)}
+        assert all(arrived.acquire(timeout=60) for _ in range(10))
+        with world.weights.changing():
+            world.policy.update(supervised_batch(train[:32], built.inputs.tokenizer), 2e-3, SFT)
+        world.weights.publish()
+        ray.kill(built.rollout.handles[0])
+        found = {start: call.result(240) for start, call in calls.items()}
+    for start, groups in found.items():
+        assert sorted(g.prompt.uid for g in groups) == sorted(p.uid for p in train[start : start + 80])
+    rows = [t for groups in found.values() for group in groups for t in group.trajectories]
+    assert {t.begun_version for t in rows} == {old, old + 1}
+    assert {t.engine for t in rows} == {0, 1}
+    assert all(t.versions[t.loss_mask].min() >= t.begun_version for t in rows)
+    new = collate([t for t in rows if t.begun_version == old + 1][:256])
+    assert np.abs(world.policy.logprobs(new) - new.rollout_logprobs)[new.loss_mask].max() < AGREE
+    share = M.values(world.rollout.metrics())["wait/engine_idle_share"]
+    assert 0 <= share < 1
+    assert {t.engine for g in world.rollout.generate(train[:64], Sampling(8, 8)) for t in g.trajectories} <= {0, 1}
+    world.weights.publish()  # waits for the restart
+    assert sum("restart" in message for message in tracker.messages) == restarts + 1
+    assert agrees_with(built) == ("policy", {old + 2})
 
 
 def test_the_critic_learns_beside_the_policy_and_both_fit_in_one_checkpoint(built: Built, tmp_path: Path) -> None:

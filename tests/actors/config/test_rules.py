@@ -108,6 +108,7 @@ def test_a_chain_of_colocation_is_refused():
         ("trainer.max_tokens_per_micro_batch=10", "trainer.max_tokens_per_micro_batch"),
         ("cluster=gpu8", "rollout.enforce_eager"),
         ("rollout.checksums=true cluster.roles.rollout.num_workers=1", "rollout.checksums"),
+        ("rollout.kv_after_update=recompute", "rollout.kv_after_update"),
         ("algorithm.aggregation_constant=5", "algorithm.aggregation_constant"),
         ("algorithm=gspo algorithm.dual_clip=3", "algorithm.dual_clip"),
         ("algorithm=rloo algorithm.clip_high=0.3", "algorithm.clip_high"),

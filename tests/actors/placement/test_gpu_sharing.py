@@ -18,7 +18,7 @@ from actors.build import Builder
 from actors.config.compose import compose
 from actors.config.schema import DeadlinesConfig
 from actors.generation.handle import RolloutHandle
-from actors.generation.rollout import Finished, Request, Sample
+from actors.generation.rollout import Collected, Finished, Request, Sample
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorDied
 from actors.placement.restarts import RestartPolicy
@@ -49,17 +49,19 @@ class Engine:
             raise RuntimeError("cannot sample: asleep, or without weights")
         self.waiting.extend((call, request) for request in requests)
 
-    def collect(self, timeout_s: float) -> list[Finished]:
+    def collect(self, timeout_s: float, call_id: str | None, below: int) -> Collected:
         time.sleep(0.02)
         if not self.waiting:
-            return []
+            return Collected([], 0)
         call, request = self.waiting.popleft()
         self.log.append("group")
         sample = Sample(np.array([7], dtype=np.int32), np.zeros(1, np.float32), np.zeros(1, np.int32), "stop", "7")
-        return [Finished(call, request.index, [sample])]
+        return Collected([Finished(call, request.index, [sample])], len(self.waiting))
 
-    def abort(self, call: str) -> None:
-        self.waiting = deque(item for item in self.waiting if item[0] != call)
+    def nudge(self) -> None: ...
+
+    def abort(self, *calls: str) -> None:
+        self.waiting = deque(item for item in self.waiting if item[0] not in calls)
 
     def sleep(self, level: int) -> None:
         if self.dead:
@@ -105,7 +107,7 @@ class Rig:
             ready=self.sharing.wait_for_generation if shared else None,
         )  # fmt: skip
         restarts = RestartPolicy(pool, lambda ranks: None, 3, "rollout.max_restarts=3", lambda text: None)
-        rollout = RolloutHandle(pool, self.sharing, 5.0, restarts)
+        rollout = RolloutHandle(pool, self.sharing, 5.0, restarts, 256)
         self.world: World = SimpleNamespace(rollout=rollout, rewards=self.scorer, tracker=FakeTracker())  # type: ignore[assignment]
 
     def resend(self) -> None:
@@ -289,7 +291,8 @@ def test_neither_engine_nor_model_works_while_the_other_holds_the_memory(level: 
     sharing.for_training()  # the engine started first
     models.append(policy := Pool(Trainer(gpu, engine)))
     handle = ModelHandle(policy, 100, DeadlinesConfig(), sharing)  # type: ignore[arg-type]
-    weights = WeightHandle(policy, rollout, 5.0, sharing, None, lambda group: None)  # type: ignore[arg-type]
+    restarts = RestartPolicy(rollout, lambda ranks: None, 3, "rollout.max_restarts=3", lambda text: None)
+    weights = WeightHandle(policy, rollout, 5.0, sharing, restarts, lambda group: None)  # type: ignore[arg-type]
     sharing.resend = weights.resend
 
     def sample(name: str = "sampling") -> None:

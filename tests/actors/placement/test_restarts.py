@@ -172,7 +172,7 @@ class Rollout:
             self.pool.workers = [then()]
 
         policy = RestartPolicy(self.pool, restart, max_restarts, "rollout.max_restarts=3", lambda text: None)
-        self.handle = RolloutHandle(self.pool, GpuSharing(self.pool, 0, 1.0), 5.0, policy)
+        self.handle = RolloutHandle(self.pool, GpuSharing(self.pool, 0, 1.0), 5.0, policy, 256)
 
     def generate(self) -> list[Group]:
         return list(self.handle.generate(PROMPTS, Sampling(1, 4)))

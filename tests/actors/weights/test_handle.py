@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -390,6 +392,129 @@ def test_an_engine_that_reports_another_version_is_named() -> None:
     rig.weights.publish()
     rig.rollout.workers[1].deaf = True
     with pytest.raises(RuntimeError, match=r"to version 1: rollout\[1\] reports version 0"):
+        rig.weights.publish()
+
+
+def test_versions_count_updates() -> None:
+    rig = Rig()
+    rig.weights.publish()
+    for _ in range(3):
+        with rig.weights.changing():
+            pass
+    assert (rig.weights.version, rig.weights.policy_version) == (0, 3)
+    rig.weights.publish()
+    assert rig.holds == [("policy", 3)] * 2
+    rig.weights.publish()  # nothing changed: a new version all the same
+    assert (rig.weights.version, rig.weights.policy_version) == (4, 4)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_restart_waits_for_an_update_and_gets_its_version(exclusive: bool) -> None:
+    """It begins while the policy changes: weights are sent after the update, under the version that they then have."""
+    rig = Rig(exclusive)
+    rig.weights.publish()
+    with rig.weights.changing():
+        collector = threading.Thread(target=rig.restarts.recover, args=({0: "died in a step"},), daemon=True)
+        collector.start()
+        collector.join(0.2)
+        assert collector.is_alive()
+        assert rig.holds == [("nothing", -1), ("policy", 0)]
+    collector.join(5)
+    assert not collector.is_alive()
+    assert rig.holds == [("policy", 1), ("policy", 1 if exclusive else 0)]
+    assert rig.weights.version == 0
+    rig.weights.publish()
+    assert rig.holds == [("policy", 1)] * 2
+
+
+def test_a_publication_waits_for_a_restart() -> None:
+    rig = Rig()
+    rig.weights.publish()
+    begun, may_end, restart = threading.Event(), threading.Event(), rig.restarts.restart
+
+    def slow(ranks: Sequence[int]) -> None:
+        begun.set()
+        assert may_end.wait(5)
+        restart(ranks)
+
+    rig.restarts.restart = slow
+    collector = threading.Thread(target=rig.restarts.recover, args=({0: "died in a step"},), daemon=True)
+    collector.start()
+    assert begun.wait(5)
+    with rig.weights.changing():  # training continues meanwhile
+        pass
+    loop = threading.Thread(target=rig.weights.publish, daemon=True)
+    loop.start()
+    loop.join(0.1)
+    assert loop.is_alive()
+    may_end.set()
+    for thread in (collector, loop):
+        thread.join(5)
+        assert not thread.is_alive()
+    assert rig.holds == [("policy", 1)] * 2
+    assert [m.split(":")[1] for m in rig.messages] == [" restart 1 of 3"]
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_restarts_updates_and_publications_side_by_side(exclusive: bool) -> None:
+    """Two collectors restart engines while the loop trains and publishes: no deadlock, and every label is right."""
+    rig = Rig(exclusive, max_restarts=10**6)
+    state, mixed = [0, 0], list[str]()  # the policy's weights, in two halves
+    send = Sender.send_weights
+
+    def checked(self: Sender, version: int, only: list[int] | None) -> dict[str, float]:
+        if state[0] != state[1] or state[0] != version:
+            mixed.append(f"{state} as {version}")
+        return send(self, version, only)
+
+    rig.weights.policy.workers[0].send_weights = partial(checked, rig.weights.policy.workers[0])  # type: ignore[attr-defined]
+    rig.weights.publish()
+    stop = threading.Event()
+
+    def collect(rank: int) -> None:
+        while not stop.is_set():
+            rig.rollout.workers[rank].dead = True
+            rig.restarts.recover({rank: "died"}, {rank: rig.restarts.starts(rank)})
+            time.sleep(0.001)
+
+    collectors = [threading.Thread(target=collect, args=(rank,), daemon=True) for rank in (0, 1)]
+    for thread in collectors:
+        thread.start()
+    try:
+        for step in range(1, 60):
+            with rig.weights.changing():
+                state[0] = step
+                time.sleep(0.001)
+                state[1] = step
+            if step % 2:
+                rig.weights.publish()
+                assert rig.weights.version == step
+    finally:
+        stop.set()
+    for thread in collectors:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert mixed == []
+
+
+def test_weights_of_a_broken_update_are_never_sent() -> None:
+    rig = Rig()
+    rig.weights.publish()
+
+    def update() -> None:
+        with rig.weights.changing():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        update()
+    with pytest.raises(RuntimeError, match="broke off"):
+        rig.restarts.recover({0: "died"})
+    assert rig.holds[0] == ("nothing", -1)
+
+
+def test_a_publication_inside_of_an_update_is_refused() -> None:
+    rig = Rig()
+    with rig.weights.changing(), pytest.raises(RuntimeError, match="inside of `changing`"):
         rig.weights.publish()
 
 
