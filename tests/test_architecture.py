@@ -103,7 +103,6 @@ COVERED_BY = {
     "rlcore/loops/config.py": "tests/loops/test_schedule.py",
     "rlcore/loops/experience.py": "tests/loops/test_families.py",
     "rlcore/loops/learning.py": "tests/loops/test_families.py",
-    "rlcore/loops/parity.py": "tests/loops/test_online.py",
     "rlcore/loops/stop.py": "tests/loops/test_online.py",
     "rlcore/rewards/__init__.py": "tests/rewards/test_registry.py",
     "rlcore/rewards/config.py": "tests/actors/verifying/test_verifier.py",

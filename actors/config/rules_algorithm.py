@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actors.config.schema import Config
-from rlcore.algorithms.config import Aggregation, AlgorithmConfig, Baseline, Family, KLPlace, Opponent, Scale
+from actors.placement.placement import together
+from rlcore.algorithms.config import (
+    Aggregation,
+    AlgorithmConfig,
+    Anchor,
+    Baseline,
+    CorrectionLevel,
+    CorrectionMode,
+    Family,
+    KLPlace,
+    Opponent,
+    Scale,
+)
 from rlcore.loops.learning import BUILT_IN
 from rlcore.problems import Problem
 
 SAMPLES = "trainer.samples_per_prompt"
+STALENESS = "trainer.max_staleness"
 
 
 def algorithm_problems(c: Config) -> Iterator[Problem]:
     yield from _preference(c) if c.algorithm.family is Family.preference else _policy_gradient(c)
     yield from _roles(c)
+    yield from _staleness(c)
     a = c.algorithm
     if a.correction.low > a.correction.high:
         cure = f"lower it below algorithm.correction.high={a.correction.high:g}"
@@ -65,6 +79,7 @@ def _policy_gradient(c: Config) -> Iterator[Problem]:
         cure = "set algorithm.kl_in=reward and kl_coef above 0, or kl_target=null"
         yield Problem("algorithm.kl_target", a.kl_target, text, cure)
     yield from _kl(a)
+    yield from _anchor(a)
     yield from _unused(a)
 
 
@@ -86,6 +101,47 @@ def _kl(a: AlgorithmConfig) -> Iterator[Problem]:
         text = f"groups of equal scores are dropped, though {' and '.join(terms)} would train on them"
         cure = "set it to false, or the coefficients to 0"
         yield Problem("algorithm.filters.zero_variance", True, text, cure, True)
+
+
+def _anchor(a: AlgorithmConfig) -> Iterator[Problem]:
+    if a.anchor is Anchor.trainer:
+        return
+    key, value = "algorithm.anchor", a.anchor.value
+    if a.loss == "reinforce":
+        text = "algorithm.loss=reinforce has no ratio: nothing would account for the difference to the sampler"
+        yield Problem(key, value, text, "set it to trainer, or a loss with a ratio, such as algorithm.loss=cispo")
+    elif a.correction.level is not CorrectionLevel.none:
+        text = "with algorithm.anchor=rollout the ratio contains this weight: it would count twice"
+        cure = "set it to none (algorithm=grpo_rollout has both), or algorithm.anchor=trainer"
+        yield Problem("algorithm.correction.level", a.correction.level.value, text, cure)
+
+
+def _staleness(c: Config) -> Iterator[Problem]:
+    """Sampling that runs ahead of training."""
+    a, steps, every = c.algorithm, c.trainer.max_staleness, c.trainer.publish_every
+    if every > steps + 1:
+        text = f"with {STALENESS}={steps} a step would wait for weights that are published after it"
+        cure = f"at most {steps + 1}, or {STALENESS}={every - 1}"
+        yield Problem("trainer.publish_every", every, text, cure)
+    if steps < 1:
+        return
+    if a.family is Family.preference and a.preference.opponent is Opponent.reference:
+        text = "the engines would need the weights of policy and reference at the same time"
+        yield Problem(STALENESS, steps, text, "set it to 0, or algorithm.preference.opponent=policy")
+    if c.rollout.sleep_level > 0 and together(c.cluster.roles, "policy", "rollout"):
+        text = f"the engines work while the policy trains, with rollout.sleep_level={c.rollout.sleep_level} they sleep"
+        cure = "set rollout.sleep_level=0 (cluster=gpu1_shared), separate GPUs (cluster=gpu8), or max_staleness=0"
+        yield Problem(STALENESS, steps, text, cure)
+    masked = a.correction.mode is CorrectionMode.mask and a.correction.level is not CorrectionLevel.none
+    if steps < 2 or a.family is Family.preference or a.loss not in OWN_LOSSES or a.anchor is Anchor.rollout or masked:
+        return
+    weighted = a.correction.level is not CorrectionLevel.none
+    text = "the clip is around the trainer's present weights: for the age of samples "
+    text += "only a truncated importance weight accounts" if weighted else "nothing accounts"
+    mask = "algorithm.correction.mode=mask" + ("" if weighted else " with level=token")
+    anchor = "" if a.loss == "reinforce" else "algorithm.anchor=rollout with algorithm.correction.level=none, or "
+    presets = "" if a.loss != "ppo_clip" else " (such as algorithm=grpo_rollout or grpo_icepop)"
+    yield Problem(STALENESS, steps, text, f"set {anchor}{mask}{presets}, or max_staleness=1")
 
 
 # Key -> losses or advantages that read it. A registered function may read every key.
@@ -137,6 +193,9 @@ def _preference(c: Config) -> Iterator[Problem]:
         yield Problem("algorithm.kl_coef", a.kl_coef, text, "set it to 0")
     if a.entropy_coef > 0:
         yield Problem("algorithm.entropy_coef", a.entropy_coef, "not part of a preference loss", "set it to 0")
+    if a.anchor is Anchor.rollout:
+        text = "a preference loss has no ratio to the policy that sampled"
+        yield Problem("algorithm.anchor", a.anchor.value, text, "set it to trainer")
 
 
 def _roles(c: Config) -> Iterator[Problem]:

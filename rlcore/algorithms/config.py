@@ -33,6 +33,13 @@ class Aggregation(str, enum.Enum):
     seq_sum_constant = "seq_sum_constant"
 
 
+class Anchor(str, enum.Enum):
+    """Log-probs that the ratio of a policy loss is taken against."""
+
+    trainer = "trainer"  # the policy at batch start; the importance weight `correction` accounts for the sampler
+    rollout = "rollout"  # the sampler: the clip also bounds how far the policy has moved since sampling
+
+
 class KLKind(str, enum.Enum):
     auto = "auto"  # k1 in the reward, k3 in the loss: see the gradients in rlcore.ops.kl
     k1 = "k1"
@@ -81,10 +88,11 @@ class CorrectionMode(str, enum.Enum):
 
 @dataclass
 class CorrectionConfig:
-    """Importance weights between the sampler's and the trainer's log-probs."""
+    """Importance weights between the sampler's and the trainer's log-probs; not applied with `anchor=rollout`."""
 
     level: CorrectionLevel = CorrectionLevel.token  # one weight per token, per sequence, or none
-    mode: CorrectionMode = CorrectionMode.truncate  # weights beyond the limits are truncated, or their tokens masked
+    # weights beyond the limits are truncated (TIS), or set to 0 (IcePop)
+    mode: CorrectionMode = CorrectionMode.truncate
     low: float = bounded(0.0, ge=0)  # lowest weight
     high: float = bounded(2.0, gt=0, le=math.inf)  # highest weight
 
@@ -124,6 +132,7 @@ class AlgorithmConfig:
     lam: float = bounded(1.0, ge=0, le=1)  # of gae
     whiten: bool = False  # normalise advantages to mean 0 and deviation 1 over all trained tokens of a step
     loss: str = "ppo_clip"  # ppo_clip, gspo, cispo, reinforce, mdloo, or a registered name
+    anchor: Anchor = Anchor.trainer  # log-probs in the ratio's denominator: the trainer's or the sampler's
     clip_low: float = bounded(0.2, gt=0, le=1)  # the ratio is clipped below 1 - clip_low
     clip_high: float = bounded(0.2, gt=0, le=math.inf)  # the ratio is clipped above 1 + clip_high
     dual_clip: float | None = bounded(None, gt=1)  # bound on the loss of bad tokens (arXiv 1912.09729); None: no bound
@@ -133,7 +142,7 @@ class AlgorithmConfig:
     kl_kind: KLKind = KLKind.auto  # estimator of the KL
     kl_in: KLPlace = KLPlace.loss  # place of the KL to the reference
     kl_clamp: float | None = bounded(10.0, gt=0, le=math.inf)  # bound on log-ratios and estimates, in nats
-    kl_weighted: bool = False  # weight the KL in the loss by pi / pi_old: unbiased in later updates too
+    kl_weighted: bool = False  # weight the KL in the loss by the ratio: unbiased in later updates too
     kl_target: float | None = bounded(None, gt=0)  # of an adaptive kl_coef, nats per response; None: fixed
     kl_horizon: int = bounded(10_000, ge=1)  # time constant of an adaptive kl_coef, in samples
     step_kl_coef: float = bounded(0.0, ge=0)  # coefficient of the KL to the sampling policy, for mdloo

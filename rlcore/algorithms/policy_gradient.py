@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
-from rlcore.algorithms.config import AlgorithmConfig, CorrectionLevel, FilterConfig, KLPlace
+from rlcore.algorithms.config import AlgorithmConfig, Anchor, CorrectionLevel, FilterConfig, KLPlace
 from rlcore.algorithms.mismatch_metrics import mismatch
 from rlcore.algorithms.shaping import kl_per_token, overlong_penalty
 from rlcore.metrics import Max, Mean, Metric, Metrics, Min
@@ -174,7 +174,7 @@ class LossInputs:
     """
 
     logprobs: Tensor  # [b, t] of the policy, the only one with a gradient
-    old_logprobs: Tensor  # [b, t] at batch start
+    old_logprobs: Tensor  # [b, t] denominator of the ratio: of the policy at batch start, or the sampler's (`anchor`)
     ref_logprobs: Tensor | None  # [b, t]
     advantages: Tensor  # [b, t]
     mask: Tensor  # [b, t] bool, True where trained on
@@ -240,17 +240,28 @@ def find_loss(config: AlgorithmConfig) -> LossFunction:
 class PolicyGradientObjective:
     """`aggregate(w * L + kl_coef * KL(pi || pi_ref) - entropy_coef * H)` over the loss tokens.
 
-    L is the policy loss `config.loss`, w the importance weight between the trainer's and the sampler's log-probs
-    (`config.correction`), H the entropy; the KL term is there where `config.kl_in` is `loss`, estimated by
-    `config.kl_estimator` within `config.kl_clamp`. Without `old_logprobs` in
-    the batch the policy's own, detached, stand in: right for the first update on a batch. `config.files` are imported
-    at the first loss of a process.
+    L is the policy loss `config.loss`, H the entropy; the KL term is there where `config.kl_in` is `loss`, estimated by
+    `config.kl_estimator` within `config.kl_clamp`. pi is the trained policy, pi_old the policy at batch start, mu the
+    policy that sampled the tokens: older weights, and the engine's numerics. `config.anchor` chooses how L corrects
+    for mu, here for the clipped surrogate:
+
+        trainer:  w = pi_old / mu (bounded by `config.correction`),  L = -min(r A, clip(r) A),  r = pi / pi_old
+        rollout:  w = 1,                                             L = -min(r A, clip(r) A),  r = pi / mu
+
+    `trainer` is decoupled PPO (arXiv 2505.24298 section 5.2, with pi_old as the proximal policy): in the first update
+    r = 1, so the clip never acts on stale data, only the bounds of w do. `rollout` is PPO as published (1707.06347),
+    with samples of any age: w pi / pi_old = pi / mu is the same weight, but the clip bounds all of it. Without bounds
+    and clip, and where mu = pi_old, both have equal losses and gradients.
+
+    Without `old_logprobs` in the batch the policy's own, detached, stand in for pi_old: exact in the first update on a
+    batch; with `anchor=rollout` only metrics use them. `config.files` are imported at the first loss of a process.
 
     Metrics, which all merge exactly over micro-batches, ranks and steps: `actor/pg_loss` and `actor/kl_loss` (in the
     loss's own aggregation), per token `actor/entropy` (nats), `actor/ppo_kl` and what the loss function reports
-    (`actor/pg_clipfrac`, `actor/pg_clipfrac_lower`, `actor/step_kl`), and of the sampler's mismatch `rollout/kl`,
-    `rollout/k3`, `rollout/weight`, `rollout/bounded`, `rollout/max_ratio` (a maximum) and `rollout/ess` (effective
-    sample size as a share of the tokens).
+    (`actor/pg_clipfrac`, `actor/pg_clipfrac_lower`, `actor/step_kl`), and of the mismatch between pi_old and mu
+    `rollout/kl`, `rollout/k3`, `rollout/weight`, `rollout/bounded`, `rollout/max_ratio` (a maximum) and `rollout/ess`
+    (effective sample size as a share of the tokens). `actor/ppo_kl` is of the ratio, so against mu with
+    `anchor=rollout`.
 
     Raises (from `loss`):
         ValueError: the batch lacks an array that the config needs (`advantages`, `ref_logprobs`, `rollout_logprobs`),
@@ -278,8 +289,11 @@ class PolicyGradientObjective:
             return zero_loss(policy_logprobs), {}
         advantages = needed(batch.advantages, "advantages")
         old = policy_logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        anchor = old
+        if config.anchor is Anchor.rollout:
+            anchor = needed(batch.rollout_logprobs, "rollout_logprobs (algorithm.anchor is rollout)")
         function = find_loss(config)
-        per_token, found = function(LossInputs(policy_logprobs, old, batch.ref_logprobs, advantages, mask, config))
+        per_token, found = function(LossInputs(policy_logprobs, anchor, batch.ref_logprobs, advantages, mask, config))
         if per_token.shape != mask.shape:
             shapes = f"{tuple(per_token.shape)}, the micro-batch has {tuple(mask.shape)}"
             raise ValueError(f"the loss of {origin(function)} has shape {shapes}")
@@ -287,7 +301,7 @@ class PolicyGradientObjective:
         pg_loss = self._reduce(per_sample, mask, denominator)
         loss, scalars = pg_loss, {"actor/pg_loss": pg_loss}
         if config.kl_coef and config.kl_in is KLPlace.loss:
-            kl = self._reduce(self._kl_per_token(policy_logprobs, old, batch), mask, denominator)
+            kl = self._reduce(self._kl_per_token(policy_logprobs, anchor, batch), mask, denominator)
             loss, scalars["actor/kl_loss"] = loss + config.kl_coef * kl, kl
         if config.entropy_coef:
             loss = loss - config.entropy_coef * self._reduce(needed(entropy, "entropy"), mask, denominator)
@@ -296,19 +310,19 @@ class PolicyGradientObjective:
         per_token_means = {
             METRIC_NAMES.get(name, f"actor/{name}"): torch.as_tensor(x, device=mask.device) for name, x in found.items()
         }
-        per_token_means["actor/ppo_kl"] = masked_mean((old - policy_logprobs).detach(), mask)
+        per_token_means["actor/ppo_kl"] = masked_mean((anchor - policy_logprobs).detach(), mask)
         if entropy is not None:
             per_token_means["actor/entropy"] = masked_mean(entropy.detach(), mask)
         return loss, metrics | means(per_token_means, num_tokens)
 
-    def _kl_per_token(self, policy_logprobs: Tensor, old: Tensor, batch: TensorBatch) -> Tensor:
-        """The KL estimate, [b, t] in nats; with `config.kl_weighted` times the ratio pi / pi_old, gradient included."""
+    def _kl_per_token(self, policy_logprobs: Tensor, anchor: Tensor, batch: TensorBatch) -> Tensor:
+        """The KL estimate, [b, t] in nats; with `config.kl_weighted` times the ratio, gradient included."""
         config, mask = self.config, batch.loss_mask
         ref = keep(needed(batch.ref_logprobs, "ref_logprobs (algorithm.kl_in is loss)"), mask)
         kl = kl_estimate(keep(policy_logprobs, mask), ref, config.kl_estimator, config.kl_clamp)
         if not config.kl_weighted:
             return kl
-        return policy_losses.ratio(policy_losses.log_ratio(policy_logprobs, old, mask)) * kl
+        return policy_losses.ratio(policy_losses.log_ratio(policy_logprobs, anchor, mask)) * kl
 
     def _count(self, mask: Tensor) -> float:
         constant = self.config.aggregation_constant
@@ -320,9 +334,12 @@ class PolicyGradientObjective:
         return aggregate(per_token, mask, self.config.aggregation.value, denominator)
 
     def _corrected(self, per_token: Tensor, old: Tensor, batch: TensorBatch) -> tuple[Tensor, Metrics]:
-        """The loss times its importance weights, and the mismatch metrics (those also without a correction)."""
+        """The loss times its importance weights, and the mismatch metrics (those also without a correction).
+
+        With `anchor=rollout` the ratio contains the weight already.
+        """
         correction = self.config.correction
-        off = correction.level is CorrectionLevel.none
+        off = correction.level is CorrectionLevel.none or self.config.anchor is Anchor.rollout
         if off and batch.rollout_logprobs is None:
             return per_token, {}
         rollout = needed(batch.rollout_logprobs, "rollout_logprobs (correction.level is not none)")

@@ -18,7 +18,7 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
 from rlcore.loops.step_prompts import StepPrompts
 from rlcore.rewards.config import RewardConfig
-from rlcore.types import Group, Prompt, SampledPair, TrainBatch
+from rlcore.types import Group, Prompt, SampledPair, TrainBatch, Trajectory
 
 SURPLUS = "surplus"  # samples of surplus prompts after a refill
 OTHER_SEED = 0x9E3779B9  # offset of the seed for the reference's samples
@@ -42,18 +42,13 @@ class Experience:
         return len(self.kept) + len({chosen.uid for chosen, _ in self.pairs})
 
     @property
-    def sample_ids(self) -> list[str]:
-        of_pairs = [t.sample_id for pair in self.pairs for t in pair]
-        return [t.sample_id for g in self.kept for t in g.trajectories] + of_pairs
+    def trained(self) -> list[Trajectory]:
+        """Samples to train on, one per row of `batch`."""
+        return [t for g in self.kept for t in g.trajectories] + [t for pair in self.pairs for t in pair]
 
     @property
-    def own_rows(self) -> list[int]:
-        """Rows of `batch` that the policy sampled, not the reference."""
-        ids = self.sample_ids
-        if self.algorithm.family is not Family.preference or self.algorithm.preference.opponent is Opponent.policy:
-            return list(range(len(ids)))
-        half = len(self.groups[0].trajectories) // 2
-        return [row for row, sample_id in enumerate(ids) if int(sample_id.rpartition(".")[2]) < half]
+    def sample_ids(self) -> list[str]:
+        return [t.sample_id for t in self.trained]
 
     def add(self, prompts: Sequence[Prompt], groups: Sequence[Group], wanted: int) -> None:
         """Filters `groups` and keeps at most the number of missing prompts."""

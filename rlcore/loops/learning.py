@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore import metrics as M
-from rlcore.algorithms.config import AlgorithmConfig, Family, KLPlace
+from rlcore.algorithms.config import AlgorithmConfig, Anchor, Family, KLPlace
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.algorithms.preference import PreferenceObjective
 from rlcore.algorithms.value import ValueObjective
@@ -32,12 +32,10 @@ def credit_needs_old(algorithm: AlgorithmConfig) -> bool:
 
 
 def rows_to_score(algorithm: AlgorithmConfig, steps: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows that need old log-probs: those of later optimizer steps. In the first step the policy's detached log-probs
-    are equal.
+    """Rows that need old log-probs: all if the advantages read them, none if the loss takes its ratio against the
+    sampler, otherwise those of later optimizer steps. In the first step the policy's detached log-probs are equal.
     """
-    if not steps:
-        return np.array([], dtype=np.int64)
-    parts = steps if credit_needs_old(algorithm) else steps[1:]
+    parts = steps if credit_needs_old(algorithm) else [] if algorithm.anchor is Anchor.rollout else steps[1:]
     return np.unique(np.concatenate([*parts, np.array([], dtype=np.int64)]))
 
 
@@ -53,15 +51,16 @@ def with_models(
     batch: TrainBatch,
     steps: Sequence[NDArray[np.int64]],
     check_parity: bool,
-    own: Sequence[int],
+    current: Sequence[int],
 ) -> tuple[TrainBatch, M.Metrics]:
     """Adds old and reference log-probs and values, if needed, computed in parallel on their groups.
 
     Args:
         steps: rows of each optimizer step to come.
-        check_parity: stops the run if rollout and trainer log-probs disagree. Differences are reported for every row
-            with computed log-probs, otherwise for `parity.num_sequences` rows.
-        own: rows that the policy sampled, whose log-probs must agree with those of the rollout engines.
+        check_parity: stops the run if rollout and trainer log-probs disagree. Differences are reported for every
+            current row with computed log-probs, otherwise for `parity.num_sequences` of them.
+        current: rows sampled wholly by the policy's present weights, whose log-probs must agree with the rollout
+            engines'. Without any, nothing is compared: `rollout/parity_rows` is 0.
     """
     metrics: M.Metrics = {}
     asked = needs_reference(algorithm)
@@ -70,15 +69,16 @@ def with_models(
         values = beside.submit(world.critic.values, batch) if world.critic else None
         rows = rows_to_score(algorithm, steps)
         if not len(rows) and check_parity:  # only for the comparison
-            rows = np.array(own[: trainer.parity.num_sequences], dtype=np.int64)
+            rows = np.array(current[: trainer.parity.num_sequences], dtype=np.int64)
         if len(rows):
             with world.tracker.phase("old_log_prob"):
                 old = np.zeros(batch.tokens.shape, dtype=np.float32)
                 part = batch.select(rows)
                 old[rows, : part.tokens.shape[1]] = world.policy.logprobs(part)
                 batch = batch.with_arrays(old_logprobs=old)
+        if len(rows) or check_parity:
             wanted = trainer.parity if check_parity else replace(trainer.parity, stop=False)
-            metrics = parity.compare(batch.select(np.intersect1d(rows, own)), wanted)
+            metrics = parity.compare(batch.select(np.intersect1d(rows, current)), wanted)
         if ref is not None:
             with world.tracker.phase("ref"):
                 batch = batch.with_arrays(ref_logprobs=ref.result())

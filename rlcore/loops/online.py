@@ -27,6 +27,7 @@ from rlcore.loops.feed import Feed
 from rlcore.loops.learning import credit_needs_old, objectives_of, plan_updates, update, with_models
 from rlcore.loops.ledger import Ledger
 from rlcore.loops.schedule import learning_rate
+from rlcore.loops.staleness import current_rows, staleness
 from rlcore.loops.step_prompts import StepPrompts
 from rlcore.loops.stop import Interrupted, StopSignal
 from rlcore.rewards.config import RewardConfig
@@ -208,8 +209,10 @@ def learn(
 ) -> list[M.Metrics]:
     world, trainer, algorithm, longest = run.world, run.trainer, run.algorithm, run.sampling.max_new_tokens
     steps = plan_updates(batch, trainer, np.random.default_rng([run.seed, state.step]))
-    batch, compared = with_models(world, algorithm, trainer, batch, steps, check_parity, found.own_rows)
-    parts = [compared]
+    version = world.weights.policy_version
+    current = current_rows(found.trained, version)
+    batch, compared = with_models(world, algorithm, trainer, batch, steps, check_parity, current)
+    parts = [compared, staleness(found.trained, version)]
     if algorithm.family is Family.policy_gradient:
         controller = KLController(algorithm, state.kl)
         seen = batch if credit_needs_old(algorithm) else replace(batch, old_logprobs=None)  # some rows have no value

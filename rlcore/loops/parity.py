@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlcore.loops.config import ParityConfig
-from rlcore.metrics import Max, Mean, Metrics
+from rlcore.metrics import Max, Mean, Metrics, Sum
 from rlcore.problems import UserError
 from rlcore.types import TrainBatch
 
@@ -19,10 +19,16 @@ class ParityError(UserError, RuntimeError):
 def compare(batch: TrainBatch, config: ParityConfig) -> Metrics:
     """Differences between `rollout_logprobs` and `old_logprobs` over loss tokens, [B, T] each.
 
+    Args:
+        batch: only rows sampled by the weights that computed `old_logprobs`; without any, only their number is
+            returned.
+
     Raises:
         ParityError: under `config.stop`, when the largest difference passes `tolerance` or the mean one
             `mean_tolerance`. The usual cause is the weight sync; a NaN counts as a disagreement.
     """
+    if not len(batch):
+        return {"rollout/parity_rows": Sum(0)}
     if batch.rollout_logprobs is None or batch.old_logprobs is None:
         raise ValueError("parity needs rollout_logprobs and old_logprobs")
     difference = np.abs(batch.rollout_logprobs - batch.old_logprobs)[batch.loss_mask]
@@ -32,6 +38,7 @@ def compare(batch: TrainBatch, config: ParityConfig) -> Metrics:
     if config.stop and not agreed:
         raise ParityError(_explain(batch, largest, mean, config))
     return {
+        "rollout/parity_rows": Sum(len(batch)),
         "rollout/logprob_diff_max": Max(largest),
         "rollout/logprob_diff_mean": Mean(float(difference.sum()), difference.size),
     }

@@ -17,6 +17,7 @@ from rlcore import metrics as M
 from rlcore.algorithms.config import (
     Aggregation,
     AlgorithmConfig,
+    Anchor,
     CorrectionConfig,
     CorrectionLevel,
     CorrectionMode,
@@ -66,18 +67,20 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
     old, adv = arrays["old_logprobs"], arrays["advantages"]
     assert adv is not None
     old = x.detach() if old is None else old
+    at_sampler = config.anchor is Anchor.rollout
+    anchor = arrays["rollout_logprobs"] if at_sampler else old
     rows = [[t for t in range(MASK.shape[1]) if MASK[b, t]] for b in range(len(MASK))]
     num_rows, num_tokens = sum(bool(r) for r in rows), sum(len(r) for r in rows)
     total = torch.zeros((), dtype=torch.float64)
     for b, steps in enumerate(rows):
         if not steps:
             continue
-        mean_log = sum(x[b, t] - old[b, t] for t in steps) / len(steps)
-        whole = torch.exp(sum(x[b, t] - old[b, t] for t in steps))
+        mean_log = sum(x[b, t] - anchor[b, t] for t in steps) / len(steps)
+        whole = torch.exp(sum(x[b, t] - anchor[b, t] for t in steps))
         correction = config.correction
         product = math.exp(sum(old[b, t] - arrays["rollout_logprobs"][b, t] for t in steps))
         for t in steps:
-            w = torch.exp(x[b, t] - old[b, t])
+            w = torch.exp(x[b, t] - anchor[b, t])
             if config.loss == "gspo":
                 w = torch.exp(mean_log).detach() * torch.exp(x[b, t] - x[b, t].detach())
             held = torch.minimum(
@@ -91,7 +94,7 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
                 "mdloo": (-whole * adv[b, steps[0]] + config.step_kl_coef * (whole * torch.log(whole) - whole + 1))
                 / len(steps),
             }[config.loss]
-            if correction.level is not CorrectionLevel.none:
+            if correction.level is not CorrectionLevel.none and not at_sampler:
                 c = product
                 if correction.level is CorrectionLevel.token:
                     c = math.exp(old[b, t] - arrays["rollout_logprobs"][b, t])
@@ -105,7 +108,7 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
                 d = (x[b, t] - arrays["ref_logprobs"][b, t]).clamp(-bound, bound)
                 kl = {"k1": d, "k2": d * d / 2, "k3": torch.exp(-d) - 1 + d}[config.kl_estimator].clamp(-bound, bound)
                 if config.kl_weighted:
-                    kl = torch.exp(x[b, t] - old[b, t]) * kl
+                    kl = torch.exp(x[b, t] - anchor[b, t]) * kl
                 loss = loss + config.kl_coef * kl
             loss = loss - config.entropy_coef * entropy[b, t]
             total = (
@@ -131,6 +134,7 @@ def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Te
     entropy_coef=st.sampled_from([0.0, 0.1]),
     level=st.sampled_from(CorrectionLevel),
     mode=st.sampled_from(CorrectionMode),
+    anchor=st.sampled_from(Anchor),
     without_old=st.booleans(),
 )
 def test_twin(loss: str, aggregation: Aggregation, seed: int, without_old: bool, **given_: Any) -> None:

@@ -20,6 +20,7 @@ from rlcore.loops.config import CheckpointConfig, LearningRateConfig, ParityConf
 from rlcore.loops.experience import collect
 from rlcore.loops.learning import objectives_of, unit_rows
 from rlcore.loops.ledger import Ledger
+from rlcore.loops.staleness import current_rows
 from rlcore.rewards.config import RewardConfig
 from rlcore.types import RewardResult
 from tests.fakes import FakeCritic, FakeReference, V
@@ -195,8 +196,9 @@ def test_half_of_the_samples_come_from_the_reference(tmp_path):
     others = {t.text for g in found.groups for t in g.trajectories[2:]}
     assert len(others) > 1
     ids = found.sample_ids
-    assert all(int(ids[row].rpartition(".")[2]) < 2 for row in found.own_rows)
-    assert len(found.own_rows) * 2 == len(ids) > 0
+    current = current_rows(found.trained, version=0)
+    assert all(int(ids[row].rpartition(".")[2]) < 2 for row in current)
+    assert len(current) * 2 == len(ids) > 0
 
 
 def test_pairs_stay_together(tmp_path):

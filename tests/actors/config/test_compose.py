@@ -92,7 +92,7 @@ def test_all_mistakes_are_reported_at_once():
         "algorithm.kl_coef",
     }  # fmt: skip
     assert "did you mean grpo?" in found["algorithm"]
-    assert "cispo, dapo, dr_grpo, grpo, gspo, mdloo" in found["algorithm"]
+    assert "cispo, dapo, dr_grpo, grpo, grpo_decoupled, grpo_icepop, grpo_rollout, gspo, mdloo" in found["algorithm"]
     assert "did you mean trainer.steps?" in found["trainer.stepz"]
     assert "could not be converted to Integer" in found["trainer.steps"]
     assert "gspo" in found["algorithm.loss"]

@@ -6,6 +6,7 @@ import pytest
 
 from actors.config.compose import compose
 from actors.config.rules import problems
+from actors.config.rules_algorithm import algorithm_problems
 from tests.actors.config.cases import PRESETS, refused
 
 
@@ -31,6 +32,10 @@ from tests.actors.config.cases import PRESETS, refused
             for algorithm in ("algorithm=rloo cluster=laptop_reference", "algorithm=ppo cluster=laptop_critic")
             for kind, place, auto in (("k1", "loss", "k3"), ("k2", "reward", "k1"), ("k3", "reward", "k1"))
         ),
+        ("algorithm.anchor=rollout", "algorithm.correction.level", "it would count twice"),
+        ("algorithm=grpo_rollout algorithm.correction.level=token", "algorithm.correction.level", "set it to none"),
+        ("algorithm=rloo algorithm.anchor=rollout", "algorithm.anchor", "has no ratio"),
+        ("algorithm=online_simpo algorithm.anchor=rollout", "algorithm.anchor", "set it to trainer"),
         ("algorithm.loss=ppo_clap", "algorithm.loss", "did you mean 'ppo_clip'"),
         ("algorithm.advantage=gea", "algorithm.advantage", "did you mean 'gae'"),
         ("algorithm.files=[nowhere.py]", "algorithm.advantage", "nowhere.py"),
@@ -38,6 +43,65 @@ from tests.actors.config.cases import PRESETS, refused
 )
 def test_an_algorithm_that_lacks_something_is_refused(overrides, key, text):
     assert text in refused(*overrides.split())[key]
+
+
+def of_staleness(*overrides: str) -> dict[str, str]:
+    """Errors about sampling that runs ahead."""
+    keys = ("trainer.max_staleness", "trainer.publish_every")
+    found = [p for p in algorithm_problems(compose(overrides)) if p.key in keys]
+    assert not any(p.warning for p in found)
+    return {p.key: p.render() for p in found}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cures"),
+    [
+        ("algorithm=grpo", ["algorithm.anchor=rollout", "correction.mode=mask", "grpo_rollout", "max_staleness=1"]),
+        ("algorithm=grpo algorithm.correction.level=none", ["mode=mask with level=token"]),
+        ("algorithm=grpo_icepop algorithm.correction.level=none", ["with level=token"]),
+        ("algorithm=cispo", ["algorithm.anchor=rollout", "correction.mode=mask"]),
+        ("algorithm=rloo", ["set algorithm.correction.mode=mask"]),
+        ("algorithm=mdloo", ["algorithm.anchor=rollout"]),
+    ],
+)
+def test_old_samples_need_an_anchor_or_a_mask(overrides, cures):
+    text = of_staleness(*overrides.split(), "trainer.max_staleness=2")["trainer.max_staleness"]
+    assert all(cure in text for cure in cures)
+    assert not of_staleness(*overrides.split(), "trainer.max_staleness=1")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "algorithm=grpo_rollout",
+        "algorithm=grpo_icepop",
+        "algorithm=grpo_decoupled",
+        "algorithm=mdloo algorithm.anchor=rollout algorithm.correction.level=none",
+        "algorithm=rloo algorithm.correction.mode=mask",
+        "algorithm=online_dpo",
+        "algorithm.loss=examples/custom_algorithm/my_algorithm.py:anything",  # may do what it likes with its inputs
+    ],
+)
+def test_old_samples_with_a_bound_are_accepted(overrides):
+    assert not of_staleness(*overrides.split(), "trainer.max_staleness=4")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "text"),
+    [
+        ("algorithm=xpo trainer.max_staleness=1", "trainer.max_staleness", "set it to 0"),
+        ("cluster=gpu1_colocated trainer.max_staleness=1", "trainer.max_staleness", "cluster=gpu1_shared"),
+        ("trainer.publish_every=2", "trainer.publish_every", "at most 1, or trainer.max_staleness=1"),
+        ("trainer.publish_every=3 trainer.max_staleness=1", "trainer.publish_every", "at most 2"),
+        ("trainer.publish_every=2 trainer.max_staleness=1", "trainer.publish_every", None),
+        ("cluster=gpu1_shared trainer.max_staleness=1", "trainer.max_staleness", None),
+        ("algorithm=xpo", "trainer.max_staleness", None),
+    ],
+)
+def test_what_cannot_run_ahead_is_refused(overrides, key, text):
+    found = of_staleness(*overrides.split())
+    assert text is None or text in found[key]
+    assert text is not None or not found
 
 
 @pytest.mark.parametrize(("place", "kind"), [("reward", "k1"), ("loss", "k3")])
