@@ -13,16 +13,19 @@ from typing import Any
 from rlcore.problems import UserError
 
 OUTSIDE = ("warmup", "eval", "checkpoint")  # phases between two steps
-INSIDE = ("gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights")
+INSIDE = ("wait", "gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights")
 PHASES = INSIDE + OUTSIDE
+BESIDE = ("gen", "reward")  # on other threads in a run that samples ahead; its trainer has the phase "wait" instead
 PARTS = {"eval": ("eval", "eval_reward")}  # a phase that contains others
 LABELS = {
+    "wait": "waiting for samples",
     "gen": "generation", "reward": "reward", "old_log_prob": "old log-probs", "ref": "reference log-probs",
     "values": "values", "update_critic": "critic update", "update_actor": "policy update",
     "update_weights": "weight sync", "warmup": "supervised warm-up", "eval": "evaluation", "checkpoint": "checkpoint",
     "other": "other",
 }  # fmt: skip
 COLORS = {
+    "wait": "#dddddd",
     "gen": "#4477aa", "reward": "#66ccee", "old_log_prob": "#228833", "ref": "#88bb66", "values": "#99ddcc",
     "update_critic": "#ee8866", "update_actor": "#ccbb44", "update_weights": "#ee6677", "eval": "#aa3377",
     "checkpoint": "#997766", "warmup": "#bb5566", "other": "#cccccc",
@@ -138,7 +141,10 @@ def eval_name(rows: Sequence[Row]) -> str | None:
 def step_split(row: Row) -> dict[str, float]:
     """Seconds by phase of one row, including `other`. Evaluation and checkpoint are not part of `timing_s/step`."""
     split = {}
+    ahead = _value(row, "timing_s/wait") is not None
     for phase in PHASES:
+        if ahead and phase in BESIDE:
+            continue
         parts = [_value(row, f"timing_s/{part}") for part in PARTS.get(phase, (phase,))]
         if seconds := sum(part for part in parts if part is not None):
             split[phase] = seconds

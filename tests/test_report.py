@@ -149,6 +149,8 @@ def test_split_of_a_step():
     assert step_split(timed(1)) == {"gen": 1.0, "update_actor": 0.5, "other": 0.5}
     overlapping = row(1, timing_s__gen=1.5, timing_s__reward=1.0, timing_s__step=2.0)
     assert step_split(overlapping)["other"] == 0.0
+    ahead = row(1, timing_s__gen=1.9, timing_s__wait=0.4, timing_s__update_actor=1.5, timing_s__step=2)
+    assert step_split(ahead) == pytest.approx({"wait": 0.4, "update_actor": 1.5, "other": 0.1})
     assert step_split(row(0, timing_s__warmup=9.0)) == {"warmup": 9.0, "other": 0.0}
 
 

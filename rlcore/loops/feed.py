@@ -40,6 +40,11 @@ class Feed(Generic[T]):
         self._ahead: dict[int, tuple[Future[T], threading.Thread]] = {}
         self.closed = False
 
+    @property
+    def ahead(self) -> bool:
+        """True if steps are collected ahead, on threads."""
+        return self._depth > 0
+
     def start(self, step: int) -> None:
         """`step` is the first to be taken, and the weights before it are published."""
         self._next = step

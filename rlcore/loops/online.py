@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def one_step(run: OnlineRun, state: LoopState, feed: Feed[Experience], check_par
     """One pass of the algorithm: P prompts, B = P * G samples, U optimizer steps, one new version."""
     world, trainer = run.world, run.trainer
     waits_since = time.perf_counter()
-    with run.stop.abandonable():
+    with run.stop.abandonable(), world.tracker.phase("wait") if feed.ahead else nullcontext():
         found = feed.take(state.step)
     parts: list[M.Metrics] = [found.metrics(), {"wait/trainer_s": M.Sum(time.perf_counter() - waits_since)}]
     if world.judge is not None:
