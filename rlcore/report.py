@@ -13,19 +13,20 @@ from typing import Any
 from rlcore.problems import UserError
 
 OUTSIDE = ("warmup", "eval", "checkpoint")  # phases between two steps
-INSIDE = ("wait", "gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights")
+INSIDE = ("wait", "gen", "reward", "old_log_prob", "ref", "values", "update_critic", "update_actor", "update_weights",
+          "parity")  # fmt: skip
 PHASES = INSIDE + OUTSIDE
 BESIDE = ("gen", "reward")  # on other threads in a run that samples ahead; its trainer has the phase "wait" instead
 PARTS = {"eval": ("eval", "eval_reward")}  # a phase that contains others
 LABELS = {
-    "wait": "waiting for samples",
+    "wait": "waiting for samples", "parity": "parity check",
     "gen": "generation", "reward": "reward", "old_log_prob": "old log-probs", "ref": "reference log-probs",
     "values": "values", "update_critic": "critic update", "update_actor": "policy update",
     "update_weights": "weight sync", "warmup": "supervised warm-up", "eval": "evaluation", "checkpoint": "checkpoint",
     "other": "other",
 }  # fmt: skip
 COLORS = {
-    "wait": "#dddddd",
+    "wait": "#dddddd", "parity": "#bbbbdd",
     "gen": "#4477aa", "reward": "#66ccee", "old_log_prob": "#228833", "ref": "#88bb66", "values": "#99ddcc",
     "update_critic": "#ee8866", "update_actor": "#ccbb44", "update_weights": "#ee6677", "eval": "#aa3377",
     "checkpoint": "#997766", "warmup": "#bb5566", "other": "#cccccc",

@@ -26,6 +26,7 @@ from rlcore.loops.experience import Experience, collect
 from rlcore.loops.feed import Feed
 from rlcore.loops.learning import credit_needs_old, objectives_of, plan_updates, update, with_models
 from rlcore.loops.ledger import Ledger
+from rlcore.loops.probe import probe
 from rlcore.loops.schedule import learning_rate
 from rlcore.loops.staleness import current_rows, staleness
 from rlcore.loops.step_prompts import StepPrompts
@@ -191,10 +192,13 @@ def one_step(run: OnlineRun, state: LoopState, feed: Feed[Experience], check_par
     else:
         parts += learn(run, state, found, batch, rate, check_parity)
     state.version = world.weights.policy_version
-    if due(trainer.publish_every, state.step + 1) or evaluates(run, state.step + 1):
+    probes = feed.ahead and check_parity
+    if due(trainer.publish_every, state.step + 1) or evaluates(run, state.step + 1) or probes:
         with world.tracker.phase("update_weights"):
             parts.append(publish(world, state))
         feed.published(state.step + 1)
+    if probes:
+        parts.append(probe(world, found.prompts, run.sampling, trainer.parity))
     parts.append(world.rollout.metrics())
     run.ledger.record(
         state.step + 1, state.version, [p.uid for p in found.prompts], found.sample_ids, dict(found.filtered)
