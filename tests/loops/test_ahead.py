@@ -208,7 +208,7 @@ def test_a_sync_that_does_nothing_is_noticed_ahead_too(tmp_path):
     run = make_run(tmp_path, steps=8, broken_sync=True, trainer={"parity": ParityConfig(every=3), "max_staleness": 1})
     with pytest.raises(ParityError, match="disagree on log-probs"):
         online.train(run)
-    assert Ledger(tmp_path / "ledger.jsonl").read() == [], "noticed at the first transfer after an update"
+    assert len(Ledger(tmp_path / "ledger.jsonl").read()) == 6, "at the first check after the weights moved"
 
 
 def test_a_good_sync_passes_the_probe(tmp_path):
