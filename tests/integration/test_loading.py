@@ -125,7 +125,7 @@ def test_adapters_on_a_sharded_model(two: Ranks, folders: Any) -> None:
         assert all((v == 0).all() for n, (_, v) in found.items() if ".lora_B" in n)
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_export_in_several_files_is_the_model(
     two: Ranks, folders: Any, tmp_path: Path, name: str, stage: int

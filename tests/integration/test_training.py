@@ -10,7 +10,7 @@ import itertools
 import multiprocessing as mp
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +45,13 @@ VARIANTS = [
     *((stage, "bfloat16") for stage in (0, 2, 3)),
     *((stage, "offload") for stage in (1, 2, 3)),
 ]
+
+
+def usual(cases: Iterable[tuple[Any, ...]], *wanted: tuple[Any, ...]) -> list[Any]:
+    """The cases as parameters; all but the wanted ones are slow."""
+    return [pytest.param(*case, marks=() if case in wanted else SLOW) for case in cases]
+
+
 RETURNS = [  # (stage, variant, what leaves the GPU)
     pytest.param(*case, marks=() if case in ((0, "float32", Offload.all), (1, "bfloat16", Offload.optimizer),
                                              (2, "bfloat16", Offload.all), (3, "bfloat16", Offload.all)) else SLOW)
@@ -347,8 +354,7 @@ def test_any_split_trains_as_one_plain_batch(request: Any, folders: Any, stage: 
                 assert values[key] == pytest.approx(value, rel=2e-3, abs=1e-5), (name, key)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("size", "stage"), usual(itertools.product((1, 2), (1, 2, 3)), (1, 1), (2, 2), (2, 3)))
 def test_float32_weights_survive_bfloat16(request: Any, folders: Any, tmp_path: Path, stage: int, size: int) -> None:
     ranks = request.getfixturevalue("one" if size == 1 else "two")
     ranks.run(build_as, folders["tied"], stage, "bfloat16")
@@ -523,7 +529,9 @@ def some_updates(ranks: Ranks, seeds: range) -> None:
         ranks.run(update, RL.denominator(batch), "rl", per_rank=deal(batch, split))
 
 
-@pytest.mark.parametrize(("stage", "variant"), VARIANTS)
+@pytest.mark.parametrize(
+    ("stage", "variant"), usual(VARIANTS, (0, "float32"), (2, "bfloat16"), (3, "float32"), (3, "offload"))
+)
 def test_a_loaded_checkpoint_goes_on_bit_for_bit(
     two: Ranks, folders: Any, tmp_path: Path, stage: int, variant: str
 ) -> None:
@@ -575,7 +583,7 @@ LAYOUTS = [(1, 0), (2, 0), (1, 2), (2, 2), (2, 3), (1, 3), (2, 1)]
 
 
 @pytest.mark.parametrize(("source", "target"), list(zip(LAYOUTS, LAYOUTS[1:] + LAYOUTS[:1], strict=True)), ids=str)
-@pytest.mark.parametrize("name", ["untied", "tied"])
+@pytest.mark.parametrize("name", ["untied", pytest.param("tied", marks=SLOW)])
 def test_a_checkpoint_of_another_layout_goes_on_as_its_own_would(
     request: Any, folders: Any, tmp_path: Path, source: tuple[int, int], target: tuple[int, int], name: str
 ) -> None:
@@ -668,7 +676,7 @@ def test_a_checkpoint_of_another_model_is_refused(one: Ranks, folders: Any, tmp_
         one.run(call, "load", str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3])
 def test_reset_optimizer_equals_a_fresh_engine(two: Ranks, folders: Any, tmp_path: Path, stage: int) -> None:
     two.run(build, folders["untied"], stage)
     some_updates(two, range(2))
@@ -681,7 +689,7 @@ def test_reset_optimizer_equals_a_fresh_engine(two: Ranks, folders: Any, tmp_pat
     assert_equal(two.run(state)[0], after_reset)
 
 
-@pytest.mark.parametrize(("stage", "variant"), VARIANTS)
+@pytest.mark.parametrize(("stage", "variant"), usual(VARIANTS, (0, "float32"), (2, "offload"), (3, "bfloat16")))
 def test_reset_optimizer_leaves_nothing(two: Ranks, folders: Any, stage: int, variant: str) -> None:
     two.run(build_as, folders["untied"], stage, variant)
     some_updates(two, range(1))
@@ -721,7 +729,14 @@ def test_export_and_buckets(two: Ranks, folders: Any, tmp_path: Path, stage: int
 
 
 @pytest.mark.parametrize(
-    ("stage", "variant", "bad"), [*((*v, np.nan) for v in VARIANTS), (0, "float32", np.inf), (3, "float32", np.inf)]
+    ("stage", "variant", "bad"),
+    usual(
+        [*((*v, np.nan) for v in VARIANTS), (0, "float32", np.inf), (3, "float32", np.inf)],
+        (0, "float32", np.nan),
+        (2, "bfloat16", np.nan),
+        (3, "offload", np.nan),
+        (3, "float32", np.inf),
+    ),
 )
 def test_a_step_that_is_not_finite_is_skipped(two: Ranks, folders: Any, stage: int, variant: str, bad: float) -> None:
     two.run(build_as, folders["untied"], stage, variant)
