@@ -85,7 +85,10 @@ class Experience:
 
     def metrics(self) -> M.Metrics:
         counts: M.Metrics = {f"batch/filtered_{reason}": M.Sum(count) for reason, count in self.filtered.items()}
-        counts["batch/samples_trained"] = M.Sum(len(self.sample_ids))
+        counts["batch/samples_trained"] = M.Sum(len(trained := self.trained))
+        if trained:  # beside `response_length/mean` of all: dropped samples may be the longer ones
+            length = float(sum(t.num_response_tokens for t in trained))
+            counts["response_length/trained_mean"] = M.Mean(length, len(trained))
         if self.algorithm.family is Family.preference:
             counts["batch/pairs"] = M.Sum(len(self.pairs))
         if self.algorithm.refill_rounds:

@@ -39,16 +39,6 @@ def staleness(trained: Sequence[Trajectory], version: int) -> Metrics:
     return metrics | {f"rollout/tokens_age_{age}": Mean(count, ages.size) for age, count in shares}
 
 
-def lengths(dispatched: Sequence[int], trained: Sequence[int]) -> Metrics:
-    """Mean response lengths, in tokens: `response_length/dispatched_mean` of the samples that the engines were given in
-    a period and `response_length/trained_mean` of those trained in it.
-
-    A loop that drops stale samples trains on shorter ones than it asks for; here the two agree in the long run.
-    """
-    both = {"dispatched": dispatched, "trained": trained}
-    return {f"response_length/{name}_mean": Mean(float(sum(of)), len(of)) for name, of in both.items() if of}
-
-
 def current_rows(trajectories: Sequence[Trajectory], version: int) -> list[int]:
     """Indices of the samples wholly of the current version: the prompt was read under it and every token sampled.
 

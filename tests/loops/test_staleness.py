@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlcore import metrics as M
-from rlcore.loops.staleness import current_rows, lengths, staleness
+from rlcore.loops.staleness import current_rows, staleness
 from rlcore.types import Trajectory
 
 
@@ -64,14 +64,6 @@ def test_nothing_trained_has_no_age():
 def test_a_token_from_the_future_is_an_error():
     with pytest.raises(ValueError, match=r"p#0\.0 has tokens of version 4, the trainer's weights are version 3"):
         staleness([sample([3, 4])], version=3)
-
-
-def test_lengths_of_both_sides():
-    assert M.values(lengths([2, 4, 12], [2, 4])) == {
-        "response_length/dispatched_mean": 6.0,
-        "response_length/trained_mean": 3.0,
-    }
-    assert lengths([], []) == {}
 
 
 @pytest.mark.parametrize(
