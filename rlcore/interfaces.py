@@ -83,7 +83,7 @@ class Judge(RewardScorer, Protocol):
 
 class LogprobModel(Protocol):
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
-        """[B, T] float32 log-probs without gradient; index 0 and padding are 0. `temperature` None: as sampled."""
+        """[N] float32 log-probs without gradient; 0 at the first token of a row. `temperature` None: as sampled."""
         ...
 
 
@@ -109,8 +109,8 @@ class ValueModel(TrainedModel, Protocol):
     """The critic: V(s_t), the value before token t is chosen. It is trained on `values` and `returns` of a batch."""
 
     def values(self, batch: TrainBatch) -> Float32:
-        """[B, T] float32, aligned with the tokens as log-probs are: entry t is the value of the context before token
-        t; index 0 and padding are 0."""
+        """[N] float32, aligned with the tokens as log-probs are: entry t is the value of the context before token t;
+        0 at the first token of a row."""
         ...
 
     def initialize(self, directory: Path) -> None:

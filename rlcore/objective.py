@@ -18,13 +18,14 @@ from torch import Tensor
 from rlcore.metrics import Mean, Metrics
 from rlcore.types import TrainBatch
 
+OF_TOKENS = ("tokens", "loss_mask", *TrainBatch.ARRAYS)
 # all others are float32
 DTYPES = {"tokens": torch.int64, "lengths": torch.int64, "loss_mask": torch.bool, "by_opponent": torch.bool}
 
 
 @dataclass
 class TensorBatch:
-    """A `TrainBatch` on a device: b rows padded on the right to t tokens, fields as described there."""
+    """A `TrainBatch` on a device: b rows, here padded on the right to t tokens; fields as described there."""
 
     tokens: Tensor  # [b, t] int64
     lengths: Tensor  # [b] int64
@@ -44,10 +45,11 @@ class TensorBatch:
 
     @classmethod
     def from_train_batch(cls, batch: TrainBatch, device: torch.device | str = "cpu") -> TensorBatch:
-        """Copies the arrays to `device`, because arrays from Ray are read-only and shared."""
+        """Pads the arrays and copies them to `device`."""
         arrays: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(cls)}
         for name, array in arrays.items():
             if array is not None:
+                array = batch.padded(array) if name in OF_TOKENS else array
                 arrays[name] = torch.tensor(array, dtype=DTYPES.get(name, torch.float32), device=device)
         return cls(**arrays)
 

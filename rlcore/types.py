@@ -1,7 +1,8 @@
 """The records of a step. Flat and aligned: every per-token array has the length of `tokens`.
 
-Shapes: P prompts, G samples per prompt, B = P * G sequences, T tokens, padded on the right.
-Conventions: `logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t])`; index 0 has no context, is 0.0 and masked out.
+Shapes: P prompts, G samples per prompt, B = P * G sequences of T tokens each, N tokens in all sequences of a batch.
+Conventions: `logprobs[t] = log p(tokens[t] | tokens[:t])` within a sequence; index 0 has no context, is 0.0 and masked
+out.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+
+CHUNK = 1 << 20  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +176,27 @@ class Pair:
 
 @dataclass(slots=True)
 class TrainBatch:
-    """B sequences padded on the right to a common T; numpy, so that it can be sent between processes without a copy.
+    """B sequences one after the other, without padding; numpy, so that it can be sent between processes without a copy.
+
+    Row b is `tokens[offsets[b]:offsets[b + 1]]`, and so in every array of tokens. Rows of three and of two tokens:
+
+        tokens     [ 9,  6,  5,    7,  2 ]
+        loss_mask  [ F,  F,  T,    F,  T ]
+        offsets    [ 0,            3,      5 ]
 
     Optional fields are None until a model has computed them. Arrays from Ray are read-only.
     """
 
-    tokens: Int32  # [B, T], padded with 0
-    lengths: Int32  # [B], tokens of each row without padding
-    loss_mask: Bool  # [B, T], True for trained tokens
+    tokens: Int32  # [N]
+    offsets: Int64  # [B + 1], from 0 to N
+    loss_mask: Bool  # [N], True for trained tokens
     sample_ids: Sequence[str]  # [B]; padding rows have ""
-    rollout_logprobs: Float32 | None = None  # [B, T] sampler
-    old_logprobs: Float32 | None = None  # [B, T] trainer, at batch start
-    ref_logprobs: Float32 | None = None  # [B, T]
-    values: Float32 | None = None  # [B, T]
-    returns: Float32 | None = None  # [B, T]
-    advantages: Float32 | None = None  # [B, T]
+    rollout_logprobs: Float32 | None = None  # [N] sampler
+    old_logprobs: Float32 | None = None  # [N] trainer, at batch start
+    ref_logprobs: Float32 | None = None  # [N]
+    values: Float32 | None = None  # [N]
+    returns: Float32 | None = None  # [N]
+    advantages: Float32 | None = None  # [N]
     scores: Float32 | None = None  # [B], reward of each row
     targets: Float32 | None = None  # [B, K] labels of a reward model's outputs, NaN where not labelled
     strengths: Float32 | None = None  # [B] strength of the row's preference, NaN where unknown
@@ -198,40 +208,123 @@ class TrainBatch:
     ARRAYS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "values", "returns", "advantages")
     OF_ROWS = ("scores", "targets", "strengths", "labels", "weights", "by_opponent")
 
+    @classmethod
+    def from_padded(
+        cls, tokens: Int32, lengths: Sequence[int] | NDArray[Any], loss_mask: Bool, sample_ids: Sequence[str],
+        **fields: Any,
+    ) -> TrainBatch:  # fmt: skip
+        """From [B, T] arrays, padded on the right.
+
+        Args:
+            lengths: [B], tokens of each row without padding.
+            fields: other fields by name; those of `ARRAYS` are [B, T] as well.
+        """
+        offsets = offsets_of(lengths)
+        real = np.arange(tokens.shape[1]) < np.diff(offsets)[:, None]
+        flat = {n: a[real] if n in cls.ARRAYS and a is not None else a for n, a in fields.items()}
+        return cls(tokens[real], offsets, loss_mask[real], sample_ids, **flat)
+
     def __len__(self) -> int:
-        return int(self.tokens.shape[0])
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64:
+        """[B], tokens of each row."""
+        return np.diff(self.offsets)
 
     @property
     def num_tokens(self) -> int:
-        return int(self.lengths.sum())
+        return int(self.offsets[-1])
 
     @property
     def num_loss_tokens(self) -> int:
         return int(self.loss_mask.sum())
 
+    @property
+    def loss_counts(self) -> Int64:
+        """[B], trained tokens of each row."""
+        counts = np.zeros(len(self), dtype=np.int64)
+        for rows in row_chunks(self.offsets):
+            offsets = self.offsets[rows.start : rows.stop + 1]
+            filled = np.diff(offsets) > 0  # `reduceat` gives an empty row the number of the next one
+            if filled.any():
+                trained = self.loss_mask[offsets[0] : offsets[-1]].view(np.uint8)
+                found = np.add.reduceat(trained, (offsets[:-1] - offsets[0])[filled], dtype=np.int64)
+                counts[rows][filled] = found
+        return counts
+
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> TrainBatch:
-        """The given rows, in the given order, trimmed on the right to their longest. Copies."""
+        """The given rows, in the given order. Copies."""
         index = np.asarray(rows, dtype=np.int64)
-        width = int(self.lengths[index].max()) if index.size else 0
-        arrays = {name: None if (a := getattr(self, name)) is None else a[index, :width] for name in self.ARRAYS}
+        tokens = tokens_of(self.offsets, index)
+        arrays = {name: None if (a := getattr(self, name)) is None else a[tokens] for name in self.ARRAYS}
         arrays |= {name: None if (a := getattr(self, name)) is None else a[index] for name in self.OF_ROWS}
         return TrainBatch(
-            tokens=self.tokens[index, :width],
-            lengths=self.lengths[index],
-            loss_mask=self.loss_mask[index, :width],
+            tokens=self.tokens[tokens],
+            offsets=offsets_of(self.lengths[index]),
+            loss_mask=self.loss_mask[tokens],
             sample_ids=[self.sample_ids[i] for i in index],
             rows_per_unit=self.rows_per_unit,
             **arrays,
         )
 
     def with_arrays(self, **arrays: Float32) -> TrainBatch:
-        """A shallow copy with some optional arrays set; shapes must equal [B, T]."""
+        """A shallow copy with some optional arrays set; shapes must equal [N]."""
         for name, array in arrays.items():
             if name not in self.ARRAYS:
                 raise KeyError(f"TrainBatch has no optional array {name!r}; it has {', '.join(self.ARRAYS)}")
             if array.shape != self.tokens.shape:
                 raise ValueError(f"{name} has shape {array.shape}, the batch has {self.tokens.shape}")
         return replace(self, **arrays)  # type: ignore[arg-type]
+
+    def padded(self, array: str | NDArray[Any]) -> NDArray[Any]:
+        """A copy of an array of tokens, by name or itself, as [B, T], with 0 after the end of each row."""
+        flat: NDArray[Any] = getattr(self, array) if isinstance(array, str) else array
+        lengths = self.lengths
+        out = np.zeros((len(self), int(lengths.max(initial=0))), dtype=flat.dtype)
+        out[np.arange(out.shape[1]) < lengths[:, None]] = flat
+        return out
+
+    def flat(self, padded: NDArray[Any]) -> NDArray[Any]:
+        """[N] from [B, T], padded on the right; the opposite of `padded`."""
+        out: NDArray[Any] = padded[np.arange(padded.shape[1]) < self.lengths[:, None]]
+        return out
+
+
+def offsets_of(lengths: Sequence[int] | NDArray[Any]) -> Int64:
+    """[B + 1] starts of rows of these lengths, and the end of the last one.
+
+    >>> offsets_of([3, 2])
+    array([0, 3, 5])
+    """
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def row_chunks(offsets: Int64, tokens: int = CHUNK) -> Iterator[slice]:
+    """Consecutive rows of at most `tokens` tokens together, or a single row with more: what is computed from them at
+    once needs little memory.
+    """
+    start, rows = 0, len(offsets) - 1
+    while start < rows:
+        stop = int(np.searchsorted(offsets, offsets[start] + tokens, side="right")) - 1
+        stop = max(start + 1, stop)
+        yield slice(start, stop)
+        start = stop
+
+
+def tokens_of(offsets: Int64, rows: Int64) -> Int64:
+    """Positions in a flat array of the tokens of these rows, in their order.
+
+    >>> tokens_of(np.array([0, 3, 5]), np.array([1, 0]))
+    array([3, 4, 0, 1, 2])
+    """
+    lengths = offsets[rows + 1] - offsets[rows]
+    ends = np.cumsum(lengths)
+    positions: Int64 = np.repeat(offsets[rows] - ends + lengths, lengths)
+    positions += np.arange(len(positions))
+    return positions
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class FakePolicy:
 
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         with torch.no_grad():
-            return self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy()
+            return batch.flat(self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy())
 
     def initialize(self, directory: Path) -> None:
         self.loaded.append(directory)
@@ -131,7 +131,7 @@ class FakeCritic:
         return self.table[batch.tokens[:, :1]].expand_as(batch.tokens) * batch.loss_mask
 
     def values(self, batch: TrainBatch) -> Float32:
-        return self._forward(TensorBatch.from_train_batch(batch)).detach().numpy()
+        return batch.flat(self._forward(TensorBatch.from_train_batch(batch)).detach().numpy())
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
         self.rates.append(learning_rate)
@@ -265,7 +265,7 @@ class FakeRewardModel:
         return self.scale.attributes
 
     def _forward(self, batch: TrainBatch) -> torch.Tensor:
-        first, second = torch.from_numpy(batch.tokens[:, :2]).long().T
+        first, second = torch.from_numpy(batch.padded("tokens")[:, :2]).long().T
         return self.table[first, second]
 
     def scores(self, batch: TrainBatch) -> Float32:

@@ -122,7 +122,6 @@ COVERED_BY = {
     "rlcore/rounds/stages/__init__.py": "tests/test_reader.py",
     "rlcore/tracking/base.py": "tests/tracking/test_tensorboard.py",
     "rlcore/tracking/config.py": "tests/tracking/test_wandb.py",
-    "rlcore/types.py": "tests/data/batching/test_collate.py",
 }
 
 

@@ -146,7 +146,7 @@ SETTINGS = {"files": [str(EXAMPLE / "my_algorithm.py")], "advantage": "ranks", "
 
 def test_the_example_by_hand() -> None:
     found, batch = advantages([[3.0, 1.0, 1.0, None], [5.0]], **SETTINGS)
-    rows = [float(found[b][batch.loss_mask[b]][0]) for b in range(5)]
+    rows = [float(row[mask][0]) for row, mask in zip(found, batch.padded("loss_mask"), strict=True)]
     assert rows == [1.0, -0.5, -0.5, 0.0, 0.0]
     config = AlgorithmConfig(**SETTINGS)
     mask = torch.tensor([[False, True]])
@@ -177,7 +177,7 @@ def test_a_fresh_worker_loads_the_file_on_first_use(tmp_path: Path, monkeypatch:
     config = AlgorithmConfig(**SETTINGS | {"files": ["examples/custom_algorithm/my_algorithm.py"]})
     out, _ = credit(groups, batch, config, 0.0, LIMIT)
     goal = PolicyGradientObjective(config, 1.0, LIMIT)
-    logprobs = -torch.ones(batch.tokens.shape)
+    logprobs = -torch.ones(batch.padded("tokens").shape)
     expected = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(out), 3.0)[0].item()
     (tmp_path / "job").write_bytes(pickle.dumps((goal, out, logprobs)))
     code = """
@@ -212,9 +212,8 @@ def test_any_split_of_the_example_gives_the_same() -> None:
     for parts in ([[0, 1, 2, 3, 4]], [[4], [0, 2], [3, 1]]):
         outs = []
         for rows in parts:
-            micro = batch.select(rows)
-            tensors = TensorBatch.from_train_batch(micro)
-            outputs = Outputs(logprobs[rows, : micro.tokens.shape[1]])
+            tensors = TensorBatch.from_train_batch(batch.select(rows))
+            outputs = Outputs(logprobs[rows, : tensors.tokens.shape[1]])
             outs.append(goal.loss(outputs, tensors, goal.denominator(batch))[0])
         totals.append(sum(x.item() for x in outs))
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)

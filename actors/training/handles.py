@@ -19,7 +19,7 @@ from rlcore import metrics as M
 from rlcore.data.batching.balance import split
 from rlcore.objective import Objective
 from rlcore.storage.durable import FileSums
-from rlcore.types import Float32, RewardScale, TrainBatch
+from rlcore.types import Float32, RewardScale, TrainBatch, tokens_of
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]
 
@@ -63,14 +63,16 @@ class ModelHandle:
     sharing: GpuSharing | None = None  # set if the rollout engines are on the same GPUs
     renewed: Callable[[], None] = lambda: None  # called after the workers replaced their engine, which is not connected
 
-    def _numbers(self, batch: TrainBatch, width: int, *args: Any, phase: str) -> Float32:
-        """[B, width] float32 of `ModelWorker.numbers`, which takes `args` after a shard and its micro-batches."""
+    def _numbers(self, batch: TrainBatch, *args: Any, phase: str, outputs: int = 0) -> Float32:
+        """[N], or [B, outputs] if that is given, float32 of `ModelWorker.numbers`, which takes `args` after a shard and
+        its micro-batches.
+        """
         single = replace(batch, rows_per_unit=1)  # rows are independent
         parts, gathered = self._scatter(ModelWorker.numbers, single, args, phase)
-        result = np.zeros((len(batch), width), dtype=np.float32)
+        result = np.zeros((len(batch), outputs) if outputs else batch.num_tokens, dtype=np.float32)
         for (rows, _, _), piece in zip(parts, gathered, strict=True):
-            if rows:
-                result[rows, : piece.shape[1]] = piece
+            index = np.array(rows, dtype=np.int64)
+            result[index if outputs else tokens_of(batch.offsets, index)] = piece
         return result
 
     def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
@@ -120,14 +122,14 @@ class LanguageModelHandle(ModelHandle):
 
     def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
         asked = self.temperature if temperature is None else temperature
-        return self._numbers(batch, batch.tokens.shape[1], asked, phase="log-probs")
+        return self._numbers(batch, asked, phase="log-probs")
 
 
 class ValueHandle(ModelHandle):
     """`ValueModel` over the critic group."""
 
     def values(self, batch: TrainBatch) -> Float32:
-        return self._numbers(batch, batch.tokens.shape[1], phase="values")
+        return self._numbers(batch, phase="values")
 
 
 @dataclass
@@ -144,7 +146,7 @@ class RewardModelHandle(ModelHandle):
         return self.scale.attributes
 
     def scores(self, batch: TrainBatch) -> Float32:
-        return self._numbers(batch, len(self.attributes), phase="scores")
+        return self._numbers(batch, phase="scores", outputs=len(self.attributes))
 
     def combine(self, scores: Float32) -> Float32:
         return self.scale.rewards(scores)

@@ -24,7 +24,7 @@ from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
 from rlcore.objective import Objective, TensorBatch
 from rlcore.storage.durable import FileSums
-from rlcore.types import Float32, TrainBatch
+from rlcore.types import Float32, TrainBatch, offsets_of, tokens_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +139,22 @@ class ModelWorker:
         """Log-probs, values or scores of this rank's rows; see `TrainEngine.forward`.
 
         Args:
-            shard: b rows, padded on the right to T.
+            shard: b rows of n tokens in all.
             micro_batches: rows of each pass; every row in exactly one. Under ZeRO-3 every rank must have the same
                 number of them; an empty one still takes part in the gathering.
 
         Returns:
-            [b, T] float32 log-probs or values, 0 at index 0 and padding, or [b, K] scores.
+            [n] float32 log-probs or values, 0 at the first token of a row, or [b, K] scores.
         """
-        engine = self.engine
-        result = np.zeros((len(shard), engine.scorer.num_outputs or shard.tokens.shape[1]), dtype=np.float32)
+        engine, outputs = self.engine, self.engine.scorer.num_outputs
+        result = np.zeros((len(shard), outputs) if outputs else shard.num_tokens, dtype=np.float32)
         for rows in micro_batches:
-            batch = TensorBatch.from_train_batch(_micro_batch(shard, rows), engine.device)
+            micro = _micro_batch(shard, rows)
+            batch = TensorBatch.from_train_batch(micro, engine.device)
             found = engine.forward(batch, temperature).numbers.cpu().numpy()
             if len(rows):
-                result[np.asarray(rows), : found.shape[1]] = found
+                index = np.asarray(rows, dtype=np.int64)
+                result[index if outputs else tokens_of(shard.offsets, index)] = found if outputs else micro.flat(found)
         return result
 
     def update(
@@ -321,8 +323,8 @@ class ReferenceWorker(LanguageModelWorker):
 
 def first_column(batch: TrainBatch) -> int:
     """The first column with a trained token, at least 1; the last column when there is none."""
-    columns = np.flatnonzero(batch.loss_mask.any(axis=0))
-    return max(1, int(columns[0])) if columns.size else batch.tokens.shape[1] - 1
+    columns = np.flatnonzero(batch.padded("loss_mask").any(axis=0))
+    return max(1, int(columns[0])) if columns.size else int(batch.lengths.max()) - 1
 
 
 def _micro_batch(shard: TrainBatch, rows: Sequence[int]) -> TrainBatch:
@@ -332,13 +334,13 @@ def _micro_batch(shard: TrainBatch, rows: Sequence[int]) -> TrainBatch:
 def padding_row(like: TrainBatch) -> TrainBatch:
     """A unit of rows of two tokens, none trained, with the optional arrays that `like` has."""
     count = like.rows_per_unit
-    zeros = np.zeros((count, 2), dtype=np.float32)
+    zeros = np.zeros(2 * count, dtype=np.float32)
     empty = TrainBatch(
-        tokens=np.zeros((count, 2), dtype=np.int32),
-        lengths=np.full(count, 2, dtype=np.int32),
-        loss_mask=np.zeros((count, 2), dtype=np.bool_),
+        tokens=np.zeros(2 * count, dtype=np.int32),
+        offsets=offsets_of([2] * count),
+        loss_mask=np.zeros(2 * count, dtype=np.bool_),
         sample_ids=[""] * count,
-        scores=None if like.scores is None else zeros[:, 0],
+        scores=None if like.scores is None else zeros[:count],
         rows_per_unit=count,
     )
     return empty.with_arrays(**{n: zeros.copy() for n in TrainBatch.ARRAYS if getattr(like, n) is not None})

@@ -37,7 +37,7 @@ class KtoObjective:
     needs_entropy: ClassVar[bool] = False
 
     def denominator(self, batch: TrainBatch) -> float:
-        return float(batch.loss_mask.any(axis=1).sum())
+        return float((batch.loss_counts > 0).sum())
 
     def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         ref_logprobs, scores = needed(batch.ref_logprobs, "ref_logprobs"), needed(batch.scores, "scores")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
-from rlcore.algorithms.config import AlgorithmConfig, Anchor, CorrectionLevel, FilterConfig, KLPlace
+from rlcore.algorithms.config import Aggregation, AlgorithmConfig, Anchor, CorrectionLevel, FilterConfig, KLPlace
 from rlcore.algorithms.mismatch_metrics import mismatch
 from rlcore.algorithms.shaping import kl_per_token, overlong_penalty
 from rlcore.metrics import Max, Mean, Metric, Metrics, Min
@@ -100,14 +100,14 @@ def credit(
         metrics["critic/advantages/mean"] = Mean(float(kept.sum()), kept.numel())
         metrics["critic/advantages/min"] = Min(float(kept.min()))
         metrics["critic/advantages/max"] = Max(float(kept.max()))
-    arrays = {"advantages": _array(advantages)}
+    arrays = {"advantages": _array(batch, advantages)}
     if returns is not None:
         returns = _checked(returns, trained, f"returns of {origin(function)}")
         if bool(trained.any()):
             metrics["critic/returns/mean"] = Mean(float(returns.sum()), int(trained.sum()))
         if inputs.values is not None:  # an unscorable sample gives no information: the critic's target is its own value
             returns = torch.where(trained, returns, keep(inputs.values.double(), inputs.mask))
-        arrays["returns"] = _array(returns)
+        arrays["returns"] = _array(batch, returns)
     return batch.with_arrays(**arrays), metrics
 
 
@@ -119,10 +119,10 @@ def advantage_inputs(
     if [t.sample_id for _, t in samples] != list(batch.sample_ids):
         raise ValueError(f"the {len(samples)} samples of the groups are not the {len(batch)} rows of the batch")
     old, ref, values = (
-        None if array is None else torch.tensor(array)
+        None if array is None else torch.from_numpy(batch.padded(array))
         for array in (batch.old_logprobs, batch.ref_logprobs, batch.values)
     )
-    mask = torch.tensor(batch.loss_mask, dtype=torch.bool)
+    mask = torch.from_numpy(batch.padded("loss_mask"))
     valid = torch.tensor([scorable(t) for _, t in samples], dtype=torch.bool)
     scores = torch.tensor([_score(t) if scorable(t) else 0.0 for _, t in samples], dtype=torch.float64)
     num_valid, metrics = int(valid.sum()), dict[str, Metric]()
@@ -157,8 +157,8 @@ def _checked(found: Tensor, trained: Tensor, name: str) -> Tensor:
     return kept
 
 
-def _array(tensor: Tensor) -> Float32:
-    return tensor.numpy().astype(np.float32)
+def _array(batch: TrainBatch, tensor: Tensor) -> Float32:
+    return batch.flat(tensor.numpy()).astype(np.float32)
 
 
 def _score(trajectory: Trajectory) -> float:
@@ -279,7 +279,9 @@ class PolicyGradientObjective:
         object.__setattr__(self, "config", replace(self.config, loss=absolute(self.config.loss), files=files))
 
     def denominator(self, batch: TrainBatch) -> float:
-        return self._count(torch.tensor(batch.loss_mask, dtype=torch.bool))
+        if self.config.aggregation is Aggregation.token_mean:
+            return float(batch.num_loss_tokens)
+        return self._count(torch.from_numpy(batch.loss_counts > 0)[:, None])
 
     def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         config, mask = self.config, batch.loss_mask

@@ -162,7 +162,7 @@ class PreferenceObjective:
     needs_entropy: ClassVar[bool] = True  # a metric
 
     def denominator(self, batch: TrainBatch) -> float:
-        return float(len(whole_pairs(torch.tensor(batch.loss_mask, dtype=torch.bool))))
+        return float(len(whole_pairs(torch.from_numpy(batch.loss_counts > 0)[:, None])))
 
     def loss(self, outputs: Outputs, batch: TensorBatch, denominator: float) -> tuple[Tensor, Metrics]:
         config, mask = self.config.preference, batch.loss_mask

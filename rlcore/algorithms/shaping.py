@@ -47,13 +47,13 @@ def overlong_penalty(
 
 
 def kl_per_token(
-    logprobs: Float[Tensor, "B T"],
-    ref_logprobs: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
+    logprobs: Float[Tensor, "*shape"],
+    ref_logprobs: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
     kind: str,
     clamp: float | None = None,
-) -> Float[Tensor, "B T"]:
-    """The estimate of `ops.kl.kl_estimate` at every trained token, in nats; [B, T] float64, 0 outside the mask.
+) -> Float[Tensor, "*shape"]:
+    """The estimate of `ops.kl.kl_estimate` at every trained token, in nats; float64, 0 outside the mask.
 
     Raises:
         ValueError: shapes differ, or an unknown kind.
@@ -70,7 +70,7 @@ def response_kl(batch: TrainBatch) -> float | None:
     """
     sampled = batch.rollout_logprobs if batch.old_logprobs is None else batch.old_logprobs
     mask = torch.tensor(batch.loss_mask)
-    num_rows = int(mask.any(1).sum())
+    num_rows = int((batch.loss_counts > 0).sum())
     if sampled is None or batch.ref_logprobs is None or num_rows == 0:
         return None
     return float(kl_per_token(torch.tensor(sampled), torch.tensor(batch.ref_logprobs), mask, "k1").sum()) / num_rows
@@ -122,7 +122,7 @@ class KLController:
         kl = response_kl(batch)
         if kl is None:
             return {}
-        num_samples = int(batch.loss_mask.any(1).sum())
+        num_samples = int((batch.loss_counts > 0).sum())
         metrics: Metrics = {"reward/kl": Mean(kl * num_samples, num_samples), "reward/kl_coef": Last(self.coef)}
         self.update(kl, num_samples)
         return metrics

@@ -18,7 +18,7 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops import parity
 from rlcore.loops.config import TrainerConfig
 from rlcore.objective import Objective
-from rlcore.types import TrainBatch
+from rlcore.types import TrainBatch, tokens_of
 
 OWN_ONLY = ("group", "gae", "returns")  # advantages that do not read old log-probs, except for a KL in the reward
 BUILT_IN = (*OWN_ONLY, "nash_md")  # a registered function may read everything
@@ -73,8 +73,7 @@ def with_models(
         if len(rows):
             with world.tracker.phase("old_log_prob"):
                 old = np.zeros(batch.tokens.shape, dtype=np.float32)
-                part = batch.select(rows)
-                old[rows, : part.tokens.shape[1]] = world.policy.logprobs(part)
+                old[tokens_of(batch.offsets, rows)] = world.policy.logprobs(batch.select(rows))
                 batch = batch.with_arrays(old_logprobs=old)
         if len(rows) or check_parity:
             wanted = trainer.parity if check_parity else replace(trainer.parity, stop=False)

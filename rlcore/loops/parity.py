@@ -17,7 +17,7 @@ class ParityError(UserError, RuntimeError):
 
 
 def compare(batch: TrainBatch, config: ParityConfig) -> Metrics:
-    """Differences between `rollout_logprobs` and `old_logprobs` over loss tokens, [B, T] each.
+    """Differences between `rollout_logprobs` and `old_logprobs` over loss tokens.
 
     Args:
         batch: only rows sampled by the weights that computed `old_logprobs`; without any, only their number is
@@ -52,13 +52,14 @@ def _explain(batch: TrainBatch, largest: float, mean: float, config: ParityConfi
     assert batch.rollout_logprobs is not None
     assert batch.old_logprobs is not None
     difference = np.where(batch.loss_mask, np.abs(batch.rollout_logprobs - batch.old_logprobs), -1.0)
-    row, column = (int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
+    worst = int(np.argmax(difference))
+    row = int(np.searchsorted(batch.offsets, worst, side="right")) - 1
     return (
         f"rollout and trainer disagree on log-probs: largest difference {largest:.3g} "
         f"(tolerance {_tolerance(config):g}), mean {mean:.3g}"
         + (f" (tolerance {config.mean_tolerance:g})" if config.mean_tolerance is not None else "")
-        + f"; worst at sample {batch.sample_ids[row]!r}, token {column}: "
-        f"rollout {batch.rollout_logprobs[row, column]:.4f}, trainer {batch.old_logprobs[row, column]:.4f}. "
+        + f"; worst at sample {batch.sample_ids[row]!r}, token {worst - batch.offsets[row]}: "
+        f"rollout {batch.rollout_logprobs[worst]:.4f}, trainer {batch.old_logprobs[worst]:.4f}. "
         f"Both should have the same weights; otherwise training is off-policy. "
         f"Causes, likeliest first: a weight that the sync misses (tied embeddings, a renamed "
         f"parameter), another dtype on one side, top_p < 1 or top_k > 0, another attention kernel. "

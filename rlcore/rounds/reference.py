@@ -14,7 +14,7 @@ from rlcore.interfaces import LogprobModel, Tracker
 from rlcore.loops.offline import Units
 from rlcore.loops.stop import StopSignal
 from rlcore.storage.durable import replacing
-from rlcore.types import Float32, TrainBatch
+from rlcore.types import Float32, TrainBatch, offsets_of, tokens_of
 
 CHUNK = 1024  # units per chunk; a restart computes at most one chunk again
 
@@ -35,12 +35,9 @@ class Reference:
 
     def put(self, batch: TrainBatch, units: Units) -> TrainBatch:
         """The batch of these units, with `ref_logprobs`."""
-        filled = np.zeros(batch.tokens.shape, dtype=np.float32)
         n = self.rows_per_unit
-        for row, at in enumerate((units[:, None] * n + np.arange(n)).ravel()):
-            values = self.values[self.starts[at] : self.starts[at + 1]]
-            filled[row, : len(values)] = values
-        return batch.with_arrays(ref_logprobs=filled)
+        rows = (units[:, None] * n + np.arange(n)).ravel()
+        return batch.with_arrays(ref_logprobs=self.values[tokens_of(self.starts, rows)])
 
 
 def compute(
@@ -60,15 +57,13 @@ def compute(
             units = np.arange(start, min(start + CHUNK, num_units))
             part = batch(units)
             rows_per_unit = part.rows_per_unit
-            real = np.arange(part.tokens.shape[1]) < part.lengths[:, None]
             file = folder / f"{start:09d}.npy"
             if not file.exists():
                 with stop.abandonable():
-                    found = model.logprobs(part, 1.0)[real]
+                    found = model.logprobs(part, 1.0)
                 with replacing(file) as stream:
                     np.save(stream, found)
             values.append(np.load(file))
             lengths.append(part.lengths)
             advance(len(units))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    return Reference(np.concatenate(values), starts, rows_per_unit)
+    return Reference(np.concatenate(values), offsets_of(np.concatenate(lengths)), rows_per_unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,23 @@ def train_batch(seed: int = 0, spread: float = 0.5, without: Sequence[str] = ())
     }
     arrays["advantages"] = rng.normal(size=(len(MASK), 1)).astype(np.float32) * MASK
     arrays["values"] = arrays["returns"] = rng.normal(size=MASK.shape).astype(np.float32)
-    batch = TrainBatch(
+    batch = TrainBatch.from_padded(
         tokens=rng.integers(1, 9, MASK.shape).astype(np.int32),
         lengths=np.array([4, 6, 3, 1, 6], dtype=np.int32),
         loss_mask=MASK.copy(),
         sample_ids=["a", "b", "c", "", "d"],
         **{name: None if name in without else array for name, array in arrays.items()},
     )
-    for name in ("tokens", "lengths", "loss_mask", *TrainBatch.ARRAYS):
+    for name in ("tokens", "offsets", "loss_mask", *TrainBatch.ARRAYS):
         if (array := getattr(batch, name)) is not None:
             array.setflags(write=False)
     return batch
+
+
+def grid(batch: TrainBatch) -> Any:
+    """The batch's arrays of tokens by name, padded to [B, T]."""
+    names = ("tokens", "loss_mask", *TrainBatch.ARRAYS)
+    return SimpleNamespace(**{n: None if getattr(batch, n) is None else batch.padded(n) for n in names})
 
 
 def policy_logprobs(seed: int = 1) -> torch.Tensor:

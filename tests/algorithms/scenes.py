@@ -28,11 +28,11 @@ def scene(scores: Scores, seed: int = 0, without: Sequence[str] = ()) -> tuple[l
         trajectory.rollout_logprobs = np.zeros(2 + length, np.float32)
         trajectory.versions = np.zeros(2 + length, np.int32)
     batch = collate([t for g in groups for t in g.trajectories])
-    base = -rng.uniform(0.1, 2.0, batch.tokens.shape)
+    base = -rng.uniform(0.1, 2.0, batch.padded("tokens").shape)
     names = ("old_logprobs", "ref_logprobs")
     arrays = {n: (base + 0.3 * rng.normal(size=base.shape)).astype(np.float32) for n in names}
     arrays["values"] = rng.normal(size=base.shape).astype(np.float32)
-    batch = batch.with_arrays(**{n: a for n, a in arrays.items() if n not in without})
+    batch = batch.with_arrays(**{n: batch.flat(a) for n, a in arrays.items() if n not in without})
     for name in ("loss_mask", *TrainBatch.ARRAYS):
         if (array := getattr(batch, name)) is not None:
             array.setflags(write=False)  # as arrays from Ray are
@@ -50,16 +50,16 @@ def advantages(
     assert out.advantages.dtype == np.float32
     assert not out.advantages[~batch.loss_mask].any()
     assert batch.advantages is None  # the given one is as it was
-    return out.advantages, out
+    return out.padded("advantages"), out
 
 
 def per_row(scores: Scores, **settings: Any) -> list[float]:
     """Of an advantage that is the same on all tokens of its row."""
     found, batch = advantages(scores, **settings)
-    rows = [found[b][batch.loss_mask[b]] for b in range(len(batch))]
+    rows = [found[b][mask] for b, mask in enumerate(batch.padded("loss_mask"))]
     assert all((row == row[0]).all() for row in rows)
     return [float(row[0]) for row in rows]
 
 
 def trained_steps(batch: TrainBatch) -> list[list[int]]:
-    return [np.flatnonzero(row).tolist() for row in batch.loss_mask]
+    return [np.flatnonzero(row).tolist() for row in batch.padded("loss_mask")]

@@ -52,8 +52,8 @@ def test_the_same_prompt_twice_is_two_groups() -> None:
     batch = collate([t for g in groups for t in g.trajectories])
     out, _ = credit(groups, batch, AlgorithmConfig(scale=Scale.none), 0.0, LIMIT)
     assert out.advantages is not None
-    assert out.advantages.max(1).tolist() == [0.5, 0, 0, 0]
-    assert out.advantages.min(1).tolist() == [0, -0.5, 0, 0]
+    assert out.padded("advantages").max(1).tolist() == [0.5, 0, 0, 0]
+    assert out.padded("advantages").min(1).tolist() == [0, -0.5, 0, 0]
 
 
 def test_a_sample_without_a_trained_token_still_belongs_to_its_group() -> None:
@@ -62,7 +62,7 @@ def test_a_sample_without_a_trained_token_still_belongs_to_its_group() -> None:
     batch = collate(groups[0].trajectories)
     out, _ = credit(groups, batch, AlgorithmConfig(scale=Scale.none, baseline=Baseline.leave_one_out), 0.0, LIMIT)
     assert out.advantages is not None
-    assert out.advantages.max(1).tolist() == pytest.approx([0.75, 0, 0])
+    assert out.padded("advantages").max(1).tolist() == pytest.approx([0.75, 0, 0])
 
 
 # ---- the KL in the reward, and length
@@ -76,13 +76,13 @@ def test_kl_in_the_reward_by_hand() -> None:
         t.rollout_logprobs, t.versions = np.zeros(4, np.float32), np.zeros(4, np.int32)
     ref = np.full((2, 4), -1.0, np.float32)
     old = ref + np.array([[9, 9, 0.5, -0.25], [0, 0, 0, 0]], np.float32)
-    batch = collate(groups[0].trajectories).with_arrays(old_logprobs=old, ref_logprobs=ref)
+    batch = collate(groups[0].trajectories).with_arrays(old_logprobs=old.ravel(), ref_logprobs=ref.ravel())
     kl = {"kl_coef": 7.0, "kl_in": KLPlace.reward, "kl_kind": KLKind.k1}
 
     def run(kl_coef: float, **settings: Any) -> tuple[list[list[float]], dict[str, float]]:
         out, metrics = credit(groups, batch, AlgorithmConfig(**kl, **settings), kl_coef, LIMIT)
         assert out.advantages is not None
-        return out.advantages[:, 2:].tolist(), M.values(metrics)
+        return out.padded("advantages")[:, 2:].tolist(), M.values(metrics)
 
     got, metrics = run(0.2, advantage="returns")  # the controller's coefficient, not the config's
     assert got == [pytest.approx([1 - 0.1 + 0.05, 1 + 0.05]), [0, 0]]
@@ -92,7 +92,7 @@ def test_kl_in_the_reward_by_hand() -> None:
     assert rloo == [pytest.approx([0.95, 0.95]), pytest.approx([-0.95, -0.95])]
     loss, metrics = credit(groups, batch, AlgorithmConfig(kl_coef=0.2, scale=Scale.none), 0.2, LIMIT)
     assert loss.advantages is not None
-    assert loss.advantages[:, 2].tolist() == [0.5, -0.5]  # the term of the loss does not touch the reward
+    assert loss.padded("advantages")[:, 2].tolist() == [0.5, -0.5]  # the term of the loss does not touch the reward
     assert "reward/kl_penalty" not in metrics
 
 
@@ -113,7 +113,7 @@ def test_overlong_responses_are_punished_before_the_baseline() -> None:
     config = AlgorithmConfig(scale=Scale.none, overlong_buffer=0.5, overlong_penalty=2.0)
     out, metrics = credit(groups, batch, config, 0.0, LIMIT)  # scores 1, 0, -1: the last 4 of 8 tokens cost 2
     assert out.advantages is not None
-    assert out.advantages[:, 3].tolist() == [1, 0, -1, 0]
+    assert out.padded("advantages")[:, 3].tolist() == [1, 0, -1, 0]
     assert M.values(metrics)["reward/overlong"] == pytest.approx(1.0)
     assert "reward/overlong" not in credit(groups, batch, AlgorithmConfig(), 0.0, LIMIT)[1]
 
@@ -150,13 +150,13 @@ def test_gae_by_hand() -> None:
     t = groups[0].trajectories[0]
     t.tokens, t.loss_mask = np.array([1, 2, 3, 4], np.int32), np.array([False, False, True, True])
     t.rollout_logprobs, t.versions = np.zeros(4, np.float32), np.zeros(4, np.int32)
-    batch = collate([t]).with_arrays(values=np.array([[9, 9, 0.5, 0.25]], np.float32))
+    batch = collate([t]).with_arrays(values=np.array([9, 9, 0.5, 0.25], np.float32))
     out, metrics = credit(groups, batch, AlgorithmConfig(advantage="gae", gamma=0.9, lam=0.5), 0.0, LIMIT)
     assert out.advantages is not None
     assert out.returns is not None
     last, first = 0.75, 0.9 * 0.25 - 0.5 + 0.45 * 0.75
-    assert out.advantages[0].tolist() == pytest.approx([0, 0, first, last])
-    assert out.returns[0].tolist() == pytest.approx([0, 0, first + 0.5, 1.0])
+    assert out.advantages.tolist() == pytest.approx([0, 0, first, last])
+    assert out.returns.tolist() == pytest.approx([0, 0, first + 0.5, 1.0])
     assert M.values(metrics) == pytest.approx(
         {
             "critic/advantages/mean": (first + last) / 2,
@@ -174,7 +174,7 @@ def test_gae_and_returns_twin(seed: int, gamma: float, lam: float, kl_coef: floa
     kl = {"kl_coef": kl_coef, "kl_in": KLPlace.reward, "kl_kind": KLKind.k3, "gamma": gamma}
     got_gae, batch = advantages(scores, seed, advantage="gae", lam=lam, **kl)
     got_returns, _ = advantages(scores, seed, advantage="returns", **kl)
-    old, ref, values = (getattr(batch, n).astype(np.float64) for n in ("old_logprobs", "ref_logprobs", "values"))
+    old, ref, values = (batch.padded(n).astype(np.float64) for n in ("old_logprobs", "ref_logprobs", "values"))
     for b, (steps, score) in enumerate(zip(trained_steps(batch), itertools.chain(*scores), strict=True)):
         if score is None:
             assert not got_gae[b].any()
@@ -192,16 +192,17 @@ def test_gae_and_returns_twin(seed: int, gamma: float, lam: float, kl_coef: floa
         assert got_returns[b, steps].tolist() == pytest.approx(slow_returns, abs=1e-6)
         assert batch.returns is not None
         targets = [a + x for a, x in zip(slow_gae, v[:-1], strict=True)]
-        assert batch.returns[b, steps].tolist() == pytest.approx(targets, abs=1e-6)
+        assert batch.padded("returns")[b, steps].tolist() == pytest.approx(targets, abs=1e-6)
 
 
 def test_the_critic_learns_nothing_of_an_unscorable_sample() -> None:
     _, out = advantages([[None, 1.0]], advantage="gae")
     assert out.returns is not None
     assert out.values is not None
-    mask = out.loss_mask
-    np.testing.assert_array_equal(out.returns[0][mask[0]], out.values[0][mask[0]])
-    assert (out.returns[1][mask[1]] != out.values[1][mask[1]]).all()
+    mask, row = out.loss_mask, np.repeat([0, 1], out.lengths)
+    first, second = mask & (row == 0), mask & (row == 1)
+    np.testing.assert_array_equal(out.returns[first], out.values[first])
+    assert (out.returns[second] != out.values[second]).all()
     assert not out.returns[~mask].any()
 
 
@@ -220,7 +221,7 @@ def test_whitening_is_over_the_trained_tokens_of_scored_samples(name: str) -> No
     scores: Scores = [[1.0, 0.0, None], [0.2, 0.5]]
     raw, batch = advantages(scores, advantage=name, scale=Scale.none)
     got, _ = advantages(scores, advantage=name, scale=Scale.none, whiten=True)
-    trained = batch.loss_mask.copy()
+    trained = batch.padded("loss_mask")
     trained[2] = False
     x = raw[trained].astype(np.float64)
     np.testing.assert_allclose(got[trained], (x - x.mean()) / math.sqrt(x.var() + 1e-8), rtol=1e-5, atol=1e-6)
@@ -242,14 +243,14 @@ def test_groups_may_come_in_any_order(scores: Scores, seed: int, name: str, plac
     other, _ = credit(groups[::-1], batch.select(order), config, 0.1, LIMIT)
     assert one.advantages is not None
     assert other.advantages is not None
-    np.testing.assert_allclose(other.advantages, one.advantages[order], atol=1e-5)
+    np.testing.assert_allclose(other.advantages, one.select(order).advantages, atol=1e-5)
     assert np.isfinite(one.advantages).all()
 
 
 def test_metrics_by_hand() -> None:
     groups, batch = scene([[1.0, 0.0, None]])
     _, metrics = credit(groups, batch, AlgorithmConfig(scale=Scale.none), 0.0, LIMIT)
-    good, bad = (int(n) for n in batch.loss_mask.sum(1)[:2])
+    good, bad = (int(n) for n in batch.loss_counts[:2])
     assert M.values(metrics) == pytest.approx(
         {
             "critic/advantages/mean": 0.5 * (good - bad) / (good + bad),
@@ -309,7 +310,7 @@ def test_what_an_advantage_may_not_return() -> None:
         advantages([[1.0, 0.0]], advantage="infinite")
     got, out = advantages([[1.0, 0.0]], advantage="rubbish_outside")
     assert out.returns is not None
-    assert set(got[out.loss_mask].tolist()) == set(out.returns[out.loss_mask].tolist()) == {1.0}
+    assert set(got[out.padded("loss_mask")].tolist()) == set(out.returns[out.loss_mask].tolist()) == {1.0}
 
 
 def presets() -> list[AlgorithmConfig]:

@@ -49,7 +49,7 @@ def by_hand(old: list[float] | None, rollout: list[float]) -> TrainBatch:
         name: None if p is None else np.log(np.array([[1.0, *p]], np.float32))
         for name, p in (("old_logprobs", old), ("rollout_logprobs", rollout))
     }
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.ones((1, 4), np.int32),
         lengths=np.array([4], np.int32),
         loss_mask=np.array([[False, True, True, True]]),

@@ -32,7 +32,7 @@ def column(values: Tensor) -> np.ndarray:
 
 
 def all_responses(old: Tensor, ref: Tensor) -> TrainBatch:
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.stack([np.zeros(V), np.arange(V)], 1).astype(np.int32),
         lengths=np.full(V, 2, np.int32),
         loss_mask=np.array([[False, True]] * V),
@@ -116,7 +116,7 @@ def test_one_token_does_not_take_the_whole_gradient() -> None:
     for clamp, share in ((None, 0.9), (10.0, 0.0)):
         logprobs = torch.cat([d, torch.tensor([-12.0])])[None].requires_grad_()
         size = logprobs.shape[1]
-        batch = TrainBatch(
+        batch = TrainBatch.from_padded(
             tokens=np.ones((1, size), np.int32), lengths=np.array([size], np.int32),
             loss_mask=np.array([[False] + [True] * (size - 1)]), sample_ids=["p#0.0"],
             ref_logprobs=np.zeros((1, size), np.float32), advantages=np.ones((1, size), np.float32),

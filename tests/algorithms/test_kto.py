@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rlcore import metrics as M
 from rlcore.algorithms.kto import KtoObjective
 from rlcore.objective import Outputs, TensorBatch
+from rlcore.types import TrainBatch
 from tests.algorithms.cases import MASK, policy_logprobs, train_batch
 
 GOOD = np.array([1, 0, 1, 0, 0], dtype=np.float32)  # row 3 is padding
@@ -36,13 +37,8 @@ def row(*logps):
     """A batch of one-token responses behind one token of prompt, the reference at 0; and the policy's log-probs."""
     policy = torch.tensor([[0.0, x] for x in logps])
     mask = np.array([[False, True]] * len(logps))
-    batch = train_batch()
-    batch = replace(
-        batch.select([0] * len(logps)), tokens=np.zeros(mask.shape, np.int32), lengths=np.full(len(logps), 2, np.int32),
-        loss_mask=mask, ref_logprobs=np.zeros(mask.shape, np.float32), rollout_logprobs=None, old_logprobs=None,
-        advantages=None, values=None, returns=None,
-    )  # fmt: skip
-    return policy, batch
+    zeros = np.zeros(mask.shape, np.float32)
+    return policy, TrainBatch.from_padded(zeros.astype(np.int32), [2] * len(logps), mask, logps, ref_logprobs=zeros)
 
 
 def test_by_hand():
@@ -66,7 +62,7 @@ def test_by_hand():
 
 def test_where_the_policy_is_the_reference_every_row_costs_half_its_weight():
     batch = kto_batch()
-    policy = torch.tensor(batch.ref_logprobs)
+    policy = torch.tensor(batch.padded("ref_logprobs"))
     loss, metrics = loss_of(KtoObjective(0.3, desirable_weight=1.0, undesirable_weight=3.0), policy, batch)
     assert loss.item() == pytest.approx((0.5 * 2 + 1.5 * 2) / 4)
     assert told(metrics)["actor/pref_accuracy"] == 0.0  # at z itself nobody is on the right side
@@ -79,9 +75,9 @@ def test_against_a_loop_in_float64(seed, beta, z, good):
     objective = KtoObjective(beta, 1.5, 0.7, kl=z)
     loss, _ = loss_of(objective, policy, batch)
     loss.backward()
-    wanted, slopes = 0.0, np.zeros(MASK.shape)
+    wanted, slopes, ref = 0.0, np.zeros(MASK.shape), batch.padded("ref_logprobs")
     for i in (0, 1, 2, 4):
-        ratio = sum(float(policy.detach()[i, t]) - float(batch.ref_logprobs[i, t]) for t in range(6) if MASK[i, t])
+        ratio = sum(float(policy.detach()[i, t]) - float(ref[i, t]) for t in range(6) if MASK[i, t])
         weight, sign = (1.5, 1) if batch.scores[i] else (0.7, -1)
         right = 1 / (1 + math.exp(-sign * beta * (ratio - z)))
         wanted += weight * (1 - right) / 4
@@ -100,7 +96,7 @@ def test_however_it_is_split_it_is_one_loss(cuts):
     parts, found = torch.zeros(()), []
     for rows in cuts:
         part = batch.select(rows)
-        loss, some = loss_of(objective, policy[rows][:, : part.tokens.shape[1]], part, objective.denominator(batch))
+        loss, some = loss_of(objective, policy[rows][:, : part.lengths.max()], part, objective.denominator(batch))
         parts = parts + loss
         found.append(some)
     (summed,) = torch.autograd.grad(parts, policy)
@@ -123,7 +119,7 @@ def test_padding_alone_costs_nothing_and_has_a_gradient():
 @pytest.mark.parametrize(("rows", "missing"), [([0, 2], "rejected"), ([1, 4], "chosen")])
 def test_of_one_kind_alone_the_others_reward_is_not_told(rows, missing):
     batch = kto_batch().select(rows)
-    _, metrics = loss_of(KtoObjective(), policy_logprobs()[rows][:, : batch.tokens.shape[1]], batch)
+    _, metrics = loss_of(KtoObjective(), policy_logprobs()[rows][:, : batch.lengths.max()], batch)
     names = {"actor/pref_loss", "actor/pref_accuracy", "actor/chosen_reward", "actor/rejected_reward"}
     assert set(metrics) == names - {f"actor/{missing}_reward"}
 

@@ -14,7 +14,7 @@ from tests.algorithms.scenes import LIMIT, Scores, per_row, scene, trained_steps
 
 
 def nash_twin(scores: Scores, batch: TrainBatch, m: float, kl_coef: float) -> list[float]:
-    old, ref = (getattr(batch, n).astype(np.float64) for n in ("old_logprobs", "ref_logprobs"))
+    old, ref = (batch.padded(n).astype(np.float64) for n in ("old_logprobs", "ref_logprobs"))
     ratio = [sum(ref[b, t] - old[b, t] for t in steps) for b, steps in enumerate(trained_steps(batch))]
     out, start = [], 0
     for row in scores:
@@ -68,14 +68,14 @@ def test_nash_tends_to_the_papers_expectation() -> None:
     zeros = np.zeros((len(kinds), 3), np.float32)
     old, reference = zeros.copy(), zeros.copy()
     old[:, 2], reference[:, 2] = np.log(pi)[kinds], np.log(ref)[kinds]
-    batch = collate(groups[0].trajectories).with_arrays(old_logprobs=old, ref_logprobs=reference)
+    batch = collate(groups[0].trajectories).with_arrays(old_logprobs=old.ravel(), ref_logprobs=reference.ravel())
     out, _ = credit(groups, batch, AlgorithmConfig(nash_mixture=m, **NASH), 0.0, LIMIT)
     mixture = pi ** (1 - m) * ref**m
     mixture /= mixture.sum()
     wins = (np.sign(values[:, None] - values) + 1) / 2
     expected = wins @ mixture - 0.5
     assert out.advantages is not None
-    np.testing.assert_allclose(out.advantages[:, 2], expected[kinds], atol=5e-3)
+    np.testing.assert_allclose(out.padded("advantages")[:, 2], expected[kinds], atol=5e-3)
     assert abs(expected - (wins @ pi - 0.5)).max() > 0.1  # the mixture is not the policy
 
 

@@ -28,7 +28,7 @@ from rlcore.algorithms.policy_gradient import LossInputs, PolicyGradientObjectiv
 from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.registry import POLICY_LOSSES, RegistryError
 from rlcore.types import TrainBatch
-from tests.algorithms.cases import MASK, policy_logprobs, train_batch
+from tests.algorithms.cases import MASK, grid, policy_logprobs, train_batch
 
 MAX_NEW_TOKENS = 8
 PLAIN = CorrectionConfig(level=CorrectionLevel.none)
@@ -46,9 +46,8 @@ def run(
     denominator = goal.denominator(batch)
     outs = []
     for rows in parts:
-        micro = batch.select(rows)  # trimmed, as the workers do
-        width = micro.tokens.shape[1]
-        tensors = TensorBatch.from_train_batch(micro)
+        tensors = TensorBatch.from_train_batch(batch.select(rows))
+        width = tensors.tokens.shape[1]
         outs.append(goal.loss(Outputs(logprobs[rows, :width], entropy[rows, :width]), tensors, denominator))
     total = sum(loss for loss, _ in outs)
     total.backward()
@@ -63,7 +62,8 @@ SETTINGS = list(itertools.product(LOSSES, Aggregation))
 
 def slow_loss(config: AlgorithmConfig, batch: TrainBatch, x: Tensor, entropy: Tensor) -> Tensor:
     """The objective written over single tokens, in float64."""
-    arrays = {n: None if (a := getattr(batch, n)) is None else torch.tensor(a).double() for n in TrainBatch.ARRAYS}
+    padded = vars(grid(batch))
+    arrays = {n: None if padded[n] is None else torch.tensor(padded[n]).double() for n in TrainBatch.ARRAYS}
     old, adv = arrays["old_logprobs"], arrays["advantages"]
     assert adv is not None
     old = x.detach() if old is None else old
@@ -188,7 +188,7 @@ def test_metrics_by_hand() -> None:
     """Four tokens with ratios 1.5, 0.5, 1, 2, advantage 1, no clip that matters but the upper one."""
     mask = np.array([[False, True, True], [False, True, True]])
     old = np.log(np.array([[1, 0.2, 0.4], [1, 0.5, 0.2]], dtype=np.float32))
-    batch = TrainBatch(
+    batch = TrainBatch.from_padded(
         tokens=np.ones((2, 3), np.int32),
         lengths=np.array([3, 3], np.int32),
         loss_mask=mask,

@@ -211,7 +211,7 @@ def pair_batch(seed: int = 0, without: Sequence[str] = ()) -> TrainBatch:
     }
     arrays["by_opponent"] = np.array([0, 1, 1, 0, 0, 0, 0, 1], dtype=bool)
     arrays["scores"] = rng.normal(size=rows).astype(np.float32)
-    batch = TrainBatch(
+    batch = TrainBatch.from_padded(
         tokens=rng.integers(1, 9, mask.shape).astype(np.int32),
         lengths=np.array([5, 6, 6, 2, 1, 1, 5, 3], dtype=np.int32),
         loss_mask=mask,
@@ -219,16 +219,15 @@ def pair_batch(seed: int = 0, without: Sequence[str] = ()) -> TrainBatch:
         rows_per_unit=2,
         **{name: None if name in without else array for name, array in arrays.items()},
     )
-    for name in ("tokens", "lengths", "loss_mask", "scores", "by_opponent", *TrainBatch.ARRAYS):
+    for name in ("tokens", "offsets", "loss_mask", "scores", "by_opponent", *TrainBatch.ARRAYS):
         if (array := getattr(batch, name)) is not None:
             array.setflags(write=False)
     return batch
 
 
 def policy_logprobs(seed: int = 1) -> Tensor:
-    batch = pair_batch()
-    generator = torch.Generator().manual_seed(seed)
-    return -2 * torch.rand(batch.tokens.shape, generator=generator) * torch.tensor(batch.loss_mask)
+    mask = torch.tensor(pair_batch().padded("loss_mask"))
+    return -2 * torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed)) * mask
 
 
 def objective(**settings: Any) -> PreferenceObjective:
@@ -246,10 +245,10 @@ def run(goal: PreferenceObjective, batch: TrainBatch, parts: list[list[int]]) ->
     denominator = goal.denominator(batch)
     outs = []
     for rows in parts:
-        micro = batch.select(rows)  # trimmed, as the workers do
-        width = micro.tokens.shape[1]
+        tensors = TensorBatch.from_train_batch(batch.select(rows))
+        width = tensors.tokens.shape[1]
         outputs = Outputs(logprobs[rows, :width], policy_logprobs(5)[rows, :width].neg())
-        outs.append(goal.loss(outputs, TensorBatch.from_train_batch(micro), denominator))
+        outs.append(goal.loss(outputs, tensors, denominator))
     total = sum((loss for loss, _ in outs), torch.zeros(()))
     total.backward()
     assert logprobs.grad is not None
@@ -258,13 +257,13 @@ def run(goal: PreferenceObjective, batch: TrainBatch, parts: list[list[int]]) ->
 
 def slow_loss(config: PreferenceConfig, batch: TrainBatch, x: Tensor) -> Tensor:
     """The objective written pair by pair and token by token, in float64."""
-    ref = np.asarray(batch.ref_logprobs, dtype=np.float64)
+    ref, mask = batch.padded("ref_logprobs").astype(np.float64), batch.padded("loss_mask")
     assert batch.scores is not None
     assert batch.by_opponent is not None
     beta, e = config.beta, config.label_smoothing
     losses = []
     for c in range(0, len(batch), 2):
-        steps = [[t for t in range(batch.tokens.shape[1]) if batch.loss_mask[row, t]] for row in (c, c + 1)]
+        steps = [np.flatnonzero(mask[row]).tolist() for row in (c, c + 1)]
         if not steps[0]:
             continue
         p = [sum(x[c + i, t] for t in steps[i]) for i in (0, 1)]
@@ -318,7 +317,7 @@ def test_twin_in_float64_is_exact() -> None:
         x, y = (policy_logprobs().double().requires_grad_() for _ in range(2))
         tensors = TensorBatch.from_train_batch(batch)
         for name in ("ref_logprobs", "scores"):
-            setattr(tensors, name, torch.tensor(getattr(batch, name)).double())
+            setattr(tensors, name, getattr(tensors, name).double())
         got, _ = goal.loss(Outputs(x), tensors, goal.denominator(batch))
         expected = slow_loss(goal.config.preference, batch, y)
         gradients = torch.autograd.grad(got, x), torch.autograd.grad(expected, y)
@@ -351,18 +350,19 @@ def test_metrics_by_hand() -> None:
     mask = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 1, 0]], dtype=bool)
     policy = np.array([[0, -1, -2], [0, -4, 0], [0, -2, 0], [0, -1, 0]], dtype=np.float32)
     ref = np.array([[0, -2, -2], [0, -3, 0], [0, -2, 0], [0, -4, 0]], dtype=np.float32)
-    batch = TrainBatch(
+    batch = TrainBatch.from_padded(
         tokens=np.ones((4, 3), np.int32),
         lengths=np.array([3, 2, 2, 2], np.int32),
         loss_mask=mask,
         sample_ids=list("abcd"),
-        rollout_logprobs=policy - np.float32(math.log(2)) * np.array([[0, 1, 0], [0, 9, 0], [0, 9, 0], [0, 0, 0]]),
+        rollout_logprobs=(
+            policy - math.log(2) * np.array([[0, 1, 0], [0, 9, 0], [0, 9, 0], [0, 0, 0]])
+        ).astype(np.float32),
         ref_logprobs=ref,
         by_opponent=np.array([False, True, True, False]),
         scores=np.array([1, 0, 1, 0], np.float32),
         rows_per_unit=2,
     )
-    batch.rollout_logprobs = np.asarray(batch.rollout_logprobs, dtype=np.float32)
     goal = objective(loss=PreferenceKind.xpo, beta=0.5, explore_coef=0.1, sft_coef=0.2)
     entropy = torch.tensor([[9.0, 1, 2], [9, 3, 9], [9, 4, 9], [9, 5, 9]])
     assert goal.denominator(batch) == 2
@@ -397,8 +397,8 @@ def test_metrics_by_hand() -> None:
 
 def test_implicit_rewards_are_those_that_the_loss_compares() -> None:
     batch, x = pair_batch(), policy_logprobs().double()
-    ref = torch.tensor(batch.ref_logprobs).double()
-    rows, lengths = [0, 2, 6], torch.tensor(batch.loss_mask).sum(1)
+    ref = torch.tensor(batch.padded("ref_logprobs")).double()
+    rows, lengths = [0, 2, 6], torch.tensor(batch.loss_counts)
     expected = {
         PreferenceKind.dpo: (x - ref).sum(1)[rows],
         PreferenceKind.ipo_sum: (x - ref).sum(1)[rows],
@@ -415,7 +415,7 @@ def test_the_bonus_lowers_what_the_reference_says_and_leaves_the_rest() -> None:
     batch = pair_batch()
     xpo, dpo = (run(objective(loss=PreferenceKind(kind)), batch, WHOLE)[1] for kind in ("xpo", "dpo"))
     assert batch.by_opponent is not None
-    of_reference = batch.loss_mask & batch.by_opponent[:, None]
+    of_reference = batch.padded("loss_mask") & batch.by_opponent[:, None]
     torch.testing.assert_close(xpo - dpo, torch.tensor(of_reference).float() * 0.05 / 3)
     assert of_reference[2].any()
     assert of_reference[7].any()
@@ -433,7 +433,7 @@ def test_from_samples_to_the_loss() -> None:
     assert goal.denominator(batch) == 3
     zeros = np.zeros(batch.tokens.shape, np.float32)
     tensors = TensorBatch.from_train_batch(batch.with_arrays(ref_logprobs=zeros))
-    loss, metrics = goal.loss(Outputs(torch.zeros(batch.tokens.shape)), tensors, 3.0)
+    loss, metrics = goal.loss(Outputs(torch.zeros(tensors.tokens.shape)), tensors, 3.0)
     assert loss.item() == pytest.approx(math.log(2))  # policy and reference agree
     assert M.values(metrics)["actor/pref_accuracy"] == 0  # a draw is no win
 
@@ -510,8 +510,9 @@ def test_half_a_pair_is_refused(rows: list[int]) -> None:
         assert objective().denominator(micro.select([0, 1])) == 1
     with pytest.raises(ValueError, match="half a pair"):
         objective().denominator(micro)
+    outputs = Outputs(policy_logprobs()[rows, : micro.lengths.max()])
     with pytest.raises(ValueError, match="half a pair"):
-        objective().loss(Outputs(policy_logprobs()[rows]), TensorBatch.from_train_batch(micro), 1.0)
+        objective().loss(outputs, TensorBatch.from_train_batch(micro), 1.0)
 
 
 def test_it_is_an_objective_and_travels() -> None:

@@ -42,7 +42,7 @@ def batch(pairs: int = 4, seed: int = 0, outputs: int = 1, padding: bool = False
         targets = rng.integers(0, 5, (rows, outputs)).astype(np.float32)
         targets[rng.random(targets.shape) < 0.3] = NAN
         made["targets"] = targets
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.ones((rows, 3), np.int32), lengths=np.full(rows, 3, np.int32), loss_mask=mask,
         sample_ids=[f"s{i}" for i in range(rows)], rows_per_unit=2, **(made | arrays),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rlcore import metrics as M
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.shaping import KLController, kl_per_token, overlong_penalty, response_kl
-from tests.algorithms.cases import MASK, train_batch
+from tests.algorithms.cases import train_batch
 
 
 def test_overlong_by_hand() -> None:
@@ -57,9 +57,10 @@ def test_response_kl_counts_responses_and_prefers_the_trainer() -> None:
     assert batch.ref_logprobs is not None
     assert batch.rollout_logprobs is not None
     ref = batch.ref_logprobs.astype(np.float64)
+    mask = batch.loss_mask
 
     def by_hand(sampled: Any) -> float:
-        return float((sampled.astype(np.float64) - ref)[MASK].sum() / 4)  # of five rows one is padding
+        return float((sampled.astype(np.float64) - ref)[mask].sum() / 4)  # of five rows one is padding
 
     assert response_kl(batch) == pytest.approx(by_hand(batch.old_logprobs))
     assert response_kl(train_batch(without=["old_logprobs"])) == pytest.approx(by_hand(batch.rollout_logprobs))

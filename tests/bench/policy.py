@@ -25,6 +25,7 @@ from actors.training.worker import PolicyWorker, StartSpec
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective
 from rlcore.data.batching.balance import split
+from rlcore.objective import TensorBatch
 from rlcore.types import TrainBatch
 
 LR = 1e-5
@@ -56,7 +57,7 @@ def make_batch(rows: int, tokens: int, vocabulary: int) -> TrainBatch:
     rng = np.random.default_rng(0)
     mask = np.broadcast_to(np.arange(tokens) >= max(1, round(0.6 * tokens)), (rows, tokens)).copy()
     noise = rng.normal(-2.0, 0.1, (rows, tokens)).astype(np.float32) * mask
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=rng.integers(0, vocabulary, (rows, tokens)).astype(np.int32),
         lengths=np.full(rows, tokens, dtype=np.int32),
         loss_mask=mask,
@@ -81,10 +82,9 @@ class PlainLoop:
     def update(self, batch: TrainBatch, micro_batches: Sequence[Sequence[int]]) -> None:
         denominator = float(batch.num_loss_tokens)
         for rows in micro_batches:
-            tokens = torch.from_numpy(batch.tokens[rows]).long()
-            mask = torch.from_numpy(batch.loss_mask[rows])[:, 1:]
-            old = torch.from_numpy(batch.old_logprobs[rows])[:, 1:]
-            advantages = torch.from_numpy(batch.advantages[rows])[:, 1:]
+            micro = TensorBatch.from_train_batch(batch.select(rows))
+            tokens, mask = micro.tokens, micro.loss_mask[:, 1:]
+            old, advantages = micro.old_logprobs[:, 1:], micro.advantages[:, 1:]
             logits = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
             logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
             ratio = torch.exp(logprobs - old)

@@ -181,7 +181,7 @@ def make_batch(num_rows: int = 7, seed: int = 0) -> TrainBatch:
     column = np.arange(int(lengths.max()))
     real = column < lengths[:, None]
     mask = real & (column >= rng.integers(2, 5, num_rows)[:, None])
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.where(real, rng.integers(0, VOCABULARY, real.shape), 0).astype(np.int32),
         lengths=lengths,
         loss_mask=mask,
@@ -203,7 +203,7 @@ class Plain:
         self.adam = torch.optim.AdamW(self.parameters.values(), LR, tuple(OPTIMIZER.betas), OPTIMIZER.eps, 0.0)
 
     def values(self, batch: TrainBatch) -> torch.Tensor:
-        tokens = torch.tensor(batch.tokens, dtype=torch.int64)
+        tokens = torch.tensor(batch.padded("tokens"), dtype=torch.int64)
         real = torch.arange(tokens.shape[1]) < torch.tensor(batch.lengths)[:, None]
         hidden = self.body(input_ids=tokens, attention_mask=real.long()).last_hidden_state
         values = torch.zeros(tokens.shape)
@@ -212,9 +212,8 @@ class Plain:
 
     def update(self, batch: TrainBatch) -> tuple[float, float, float, dict[str, Any]]:
         """Loss, share of clipped tokens, gradient norm and gradients of one step."""
-        mask = torch.tensor(batch.loss_mask)
-        new = self.values(batch)[mask]
-        old, returns = torch.tensor(batch.values)[mask], torch.tensor(batch.returns)[mask]
+        new = self.values(batch)[torch.tensor(batch.padded("loss_mask"))]
+        old, returns = (torch.tensor(x[batch.loss_mask]) for x in (batch.values, batch.returns))
         held = torch.max(torch.min(new, old + CLIP), old - CLIP)
         pulled, clipped = (new - returns) ** 2, (held - returns) ** 2
         loss = torch.where(clipped > pulled, clipped, pulled).mean() / 2
@@ -244,12 +243,12 @@ def test_values_are_those_of_a_plain_forward(critics: Any, folders: Any, size: i
     for num_rows in (7, 1):  # one row leaves a rank without any
         batch = make_batch(num_rows, seed=9)
         with torch.no_grad():
-            wanted = Plain(folders["first"]).values(batch).numpy()
+            wanted = batch.flat(Plain(folders["first"]).values(batch).numpy())
         got = critic.handle.values(batch)
         assert (got.dtype, got.shape) == (np.float32, batch.tokens.shape)
         assert np.abs(got - wanted).max() < 1e-5
         assert np.abs(wanted).max() > 0.5
-        assert (got[:, 0] == 0).all()
+        assert (got[batch.offsets[:-1]] == 0).all()
 
 
 def test_a_fresh_critic_says_zero(critics: Any, folders: Any) -> None:

@@ -126,7 +126,8 @@ def test_chunks_and_packing_train_as_one_plain_batch(
         before = scored(plain, batch)
         pieces = ranks.run(call, "numbers", per_rank=[(shard, micro, TEMPERATURE) for shard, micro in calls])
         for (rows, _), piece in zip(split, pieces, strict=True):
-            assert np.abs(piece - before[list(rows)][:, : piece.shape[1]]).max(initial=0.0) < 2e-5
+            padded = batch.select(rows).padded(piece)
+            assert np.abs(padded - before[list(rows)][:, : padded.shape[1]]).max(initial=0.0) < 2e-5
         wanted, gradient, _ = plain.update(batch, "rl")
         results = ranks.run(update, RL.denominator(batch), "rl", per_rank=calls)
         for _, got, after in results:
@@ -309,12 +310,12 @@ def test_the_export_is_the_merged_model(two: Ranks, folders: Any, tmp_path: Path
     assert not list(tmp_path.glob("*adapter*"))
     assert (tmp_path / "tokenizer_config.json").read_text() == '{"kept": true}'
     shard, micro = batch.select(range(7)), [[0, 1, 2], [3, 4, 5, 6]]
-    ours = two.run(call, "numbers", shard, micro, TEMPERATURE)[0]
+    ours = batch.padded(two.run(call, "numbers", shard, micro, TEMPERATURE)[0])
     assert np.abs(ours - scored(Plain(str(tmp_path)), batch)).max() < 1e-4
     base = scored(Plain(folders[name]), batch)
     assert np.abs(ours - base).max() > 1e-2
     for reference in two.run(frozen, folders[name], stage, shard, micro):  # the model before any adapter
-        assert np.abs(reference - base).max() < 1e-5
+        assert np.abs(batch.padded(reference) - base).max() < 1e-5
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
@@ -382,7 +383,7 @@ def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, ti
     rig = Rig.__new__(Rig)  # its way to sample and collect, with this engine
     rig.engine, rig.calls, rig.model = engine, 0, base
     rows = [[*p, *range(5, 17)] for p in PROMPTS]
-    taught = TrainBatch(
+    taught = TrainBatch.from_padded(
         tokens=padded(rows), lengths=np.array([len(r) for r in rows], dtype=np.int32),
         loss_mask=padded([[0] * len(p) + [1] * 12 for p in PROMPTS]).astype(np.bool_), sample_ids=["s"] * len(rows),
     )  # fmt: skip
@@ -396,11 +397,11 @@ def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, ti
             for group in groups:
                 prompt = list(PROMPTS[group.index])
                 rows = [[*prompt, *sample.token_ids.tolist()] for sample in group.samples]
-                shard = TrainBatch(
+                shard = TrainBatch.from_padded(
                     tokens=padded(rows), lengths=np.array([len(r) for r in rows], dtype=np.int32),
                     loss_mask=padded(rows) > 0, sample_ids=["s"] * len(rows),
                 )  # fmt: skip
-                ours = ray.get(policy.numbers.remote(shard, [list(range(len(rows)))], 1.0))
+                ours = shard.padded(ray.get(policy.numbers.remote(shard, [list(range(len(rows)))], 1.0)))
                 for row, sample in zip(ours, group.samples, strict=True):
                     got = row[len(prompt) : len(prompt) + len(sample.token_ids)]
                     assert np.abs(got - sample.logprobs).max() < 1e-4

@@ -161,7 +161,7 @@ class Plain:
         self.adam = torch.optim.AdamW(self.hf.parameters(), LR, tuple(o.betas), o.eps, o.weight_decay)
 
     def scores(self, batch: TrainBatch) -> torch.Tensor:
-        rows = [torch.tensor(batch.tokens[i : i + 1, :n], dtype=torch.int64) for i, n in enumerate(batch.lengths)]
+        rows = [torch.tensor(row[None], dtype=torch.int64) for row in np.split(batch.tokens, batch.offsets[1:-1])]
         return torch.cat([self.hf(input_ids=row).logits for row in rows])
 
     def update(self, batch: TrainBatch) -> tuple[M.Metrics, float]:

@@ -17,7 +17,7 @@ from tests.loops.test_online import make_run
 
 def batch(rollout: float, old: float = -1.0) -> TrainBatch:
     """Two rows with one trained token each; the first agrees."""
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.ones((2, 2), np.int32),
         lengths=np.array([2, 2], np.int32),
         loss_mask=np.array([[False, True], [False, True]]),

@@ -151,8 +151,8 @@ def _ours(trainer: Any, inputs: dict[str, Tensor]) -> TrainBatch:
         theirs.ref_logprobs = tiny.train_batch(inputs, ref_logprobs=inputs["ref_per_token_logps"]).ref_logprobs
     for name, array in found.items():  # log-probs at a temperature, before anything is made of them
         expected = getattr(theirs, name)[batch.loss_mask]
-        np.testing.assert_allclose(array.numpy()[batch.loss_mask], expected, rtol=0, atol=2e-6)
-    return batch.with_arrays(**{name: array.float().numpy() for name, array in found.items()})
+        np.testing.assert_allclose(batch.flat(array.numpy())[batch.loss_mask], expected, rtol=0, atol=2e-6)
+    return batch.with_arrays(**{name: batch.flat(array.float().numpy()) for name, array in found.items()})
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -232,7 +232,7 @@ def test_sampler_correction(make: Make, level: CorrectionLevel, mode: Correction
     theirs = tiny.train_batch(side.inputs, values=ratio).values
     assert theirs is not None
     mask = side.batch.loss_mask
-    np.testing.assert_allclose(weights.numpy()[mask], theirs[mask], rtol=1e-5)
+    np.testing.assert_allclose(side.batch.flat(weights.numpy())[mask], theirs[mask], rtol=1e-5)
 
 
 def test_accumulation_of_equal_micro_batches(make: Make) -> None:
@@ -270,7 +270,7 @@ def test_uneven_micro_batches_move_the_loss_of_trl(make: Make) -> None:
 def test_rows_without_a_trained_token(make: Make, loss_type: str) -> None:
     """TRL divides by all rows, we by those that train: masking truncated samples does not shrink the others' step."""
     side = make(loss_type=loss_type, mask_truncated_completions=True, gaps=False)
-    trained = int(side.batch.loss_mask.any(1).sum())
+    trained = int((side.batch.loss_counts > 0).sum())
     assert 0 < trained < len(side.batch)
     ours, _ = side.ours(aggregation=AGGREGATIONS[loss_type])
     assert side.theirs().item() == pytest.approx(ours.item() * trained / len(side.batch), abs=1e-6)
@@ -328,5 +328,6 @@ def test_dr_grpo_from_rewards_to_gradient(make: Make) -> None:
     """Nothing taken from TRL but the samples and their scores."""
     side = make(loss_type="dr_grpo", scale_rewards="none")
     advantages = group_advantages(SCORES, GROUP_IDS, "mean", "none", valid=torch.isfinite(SCORES)).numpy()
-    side.batch = side.batch.with_arrays(advantages=(advantages[:, None] * side.batch.loss_mask).astype(np.float32))
+    per_token = np.repeat(advantages, side.batch.lengths) * side.batch.loss_mask
+    side.batch = side.batch.with_arrays(advantages=per_token.astype(np.float32))
     side.assert_equal(aggregation=Aggregation.seq_sum_constant)

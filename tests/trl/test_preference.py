@@ -106,7 +106,7 @@ def rows_of(model: Any, ref_model: Any, batch: Mapping[str, Tensor]) -> tuple[Tr
     tokens, attention = batch["input_ids"][order], batch["attention_mask"][order]
     with torch.no_grad():
         ref = token_logprobs(ref_model(input_ids=tokens, use_cache=False).logits, tokens)
-    rows = TrainBatch(
+    rows = TrainBatch.from_padded(
         tokens=tokens.numpy().astype(np.int32),
         lengths=attention.sum(1).numpy().astype(np.int32),
         loss_mask=batch["completion_mask"][order].bool().numpy(),
@@ -134,7 +134,7 @@ def test_dpo_objective(tmp_path: Path, sft_coef: float) -> None:
     ours, _ = goal.loss(Outputs(logprobs), TensorBatch.from_train_batch(rows), goal.denominator(rows))
     theirs = trainer.compute_loss(trainer.model, batch)
     if sft_coef:
-        mask = torch.tensor(rows.loss_mask)[::2]
+        mask = torch.tensor(rows.padded("loss_mask"))[::2]
         over_tokens = -masked_mean(logprobs[::2], mask)
         over_responses = -masked_mean(logprobs[::2], mask, 1).mean()
         assert abs(over_tokens.item() - over_responses.item()) > 1e-3
@@ -148,7 +148,7 @@ def test_sft_trainer(tmp_path: Path) -> None:
     trainer = trainer_of(tiny.SFTTrainer, arguments, tiny.build(tmp_path / "model"), data)
     batch = dict(next(iter(trainer.get_train_dataloader())))
     tokens, mask = batch["input_ids"], batch["labels"] != -100
-    rows = TrainBatch(
+    rows = TrainBatch.from_padded(
         tokens=tokens.numpy().astype(np.int32),
         lengths=batch["attention_mask"].sum(1).numpy().astype(np.int32),
         loss_mask=mask.numpy(),

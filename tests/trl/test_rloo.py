@@ -83,9 +83,10 @@ def make(tmp_path: Path, **settings: Any) -> Side:
     width = inputs["completion_ids"].shape[1]
     batch = tiny.train_batch(inputs, advantages=inputs["advantages"][:, None].expand(-1, width))
     with torch.no_grad():
-        arrays = {"old_logprobs": tiny.forward(trainer.model, batch, TEMPERATURE)[0].float().numpy()}
+        arrays = {"old_logprobs": batch.flat(tiny.forward(trainer.model, batch, TEMPERATURE)[0].float().numpy())}
         if trainer.ref_model is not None:
-            arrays["ref_logprobs"] = tiny.forward(trainer.ref_model, batch, TEMPERATURE)[0].float().numpy()
+            ref = tiny.forward(trainer.ref_model, batch, TEMPERATURE)[0].float()
+            arrays["ref_logprobs"] = batch.flat(ref.numpy())
     return Side(trainer, inputs, batch.with_arrays(**arrays))
 
 
@@ -114,17 +115,17 @@ def test_advantages_by_the_algorithm(tmp_path: Path) -> None:
     )
     batch, _ = credit(groups_of(side.batch), side.batch, config, kl_coef=0.2, max_new_tokens=6)
     assert batch.advantages is not None
-    theirs = side.inputs["advantages"][:, None].numpy() * batch.loss_mask
+    theirs = np.repeat(side.inputs["advantages"].numpy(), batch.lengths) * batch.loss_mask
     np.testing.assert_allclose(batch.advantages, theirs, rtol=1e-6, atol=2e-6)
 
 
 def groups_of(batch: TrainBatch) -> list[Group]:
     rows = []
-    for i, length in enumerate(batch.lengths):
-        mask = batch.loss_mask[i, :length]
+    for i, (first, length) in enumerate(zip(batch.offsets, batch.lengths, strict=False)):
+        mask = batch.loss_mask[first : first + length]
         score = float(SCORES[i])
         reward = RewardResult(score) if VALID[i] else RewardResult(0.0, Status.TIMEOUT)
-        tokens, nothing = batch.tokens[i, :length], np.zeros(length, np.float32)
+        tokens, nothing = batch.tokens[first : first + length], np.zeros(length, np.float32)
         start = int(mask.argmax())
         versions = np.where(mask, 0, -1).astype(np.int32)
         uid, sample_id = str(i // GROUP), batch.sample_ids[i]

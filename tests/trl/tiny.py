@@ -119,25 +119,17 @@ def train_batch(inputs: Mapping[str, Tensor], **arrays: Tensor) -> TrainBatch:
     starts = prompt_mask.sum(1).tolist()
     lengths = [start + int(mask.sum()) for start, mask in zip(starts, completion_mask, strict=True)]
     shape = (len(starts), max(lengths))
-    batch = TrainBatch(
-        tokens=np.zeros(shape, np.int32),
-        lengths=np.array(lengths, np.int32),
-        loss_mask=np.zeros(shape, np.bool_),
-        sample_ids=[str(i) for i in range(len(starts))],
-        **{name: np.zeros(shape, np.float32) for name in arrays},
-    )
+    rows: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in arrays}
+    rows |= {"tokens": np.zeros(shape, np.int32), "loss_mask": np.zeros(shape, np.bool_)}
     for i, (start, end) in enumerate(zip(starts, lengths, strict=True)):
-        answer = slice(start, end)
-        batch.tokens[i, :start] = inputs["prompt_ids"][i][prompt_mask[i]]
-        batch.tokens[i, answer] = inputs["completion_ids"][i, : end - start]
-        batch.loss_mask[i, answer] = loss_mask[i, : end - start]
-        for name, array in arrays.items():
-            getattr(batch, name)[i, answer] = array[i, : end - start]
-    return batch
+        rows["tokens"][i, :start] = inputs["prompt_ids"][i][prompt_mask[i]]
+        for name, array in {"tokens": inputs["completion_ids"], "loss_mask": loss_mask, **arrays}.items():
+            rows[name][i, start:end] = array[i, : end - start]
+    return TrainBatch.from_padded(lengths=lengths, sample_ids=[str(i) for i in range(len(starts))], **rows)
 
 
 def forward(model: torch.nn.Module, batch: TrainBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """[b, t] log-probs and entropies by rlcore's ops, from the model's plain logits."""
-    tokens = torch.tensor(batch.tokens, dtype=torch.int64)
+    tokens = torch.tensor(batch.padded("tokens"), dtype=torch.int64)
     logits = model(input_ids=tokens, use_cache=False).logits
     return token_logprobs_and_entropy(logits, tokens, temperature)

@@ -1,4 +1,4 @@
-"""Collates sequences into padded batches."""
+"""Collates sequences into batches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.data.tokenizer import Tokenizer, encode
-from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory
+from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory, offsets_of
 
 
 def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | None = None) -> TrainBatch:
-    """Pads B trajectories on the right to the longest, with the sampler's log-probs.
+    """Concatenates B trajectories, with the sampler's log-probs.
 
     Args:
         advantages: [B], one per sequence, copied to every trained token of its row; 0 elsewhere.
@@ -33,13 +33,12 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
             )
         if t.loss_mask[0]:
             raise ValueError(f"sample {t.sample_id}: the first token has no context and cannot be trained on")
-    lengths = np.array([len(t) for t in trajectories], dtype=np.int32)
     batch = TrainBatch(
-        tokens=_padded([t.tokens for t in trajectories], lengths, np.int32),
-        lengths=lengths,
-        loss_mask=_padded([t.loss_mask for t in trajectories], lengths, np.bool_),
+        tokens=_joined([t.tokens for t in trajectories], np.int32),
+        offsets=offsets_of([len(t) for t in trajectories]),
+        loss_mask=_joined([t.loss_mask for t in trajectories], np.bool_),
         sample_ids=[t.sample_id for t in trajectories],
-        rollout_logprobs=_padded([t.rollout_logprobs for t in trajectories], lengths, np.float32),
+        rollout_logprobs=_joined([t.rollout_logprobs for t in trajectories], np.float32),
     )
     if advantages is None:
         return batch
@@ -49,7 +48,8 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
     if not np.isfinite(per_row).all():
         bad = trajectories[int(np.flatnonzero(~np.isfinite(per_row))[0])]
         raise ValueError(f"sample {bad.sample_id}: the advantage is not finite")
-    return batch.with_arrays(advantages=np.where(batch.loss_mask, per_row[:, None], np.float32(0)))
+    spread = np.repeat(per_row, batch.lengths)
+    return batch.with_arrays(advantages=np.where(batch.loss_mask, spread, np.float32(0)))
 
 
 def collate_pairs(pairs: Sequence[SampledPair]) -> TrainBatch:
@@ -105,18 +105,14 @@ def supervised_batch(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> TrainBa
         np.array([*p.token_ids, *answer, tokenizer.eos_token_id], dtype=np.int32)
         for p, answer in zip(prompts, answers, strict=True)
     ]
-    lengths = np.array([len(row) for row in rows], dtype=np.int32)
-    starts = np.array([max(1, len(p.token_ids)) for p in prompts])
-    columns = np.arange(int(lengths.max()))
+    starts = [max(1, len(p.token_ids)) for p in prompts]
     return TrainBatch(
-        tokens=_padded(rows, lengths, np.int32),
-        lengths=lengths,
-        loss_mask=(columns >= starts[:, None]) & (columns < lengths[:, None]),
+        tokens=_joined(rows, np.int32),
+        offsets=offsets_of([len(row) for row in rows]),
+        loss_mask=_joined([np.arange(len(row)) >= start for row, start in zip(rows, starts, strict=True)], np.bool_),
         sample_ids=[p.uid for p in prompts],
     )
 
 
-def _padded(rows: Sequence[NDArray[Any]], lengths: NDArray[np.int32], dtype: type[Any]) -> NDArray[Any]:
-    out = np.zeros((len(rows), int(lengths.max())), dtype=dtype)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return out
+def _joined(rows: Sequence[NDArray[Any]], dtype: type[Any]) -> NDArray[Any]:
+    return np.concatenate(rows, dtype=dtype, casting="unsafe")

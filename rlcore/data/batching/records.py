@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -9,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from rlcore.data.tables import SIDES
-from rlcore.types import Group, Sample, TrainBatch, Trajectory
+from rlcore.types import Group, Sample, TrainBatch, Trajectory, offsets_of
 
 
 def samples_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
-    """Batches rows of a table of samples, padded on the right. Responses are trained, or the tokens of the loss mask.
+    """Batches rows of a table of samples. Responses are trained, or the tokens of the loss mask.
 
     Args:
         ignored: token ids that are never trained.
@@ -33,7 +34,7 @@ def pairs_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
         ValueError: no rows, or a response without a trained token.
     """
     batch = _batch([table, table], [f"{side}_" for side in SIDES], frozenset(ignored))
-    empty = ~batch.loss_mask.any(axis=1)
+    empty = batch.loss_counts == 0
     if empty.any():
         raise ValueError(f"sample {batch.sample_ids[int(np.flatnonzero(empty)[0])]}: it has no trained token")
     scores = [table[f"{side}_score"].to_pylist() for side in SIDES]
@@ -48,14 +49,16 @@ def _batch(tables: Sequence[pa.Table], prefixes: Sequence[str], ignored: frozens
         raise ValueError("nothing to collate")
     sides = [_rows(table, prefix, ignored) for table, prefix in zip(tables, prefixes, strict=True)]
     rows = [row for together in zip(*sides, strict=True) for row in together]
-    lengths = np.array([len(tokens) for tokens, _, _ in rows], dtype=np.int32)
-    tokens = np.zeros((len(rows), int(lengths.max())), dtype=np.int32)
-    mask = np.zeros(tokens.shape, dtype=np.bool_)
-    for i, (row, trained, _) in enumerate(rows):
-        tokens[i, : len(row)] = row
-        mask[i, len(row) - len(trained) : len(row)] = trained
-    mask[:, :1] = False  # the first token has no context
-    return TrainBatch(tokens=tokens, lengths=lengths, loss_mask=mask, sample_ids=[name for _, _, name in rows])
+    offsets = offsets_of([len(tokens) for tokens, _, _ in rows])
+    masks = ([False] * (len(tokens) - len(trained)) + trained for tokens, trained, _ in rows)
+    mask = np.fromiter(itertools.chain.from_iterable(masks), dtype=np.bool_, count=int(offsets[-1]))
+    mask[offsets[:-1][np.diff(offsets) > 0]] = False  # the first token has no context
+    return TrainBatch(
+        tokens=np.fromiter((token for tokens, _, _ in rows for token in tokens), np.int32, int(offsets[-1])),
+        offsets=offsets,
+        loss_mask=mask,
+        sample_ids=[name for _, _, name in rows],
+    )
 
 
 def _rows(table: pa.Table, prefix: str, ignored: frozenset[int]) -> list[tuple[list[int], list[bool], str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcore.types import Float32, Pair, Sample, TrainBatch
+from rlcore.types import Float32, Pair, Sample, TrainBatch, offsets_of
 
 
 def reward_batch_pairs(
@@ -102,20 +102,16 @@ def _rows(samples: Sequence[Sample], attributes: Sequence[str]) -> TrainBatch:
         raise ValueError("nothing to collate")
     if empty := [s.sample_id for s in samples if not s.token_ids]:
         raise ValueError(f"{len(empty)} of {len(samples)} responses have no token, first {empty[0]}")
-    lengths = np.array([num_tokens(s) for s in samples], dtype=np.int32)
+    offsets = offsets_of([num_tokens(s) for s in samples])
     starts = np.array([len(s.prompt.token_ids) for s in samples])
-    columns = np.arange(int(lengths.max()))
-    real = columns < lengths[:, None]
-    tokens = np.zeros(real.shape, dtype=np.int32)
-    tokens[real] = np.concatenate([np.array([*s.prompt.token_ids, *s.token_ids], dtype=np.int32) for s in samples])
     targets: Float32 | None = None
     if attributes:
         wanted: Any = [targets_of(s, attributes) for s in samples]
         targets = np.array(wanted, dtype=np.float32)
     return TrainBatch(
-        tokens=tokens,
-        lengths=lengths,
-        loss_mask=real & (columns >= starts[:, None]),
+        tokens=np.array([token for s in samples for token in (*s.prompt.token_ids, *s.token_ids)], dtype=np.int32),
+        offsets=offsets,
+        loss_mask=np.arange(offsets[-1]) >= np.repeat(offsets[:-1] + starts, np.diff(offsets)),
         sample_ids=[s.sample_id for s in samples],
         targets=targets,
     )

@@ -130,7 +130,7 @@ def _kto(context: StageContext, table: pa.Table, dropped: int) -> Artefact:
     def update(units: Units, rate: float) -> M.Metrics:
         far = apart.put(across(units), units)
         assert far.ref_logprobs is not None
-        sums = [(x * far.loss_mask).sum(axis=1) for x in (policy.logprobs(far, 1.0), far.ref_logprobs)]
+        sums = [(far.padded(x * far.loss_mask)).sum(axis=1) for x in (policy.logprobs(far, 1.0), far.ref_logprobs)]
         point = float(kto_reference_point(*(torch.from_numpy(s) for s in sums)))
         metrics = policy.update(known.put(plain(units), units), rate, replace(base, kl=point))
         return metrics | {"actor/kto_kl": M.Last(point)}

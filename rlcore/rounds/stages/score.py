@@ -143,7 +143,8 @@ def _by_question(context: StageContext, samples: Sequence[Sample]) -> list[Sampl
 
     batch = samples_batch(tables.from_samples(questions(samples, config, live.render, tokens)))
     scored_tokens = live.world.policy.logprobs(batch, 1.0)
-    logprobs = np.where(batch.loss_mask, scored_tokens, 0.0).sum(axis=1, dtype=np.float64).reshape(len(samples), -1)
+    trained = batch.padded(np.where(batch.loss_mask, scored_tokens, 0.0))
+    logprobs = trained.sum(axis=1, dtype=np.float64).reshape(len(samples), -1)
     made = []
     for sample, row in zip(samples, logprobs.tolist(), strict=True):
         read = read_choice(Reply(logprobs=tuple(row)), tuple(config.answers.values()))

@@ -23,7 +23,7 @@ from rlcore.types import TrainBatch
 
 def batch(mask: list[list[int]]) -> TrainBatch:
     loss_mask = np.array(mask, dtype=np.bool_)
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.ones(loss_mask.shape, dtype=np.int32),
         lengths=np.full(len(mask), loss_mask.shape[1], dtype=np.int32),
         loss_mask=loss_mask,
@@ -45,7 +45,7 @@ def test_first_column(mask: list[list[int]], column: int) -> None:
 
 
 def test_padding_row_adds_nothing_to_a_loss_and_keeps_the_gradient_path() -> None:
-    like = batch([[0, 1]]).with_arrays(old_logprobs=np.ones((1, 2), np.float32), advantages=np.ones((1, 2), np.float32))
+    like = batch([[0, 1]]).with_arrays(old_logprobs=np.ones(2, np.float32), advantages=np.ones(2, np.float32))
     row = padding_row(like)
     assert row.sample_ids == [""]
     assert row.num_loss_tokens == 0

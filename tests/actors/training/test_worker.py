@@ -61,7 +61,7 @@ class Recorder:
 
 
 def batch(rows_per_unit: int = 1) -> TrainBatch:
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.array([[5, 6, 7], [5, 6, 0], [8, 9, 4], [8, 3, 0]], dtype=np.int32),
         lengths=np.array([3, 2, 3, 2], dtype=np.int32),
         loss_mask=np.array([[0, 1, 1], [0, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=np.bool_),
@@ -144,7 +144,7 @@ def test_speed_and_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["policy gradient", "preference", "value", "reward"],
 )
 def test_padding_is_a_whole_unit_and_adds_nothing(unit: int, objective: Objective) -> None:
-    zeros = np.zeros((4, 3), dtype=np.float32)
+    zeros = np.zeros(10, dtype=np.float32)
     like = batch(unit).with_arrays(advantages=zeros, ref_logprobs=zeros, values=zeros, returns=zeros)
     row = padding_row(like)
     assert (len(row), row.rows_per_unit) == (unit, unit)

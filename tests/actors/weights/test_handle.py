@@ -86,7 +86,7 @@ def batch_of(lengths: Sequence[int], rows_per_unit: int = 1) -> TrainBatch:
     sizes = np.array(lengths, dtype=np.int32)
     column = np.arange(int(sizes.max()))
     real = column < sizes[:, None]
-    return TrainBatch(
+    return TrainBatch.from_padded(
         tokens=np.where(real, np.arange(1, len(sizes) + 1)[:, None], 0).astype(np.int32),
         lengths=sizes,
         loss_mask=real & (column > 0),
@@ -155,10 +155,8 @@ class Model:
         self.calls: list[Any] = []
 
     def numbers(self, shard: TrainBatch, micro_batches: list[list[int]], temperature: float = 0.0) -> Any:
-        result = np.zeros(shard.tokens.shape, dtype=np.float32)
-        for rows in micro_batches:
-            result[rows] = shard.tokens[rows]
-        return result + np.float32(temperature) * (shard.tokens > 0)
+        assert sorted(row for rows in micro_batches for row in rows) == list(range(len(shard)))
+        return shard.tokens + np.float32(temperature)
 
     def update(self, shard: TrainBatch, micro_batches: list[list[int]], denominator: float, rate: float, *rest: Any):
         self.calls.append((list(shard.sample_ids), micro_batches, denominator, rate, *rest))
@@ -181,7 +179,7 @@ def test_answers_come_back_in_their_places(ranks: int, unit: int) -> None:
     batch = batch_of([3, 9, 1, 4, 7], unit)
     pool: Any = Pool(*(Model() for _ in range(ranks)))
     handle = LanguageModelHandle(pool, 12, DeadlinesConfig(), temperature=0.5)
-    assert np.array_equal(handle.logprobs(batch), np.where(batch.tokens > 0, batch.tokens + 0.5, 0))
+    assert np.array_equal(handle.logprobs(batch), batch.tokens + 0.5)
     assert np.array_equal(ValueHandle(pool, 12, DeadlinesConfig()).values(batch), batch.tokens)
 
 

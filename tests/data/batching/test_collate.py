@@ -1,4 +1,4 @@
-"""Collating sequences into padded batches."""
+"""Collating sequences into batches."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ def trajectory(name: str, prompt: list[int], response: list[int], mask: list[boo
     )
 
 
-def test_collate_pads_on_the_right_and_spreads_advantages_over_trained_tokens():
+def test_collate_joins_the_rows_and_spreads_advantages_over_trained_tokens():
     rows = [trajectory("a", [9, 6], [5, 4, 1]), trajectory("b", [7], [2, 8, 1], [False, True, False, True])]
     batch = collate(rows, [0.5, -2.0])
-    np.testing.assert_array_equal(batch.tokens, [[9, 6, 5, 4, 1], [7, 2, 8, 1, 0]])
+    np.testing.assert_array_equal(batch.tokens, [9, 6, 5, 4, 1, 7, 2, 8, 1])
+    np.testing.assert_array_equal(batch.offsets, [0, 5, 9])
     np.testing.assert_array_equal(batch.lengths, [5, 4])
-    np.testing.assert_array_equal(batch.loss_mask, [[0, 0, 1, 1, 1], [0, 1, 0, 1, 0]])
-    np.testing.assert_array_equal(batch.advantages, [[0, 0, 0.5, 0.5, 0.5], [0, -2, 0, -2, 0]])
-    np.testing.assert_allclose(batch.rollout_logprobs, [[0, 0, -0.5, -0.4, -0.1], [0, -0.2, 0, -0.1, 0]], atol=1e-7)
+    np.testing.assert_array_equal(batch.loss_mask, [0, 0, 1, 1, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(batch.advantages, [0, 0, 0.5, 0.5, 0.5, 0, -2, 0, -2])
+    np.testing.assert_allclose(batch.rollout_logprobs, [0, 0, -0.5, -0.4, -0.1, 0, -0.2, 0, -0.1], atol=1e-7)
     assert batch.sample_ids == ["a#0.0", "b#0.0"]
-    dtypes = (batch.tokens.dtype, batch.lengths.dtype, batch.loss_mask.dtype, batch.advantages.dtype)
-    assert dtypes == (np.int32, np.int32, np.bool_, np.float32)
+    dtypes = (batch.tokens.dtype, batch.offsets.dtype, batch.loss_mask.dtype, batch.advantages.dtype)
+    assert dtypes == (np.int32, np.int64, np.bool_, np.float32)
     assert batch.rollout_logprobs.dtype == np.float32
 
 
@@ -47,7 +48,7 @@ def test_collate_without_advantages_and_from_read_only_arrays():
         array.flags.writeable = False
     batch = collate([row])
     assert batch.advantages is None
-    batch.tokens[0, 0] = 1  # the batch's own memory
+    batch.tokens[0] = 1  # the batch's own memory
     assert row.tokens[0] == 9
 
 
@@ -77,13 +78,14 @@ def by_reference(row: Trajectory) -> Trajectory:
 def test_pairs_lie_side_by_side_with_their_rewards():
     a, b, c, d = (trajectory(n, [9, 6], r) for n, r in zip("abcd", [[5, 1], [4], [3, 2, 1], [7, 8]], strict=True))
     batch = collate_pairs([pair(a, b, (1.0, 0.5)), pair(c, d, (-1.0, -2.0))])
-    np.testing.assert_array_equal(batch.tokens, [[9, 6, 5, 1, 0], [9, 6, 4, 0, 0], [9, 6, 3, 2, 1], [9, 6, 7, 8, 0]])
+    rows = [[9, 6, 5, 1, 0], [9, 6, 4, 0, 0], [9, 6, 3, 2, 1], [9, 6, 7, 8, 0]]
+    np.testing.assert_array_equal(batch.padded("tokens"), rows)
     np.testing.assert_array_equal(batch.scores, [1.0, 0.5, -1.0, -2.0])
     assert batch.scores.dtype == np.float32
     assert batch.sample_ids == ["a#0.0", "b#0.0", "c#0.0", "d#0.0"]
     assert batch.rows_per_unit == batch.select([2, 3]).rows_per_unit == 2
     assert batch.by_opponent is None  # one sampler for all
-    np.testing.assert_array_equal(batch.rollout_logprobs[0], np.float32([0, 0, -0.5, -0.1, 0]))
+    np.testing.assert_array_equal(batch.rollout_logprobs[:4], np.float32([0, 0, -0.5, -0.1]))
 
 
 def test_rows_of_an_opponent_are_marked_apart_from_advantages():
@@ -117,21 +119,22 @@ def prompt(tokenizer, text: str, reference: str | None) -> Prompt:
 
 def test_supervised_batch_trains_on_reference_and_end_token(tokenizer):
     batch = supervised_batch([prompt(tokenizer, "74+85=", "501"), prompt(tokenizer, "1 + 1 =", " 2")], tokenizer)
-    assert [tokenizer.decode(row[:n]) for row, n in zip(batch.tokens, batch.lengths, strict=True)] == [
+    assert [tokenizer.decode(row[:n]) for row, n in zip(batch.padded("tokens"), batch.lengths, strict=True)] == [
         "74+85=501<eos>",
         "1 + 1 = 2<eos>",
     ]
-    trained = [tokenizer.decode(row[mask]) for row, mask in zip(batch.tokens, batch.loss_mask, strict=True)]
+    masks = batch.padded("loss_mask")
+    trained = [tokenizer.decode(row[mask]) for row, mask in zip(batch.padded("tokens"), masks, strict=True)]
     assert trained == ["501<eos>", " 2<eos>"]
     np.testing.assert_array_equal(batch.lengths, [10, 10])
     assert batch.sample_ids == ["74+85=", "1 + 1 ="]
 
 
-def test_supervised_batch_pads_and_an_empty_reference_leaves_the_end_token(tokenizer):
+def test_supervised_batch_is_ragged_and_an_empty_reference_leaves_the_end_token(tokenizer):
     batch = supervised_batch([prompt(tokenizer, "ab", ""), prompt(tokenizer, "c", "defg")], tokenizer)
     np.testing.assert_array_equal(batch.lengths, [3, 6])
-    np.testing.assert_array_equal(batch.loss_mask, [[0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]])
-    np.testing.assert_array_equal(batch.tokens[0, 2:], [tokenizer.eos_token_id, 0, 0, 0])
+    np.testing.assert_array_equal(batch.loss_mask, [0, 0, 1, 0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(batch.tokens[[2, 8]], [tokenizer.eos_token_id] * 2)
 
 
 def test_supervised_batch_refuses(tokenizer):

@@ -40,31 +40,31 @@ def test_by_hand():
         sample("b", (4, 5, 6, 1), (True, False, False, True), other),
         sample("c", (5,), (False,), other),
     )
-    assert found.tokens.tolist() == [[7, 8, 1, 2, 3], [9, 4, 5, 6, 1], [9, 5, 0, 0, 0]]
-    assert found.loss_mask.astype(int).tolist() == [[0, 0, 1, 1, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]
+    assert found.tokens.tolist() == [7, 8, 1, 2, 3, 9, 4, 5, 6, 1, 9, 5]
+    assert found.loss_mask.astype(int).tolist() == [0, 0, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0]
     assert found.lengths.tolist() == [5, 5, 2]
     assert list(found.sample_ids) == ["a", "b", "c"]
     assert found.rows_per_unit == 1
     assert found.scores is None
-    assert (found.tokens.dtype, found.loss_mask.dtype, found.lengths.dtype) == (np.int32, np.bool_, np.int32)
+    assert (found.tokens.dtype, found.loss_mask.dtype, found.offsets.dtype) == (np.int32, np.bool_, np.int64)
 
 
 def test_tokens_that_are_never_trained_on():
     """4 is a header: masked in responses, and only there. What a mask leaves out stays out."""
     found = batch_of(sample("a", (4, 2, 4)), sample("b", (4, 2, 3), (True, True, False)), ignored=[4, 99])
-    assert found.loss_mask[:, 2:].astype(int).tolist() == [[0, 1, 0], [0, 1, 0]]
-    assert found.tokens[0].tolist() == [7, 8, 4, 2, 4]
+    assert found.padded("loss_mask")[:, 2:].astype(int).tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert found.tokens[:5].tolist() == [7, 8, 4, 2, 4]
 
 
 def test_without_a_prompt_the_first_token_has_no_context():
     found = batch_of(sample("a", (3, 4), prompt=Prompt("e", (), "")))
-    assert found.loss_mask.astype(int).tolist() == [[0, 1]]
+    assert found.loss_mask.astype(int).tolist() == [0, 1]
 
 
 def test_an_empty_response_is_a_row_that_trains_nothing():
     found = batch_of(sample("a", ()), sample("b", (1,)))
     assert found.lengths.tolist() == [2, 3]
-    assert found.loss_mask.any(axis=1).tolist() == [False, True]
+    assert found.loss_counts.tolist() == [0, 1]
 
 
 RESPONSES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=6)
@@ -82,19 +82,18 @@ def test_against_a_loop_over_tokens(rows, ignored):
         for i, (asked, said, masked) in enumerate(rows)
     ]  # fmt: skip
     found = batch_of(*records, ignored=ignored)
-    assert found.tokens.shape[1] == max(len(asked) + len(said) for asked, said, _ in rows)
+    place = 0
     for i, (asked, said, masked) in enumerate(rows):
-        place = 0
+        start = place
+        assert found.offsets[i] == start
         for token in asked:
-            assert (found.tokens[i, place], found.loss_mask[i, place]) == (token, False)
+            assert (found.tokens[place], found.loss_mask[place]) == (token, False)
             place += 1
         for token, trained in said:
-            wanted = (trained or not masked) and token not in ignored and place > 0
-            assert (found.tokens[i, place], found.loss_mask[i, place]) == (token, wanted)
+            wanted = (trained or not masked) and token not in ignored and place > start
+            assert (found.tokens[place], found.loss_mask[place]) == (token, wanted)
             place += 1
-        assert found.lengths[i] == place
-        assert not found.tokens[i, place:].any()
-        assert not found.loss_mask[i, place:].any()
+    assert found.num_tokens == len(found.tokens) == len(found.loss_mask) == place
 
 
 # ---- pairs
@@ -106,8 +105,8 @@ def test_pairs_are_rows_in_turn():
         (sample("a", (1, 2), prompt=one, score=0.5), sample("b", (3,), prompt=one, score=0.25)),
         (sample("c", (4,), prompt=two, score=2.0), sample("d", (5, 6), (False, True), two, -1.0)),
     )
-    assert found.tokens.tolist() == [[7, 1, 2], [7, 3, 0], [8, 4, 0], [8, 5, 6]]
-    assert found.loss_mask.astype(int).tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert found.tokens.tolist() == [7, 1, 2, 7, 3, 8, 4, 8, 5, 6]
+    assert found.loss_mask.astype(int).tolist() == [0, 1, 1, 0, 1, 0, 1, 0, 0, 1]
     assert list(found.sample_ids) == ["a", "b", "c", "d"]
     assert found.rows_per_unit == 2
     assert found.scores.tolist() == [0.5, 0.25, 2.0, -1.0]

@@ -31,9 +31,9 @@ def pair(uid: str, k: int = 0, strength: float | None = None) -> Pair:
 
 def test_pairs_become_rows_that_stay_together() -> None:
     batch = reward_batch_pairs([pair("a", strength=2.0), pair("b")], NAMES, labels=[0.9, 0.25])
-    assert batch.tokens.tolist() == [[7, 8, 3, 4, 1], [7, 8, 5, 1, 0]] * 2
+    assert batch.tokens.tolist() == [7, 8, 3, 4, 1, 7, 8, 5, 1] * 2
     assert batch.lengths.tolist() == [5, 4] * 2
-    assert batch.loss_mask.tolist() == [[False, False, True, True, True], [False, False, True, True, False]] * 2
+    assert batch.loss_mask.astype(int).tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 1] * 2
     assert batch.sample_ids == ["a#0.0", "a#0.1", "b#0.0", "b#0.1"]
     assert batch.rows_per_unit == 2
     assert batch.strengths is not None

@@ -65,7 +65,7 @@ def scored(scorer, *groups):
     return [f.result(timeout=30) for f in [scorer.submit(g) for g in groups]]
 
 
-def reward_model(rewards=lambda batch: batch.tokens.sum(1).astype(np.float32)):
+def reward_model(rewards=lambda batch: batch.padded("tokens").sum(1).astype(np.float32)):
     return RewardModelScorer(rewards, 60.0, lambda groups: collate([t for g in groups for t in g.trajectories]))
 
 

@@ -100,7 +100,10 @@ def test_the_reference_point_of_kto_is_taken_across_prompts(tmp_path):
     stand.actors = noted
     stand.run()
     # prompt i is the token i, and its samples' ids begin with it
-    own = [[name[1] == str(batch.tokens[i, 0]) for i, name in enumerate(batch.sample_ids)] for batch in asked]
+    own = [
+        [name[1] == str(first) for name, first in zip(batch.sample_ids, batch.tokens[batch.offsets[:-1]], strict=True)]
+        for batch in asked
+    ]
     assert len(own) == 1 + 2 + 6  # what the engines said, the reference of both, then one a step
     assert all(own[0] + own[1])
     assert not any(same for rows in own[2:] for same in rows)

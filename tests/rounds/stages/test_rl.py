@@ -44,7 +44,7 @@ def scores(scorer) -> list[float]:
 
 def test_who_rewards():
     model = RewardModelScorer(
-        lambda batch: batch.tokens[:, 1].astype(np.float32),
+        lambda batch: batch.padded("tokens")[:, 1].astype(np.float32),
         10,
         lambda gs: collate([t for g in gs for t in g.trajectories]),
     )
