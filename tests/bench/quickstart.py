@@ -23,18 +23,19 @@ from pathlib import Path
 PHASES = ("gen", "reward", "old_log_prob", "ref", "update_actor", "update_weights")
 
 
-def ours(folder: Path, start: Path | None, steps: int, tokens: int) -> list[dict[str, float]]:
+def ours(folder: Path, start: Path | None, steps: int, tokens: int, *extra: str) -> list[dict[str, float]]:
+    """Rows of all steps but the first two, which warm caches up; `extra` are overrides."""
     run = folder / "ours"
     overrides = [
         f"run_dir={run}", "resume=never",
         f"trainer.steps={steps}", "trainer.warmup.steps=0", "trainer.checkpoint.every=0",
         "trainer.eval.every=0", "data.num_eval=8", f"rollout.max_new_tokens={tokens}", "tracking.wandb.mode=disabled",
         "tracking.console=false",
-        *([f"model.path={start}"] if start else []),
+        *([f"model.path={start}"] if start else []), *extra,
     ]  # fmt: skip
     subprocess.run(["rlcore", "train", *overrides], check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["step"] > 2]  # the first two warm caches up
+    return [row for row in rows if row["step"] > 2]
 
 
 def theirs(folder: Path, model: Path, steps: int, tokens: int, threads: int) -> list[float]:
