@@ -99,7 +99,8 @@ POLICY_LOSSES = Registry("policy loss", _CURE.format("loss"), paths=True)
 def advantage(name: str) -> Callable[[F], F]:
     """Registers an advantage function for `algorithm.advantage`.
 
-    It takes an `rlcore.algorithms.advantages.AdvantageInputs` and returns [B, T] advantages, or (advantages, returns).
+    It takes an `rlcore.algorithms.advantages.AdvantageInputs` and returns advantages, or (advantages, returns): [N],
+    a number for every token, or [B], one for every row.
 
     Raises:
         RegistryError: the name is empty, contains a colon, or is a duplicate.

@@ -18,12 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlcore.ragged import Int64, offsets_of, row_chunks, tokens_of
+
 Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
-
-CHUNK = 1 << 20  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +243,11 @@ class TrainBatch:
     def loss_counts(self) -> Int64:
         """[B], trained tokens of each row."""
         counts = np.zeros(len(self), dtype=np.int64)
-        for rows in row_chunks(self.offsets):
-            offsets = self.offsets[rows.start : rows.stop + 1]
-            filled = np.diff(offsets) > 0  # `reduceat` gives an empty row the number of the next one
+        for rows, part in self.chunks():
+            filled = part.lengths > 0  # `reduceat` gives an empty row the number of the next one
             if filled.any():
-                trained = self.loss_mask[offsets[0] : offsets[-1]].view(np.uint8)
-                found = np.add.reduceat(trained, (offsets[:-1] - offsets[0])[filled], dtype=np.int64)
-                counts[rows][filled] = found
+                trained = part.loss_mask.view(np.uint8)
+                counts[rows][filled] = np.add.reduceat(trained, part.offsets[:-1][filled], dtype=np.int64)
         return counts
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> TrainBatch:
@@ -277,6 +274,15 @@ class TrainBatch:
                 raise ValueError(f"{name} has shape {array.shape}, the batch has {self.tokens.shape}")
         return replace(self, **arrays)  # type: ignore[arg-type]
 
+    def chunks(self) -> Iterator[tuple[slice, TrainBatch]]:
+        """Consecutive rows, few tokens at a time, without copies: their row numbers and those rows as a batch."""
+        for rows in row_chunks(self.offsets):
+            offsets = self.offsets[rows.start : rows.stop + 1]
+            names = {name: slice(offsets[0], offsets[-1]) for name in ("tokens", "loss_mask", *self.ARRAYS)}
+            names |= dict.fromkeys((*self.OF_ROWS, "sample_ids"), rows)
+            part = {name: array[at] for name, at in names.items() if (array := getattr(self, name)) is not None}
+            yield rows, replace(self, offsets=offsets - offsets[0], **part)
+
     def padded(self, array: str | NDArray[Any]) -> NDArray[Any]:
         """A copy of an array of tokens, by name or itself, as [B, T], with 0 after the end of each row."""
         flat: NDArray[Any] = getattr(self, array) if isinstance(array, str) else array
@@ -289,42 +295,6 @@ class TrainBatch:
         """[N] from [B, T], padded on the right; the opposite of `padded`."""
         out: NDArray[Any] = padded[np.arange(padded.shape[1]) < self.lengths[:, None]]
         return out
-
-
-def offsets_of(lengths: Sequence[int] | NDArray[Any]) -> Int64:
-    """[B + 1] starts of rows of these lengths, and the end of the last one.
-
-    >>> offsets_of([3, 2])
-    array([0, 3, 5])
-    """
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
-def row_chunks(offsets: Int64, tokens: int = CHUNK) -> Iterator[slice]:
-    """Consecutive rows of at most `tokens` tokens together, or a single row with more: what is computed from them at
-    once needs little memory.
-    """
-    start, rows = 0, len(offsets) - 1
-    while start < rows:
-        stop = int(np.searchsorted(offsets, offsets[start] + tokens, side="right")) - 1
-        stop = max(start + 1, stop)
-        yield slice(start, stop)
-        start = stop
-
-
-def tokens_of(offsets: Int64, rows: Int64) -> Int64:
-    """Positions in a flat array of the tokens of these rows, in their order.
-
-    >>> tokens_of(np.array([0, 3, 5]), np.array([1, 0]))
-    array([3, 4, 0, 1, 2])
-    """
-    lengths = offsets[rows + 1] - offsets[rows]
-    ends = np.cumsum(lengths)
-    positions: Int64 = np.repeat(offsets[rows] - ends + lengths, lengths)
-    positions += np.arange(len(positions))
-    return positions
 
 
 @dataclass(frozen=True)

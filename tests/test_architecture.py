@@ -77,6 +77,7 @@ COVERED_BY = {
     "actors/inputs.py": "tests/actors/commands/test_plan.py",
     "actors/training/distributed.py": "tests/integration/test_training.py",
     "actors/training/handles.py": "tests/actors/weights/test_handle.py",
+    "rlcore/ragged.py": "tests/test_types.py",
     "actors/training/masters.py": "tests/integration/test_training.py",
     "actors/training/reshard.py": "tests/integration/test_training.py",
     "actors/verifying/handle.py": "tests/actors/placement/test_restarts.py",

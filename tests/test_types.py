@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcore.types import TrainBatch, offsets_of, row_chunks, tokens_of
+from rlcore.ragged import offsets_of, row_chunks, tokens_of
+from rlcore.types import TrainBatch
 
 LENGTHS = st.lists(st.integers(0, 5), min_size=1, max_size=8)
 
@@ -85,7 +86,7 @@ def test_chunks_are_whole_rows_in_turn(lengths: list[int], limit: int) -> None:
 
 
 def test_counts_over_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlcore.types.row_chunks", lambda offsets: row_chunks(offsets, 3))
+    monkeypatch.setattr("rlcore.ragged.CHUNK", 3)
     batch = batch_of([0, 2, 0, 3, 1, 1, 0, 0, 7, 0])
     assert batch.loss_counts.tolist() == [sum(row) for row in rows_of(batch.loss_mask, batch)]
 

@@ -18,8 +18,9 @@ from actors.training.worker import ModelWorker
 from rlcore import metrics as M
 from rlcore.data.batching.balance import split
 from rlcore.objective import Objective
+from rlcore.ragged import tokens_of
 from rlcore.storage.durable import FileSums
-from rlcore.types import Float32, RewardScale, TrainBatch, tokens_of
+from rlcore.types import Float32, RewardScale, TrainBatch
 
 Shard = tuple[list[int], TrainBatch, list[list[int]]]
 

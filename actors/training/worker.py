@@ -23,8 +23,9 @@ from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
 from rlcore.objective import Objective, TensorBatch
+from rlcore.ragged import offsets_of, tokens_of
 from rlcore.storage.durable import FileSums
-from rlcore.types import Float32, TrainBatch, offsets_of, tokens_of
+from rlcore.types import Float32, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)

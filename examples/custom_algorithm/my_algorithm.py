@@ -15,7 +15,7 @@ def ranks(x: AdvantageInputs) -> Tensor:
     """(Samples of the same prompt that this one beats - samples that beat it) / number of others: -1 to 1."""
     same_prompt = (x.group_ids[:, None] == x.group_ids) & x.valid  # [B, B]
     ahead = torch.sign(x.scores[:, None] - x.scores) * same_prompt
-    return x.spread(ahead.sum(1) / (same_prompt.sum(1) - 1).clamp(min=1))
+    return ahead.sum(1) / (same_prompt.sum(1) - 1).clamp(min=1)
 
 
 @rlcore.policy_loss("leash")

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
+from rlcore.algorithms.advantages import AdvantageInputs, Result, evaluate, find_advantage
 from rlcore.algorithms.config import Aggregation, AlgorithmConfig, Anchor, CorrectionLevel, FilterConfig, KLPlace
 from rlcore.algorithms.mismatch_metrics import mismatch
-from rlcore.algorithms.shaping import kl_per_token, overlong_penalty
+from rlcore.algorithms.shaping import overlong_penalty
 from rlcore.metrics import Max, Mean, Metric, Metrics, Min
 from rlcore.objective import Outputs, TensorBatch, means, needed, zero_loss
 from rlcore.ops import policy_losses
 from rlcore.ops.aggregate import aggregate, count_denominator
 from rlcore.ops.kl import kl_estimate
-from rlcore.ops.masking import keep, masked_mean, masked_whiten
+from rlcore.ops.masking import keep, masked_mean
 from rlcore.registry import POLICY_LOSSES, absolute, load_file, origin, policy_loss
 from rlcore.types import Float32, Group, TrainBatch, Trajectory
 
@@ -84,31 +85,50 @@ def credit(
 
     Raises:
         ValueError: groups and rows differ, the batch lacks an array that the config needs, or the advantage function
-            returns another shape than [B, T] or a number that is not finite.
+            returns another shape than [N] or [B], or a number that is not finite.
         RegistryError: unknown advantage function.
     """
     inputs, metrics = advantage_inputs(groups, batch, config, kl_coef, max_new_tokens)
-    function = find_advantage(inputs.config)
-    found = function(inputs)
-    raw, returns = found if isinstance(found, tuple) else (found, None)
-    trained = inputs.mask & inputs.valid[:, None]
-    advantages = _checked(raw, trained, f"advantages of {origin(function)}")
-    if config.whiten:
-        advantages = masked_whiten(advantages, trained)
-    if bool(trained.any()):
-        kept = advantages[trained]
-        metrics["critic/advantages/mean"] = Mean(float(kept.sum()), kept.numel())
-        metrics["critic/advantages/min"] = Min(float(kept.min()))
-        metrics["critic/advantages/max"] = Max(float(kept.max()))
-    arrays = {"advantages": _array(batch, advantages)}
-    if returns is not None:
-        returns = _checked(returns, trained, f"returns of {origin(function)}")
+    results = evaluate(find_advantage(inputs.config), inputs)
+    whitening = _whitening(results) if config.whiten else None
+    arrays: dict[str, Float32] = {}
+    totals = dict.fromkeys(("advantages", "returns"), 0.0)
+    count, lowest, highest, end = 0, math.inf, -math.inf, 0
+    for part, found in results():
+        trained = part.spread(part.valid)
+        begin, end = end, end + len(trained)
+        if whitening is not None:
+            mean, scale = whitening
+            found[0] = keep((found[0] - mean) * scale, trained)
+        count += int(trained.sum())
         if bool(trained.any()):
-            metrics["critic/returns/mean"] = Mean(float(returns.sum()), int(trained.sum()))
-        if inputs.values is not None:  # an unscorable sample gives no information: the critic's target is its own value
-            returns = torch.where(trained, returns, keep(inputs.values.double(), inputs.mask))
-        arrays["returns"] = _array(batch, returns)
+            kept = found[0][trained]
+            lowest, highest = min(lowest, float(kept.min())), max(highest, float(kept.max()))
+        for name, x in zip(totals, found, strict=False):
+            totals[name] += float(x.sum())
+            if name == "returns" and (values := part.values) is not None:
+                # an unscorable sample gives no information: the critic's target is its own value
+                x = torch.where(trained, x, keep(values.double(), part.mask))
+            arrays.setdefault(name, np.zeros(batch.num_tokens, dtype=np.float32))[begin:end] = x.numpy()
+    if count:
+        metrics |= {f"critic/{name}/mean": Mean(totals[name], count) for name in arrays}
+        metrics |= {"critic/advantages/min": Min(lowest), "critic/advantages/max": Max(highest)}
     return batch.with_arrays(**arrays), metrics
+
+
+def _whitening(results: Callable[[], Iterator[Result]], eps: float = 1e-8) -> tuple[float, float]:
+    """Mean, and factor to unit variance, of the advantages of all trained tokens; see `ops.masking.masked_whiten`.
+
+    Moments of the chunks are merged pairwise: Chan et al. 1979, Updating formulae for computing sample variances.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for part, found in results():
+        x = found[0][part.spread(part.valid)]
+        if x.numel():
+            here, before, count = float(x.mean()), count, count + x.numel()
+            squares += float((x - here).square().sum()) + (here - mean) ** 2 * before * x.numel() / count
+            mean += (here - mean) * x.numel() / count
+    return mean, (squares / max(1, count) + eps) ** -0.5
 
 
 def advantage_inputs(
@@ -118,11 +138,6 @@ def advantage_inputs(
     samples = [(index, t) for index, group in enumerate(groups) for t in group.trajectories]
     if [t.sample_id for _, t in samples] != list(batch.sample_ids):
         raise ValueError(f"the {len(samples)} samples of the groups are not the {len(batch)} rows of the batch")
-    old, ref, values = (
-        None if array is None else torch.from_numpy(batch.padded(array))
-        for array in (batch.old_logprobs, batch.ref_logprobs, batch.values)
-    )
-    mask = torch.from_numpy(batch.padded("loss_mask"))
     valid = torch.tensor([scorable(t) for _, t in samples], dtype=torch.bool)
     scores = torch.tensor([_score(t) if scorable(t) else 0.0 for _, t in samples], dtype=torch.float64)
     num_valid, metrics = int(valid.sum()), dict[str, Metric]()
@@ -132,33 +147,19 @@ def advantage_inputs(
         penalty = keep(overlong_penalty(lengths, max_new_tokens, buffer, config.overlong_penalty), valid)
         scores = scores - penalty
         metrics["reward/overlong"] = Mean(float(penalty.sum()), num_valid)
-    columns = torch.arange(mask.shape[1])
-    last = torch.where(mask, columns, -1).amax(1) if mask.shape[1] else torch.full_like(valid, -1, dtype=torch.int64)
-    token_rewards = keep(scores[:, None].expand(mask.shape), columns == last[:, None])
-    if config.kl_in is KLPlace.reward and (config.kl_coef or kl_coef):
-        old_needed = needed(old, "old_logprobs (algorithm.kl_in is reward)")
-        ref_needed = needed(ref, "ref_logprobs (algorithm.kl_in is reward)")
-        trained = mask & valid[:, None]
-        charged = kl_coef * kl_per_token(old_needed, ref_needed, trained, config.kl_estimator, config.kl_clamp)
-        token_rewards = token_rewards - charged
-        metrics["reward/kl_penalty"] = Mean(float(charged.sum()), num_valid)
     ids = torch.tensor([index for index, _ in samples], dtype=torch.int64)
-    now = replace(config, kl_coef=kl_coef)
-    return AdvantageInputs(scores, valid, ids, mask, token_rewards, values, old, ref, now), metrics
-
-
-def _checked(found: Tensor, trained: Tensor, name: str) -> Tensor:
-    """[B, T] float64, 0 where nothing is trained."""
-    if found.shape != trained.shape:
-        raise ValueError(f"{name} have shape {tuple(found.shape)}, the batch has {tuple(trained.shape)}")
-    kept = keep(found.detach().double(), trained)
-    if not bool(torch.isfinite(kept).all()):
-        raise ValueError(f"{name} are not finite in row {int((~torch.isfinite(kept)).any(1).nonzero()[0])}")
-    return kept
-
-
-def _array(batch: TrainBatch, tensor: Tensor) -> Float32:
-    return batch.flat(tensor.numpy()).astype(np.float32)
+    inputs = AdvantageInputs(scores, valid, ids, scores, batch, replace(config, kl_coef=kl_coef))
+    if config.kl_in is KLPlace.reward and (config.kl_coef or kl_coef):
+        for name in ("old_logprobs", "ref_logprobs"):
+            if getattr(batch, name) is None:
+                raise ValueError(f"the objective needs {name} (algorithm.kl_in is reward), the batch has none")
+        penalties = torch.zeros_like(scores)
+        for rows, part in inputs.chunks():
+            if (charged := part.kl_penalties()) is not None:
+                penalties[rows] = part.row_sums(charged)
+        inputs = replace(inputs, totals=scores - penalties)
+        metrics["reward/kl_penalty"] = Mean(float(penalties.sum()), num_valid)
+    return inputs, metrics
 
 
 def _score(trajectory: Trajectory) -> float:

@@ -68,12 +68,14 @@ def response_kl(batch: TrainBatch) -> float | None:
 
     pi is the trainer's policy at batch start (`old_logprobs`), or the sampler's if those were not computed.
     """
-    sampled = batch.rollout_logprobs if batch.old_logprobs is None else batch.old_logprobs
-    mask = torch.tensor(batch.loss_mask)
-    num_rows = int((batch.loss_counts > 0).sum())
-    if sampled is None or batch.ref_logprobs is None or num_rows == 0:
+    num_rows, total = int((batch.loss_counts > 0).sum()), 0.0
+    if (batch.rollout_logprobs is None and batch.old_logprobs is None) or batch.ref_logprobs is None or not num_rows:
         return None
-    return float(kl_per_token(torch.tensor(sampled), torch.tensor(batch.ref_logprobs), mask, "k1").sum()) / num_rows
+    for _, part in batch.chunks():
+        sampled = part.rollout_logprobs if part.old_logprobs is None else part.old_logprobs
+        new, ref, mask = (torch.tensor(x) for x in (sampled, part.ref_logprobs, part.loss_mask))
+        total += float(kl_per_token(new, ref, mask, "k1").sum())
+    return total / num_rows
 
 
 class KLController:

@@ -18,7 +18,8 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops import parity
 from rlcore.loops.config import TrainerConfig
 from rlcore.objective import Objective
-from rlcore.types import TrainBatch, tokens_of
+from rlcore.ragged import tokens_of
+from rlcore.types import TrainBatch
 
 OWN_ONLY = ("group", "gae", "returns")  # advantages that do not read old log-probs, except for a KL in the reward
 BUILT_IN = (*OWN_ONLY, "nash_md")  # a registered function may read everything

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlcore.ops.checks import as_mask, at_least_float32, require_rank, require_same_shape, require_tokens
 from rlcore.ops.masking import keep
+from rlcore.ops.segments import discounted_sums
 
 
 def gae(
@@ -39,17 +40,25 @@ def gae(
     Source: arXiv 1506.02438, equations 11 to 16.
     """
     mask = require_tokens(mask, rewards=rewards, values=values)
-    rewards, values = keep(at_least_float32(rewards), mask), keep(at_least_float32(values), mask)
-    advantages = torch.zeros_like(rewards + values)
-    next_value = next_advantage = torch.zeros_like(advantages[:, 0]) if mask.shape[1] else advantages.sum(1)
-    for t in reversed(range(mask.shape[1])):
-        here = mask[:, t]
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * next_advantage
-        advantages[:, t] = keep(advantage, here)
-        next_value = torch.where(here, values[:, t], next_value)
-        next_advantage = torch.where(here, advantage, next_advantage)
-    return advantages, keep(advantages + values, mask)
+    rewards, values = at_least_float32(rewards)[mask], at_least_float32(values)[mask]
+    offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
+    advantages = flat_gae(rewards, values, offsets, gamma, lam)
+    out = advantages.new_zeros(2, *mask.shape)
+    out[0][mask], out[1][mask] = advantages, advantages + values
+    return out[0], out[1]
+
+
+def flat_gae(
+    rewards: Float[Tensor, " N"], values: Float[Tensor, " N"], offsets: Int[Tensor, " rows"], gamma: float, lam: float
+) -> Float[Tensor, " N"]:
+    """Advantages of `gae` over the action tokens alone: row b is `offsets[b]` to `offsets[b + 1]` of the flat tensors.
+
+    Returns:
+        [N] float32 (float64 if an input is).
+    """
+    following = torch.nn.functional.pad(values[1:], (0, 1))[: len(values)]
+    following[offsets[1:][offsets.diff() > 0] - 1] = 0.0  # the episode ends
+    return discounted_sums(rewards + gamma * following - values, offsets, gamma * lam)
 
 
 def discounted_returns(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:

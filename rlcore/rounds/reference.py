@@ -13,8 +13,9 @@ import numpy as np
 from rlcore.interfaces import LogprobModel, Tracker
 from rlcore.loops.offline import Units
 from rlcore.loops.stop import StopSignal
+from rlcore.ragged import offsets_of, tokens_of
 from rlcore.storage.durable import replacing
-from rlcore.types import Float32, TrainBatch, offsets_of, tokens_of
+from rlcore.types import Float32, TrainBatch
 
 CHUNK = 1024  # units per chunk; a restart computes at most one chunk again
 

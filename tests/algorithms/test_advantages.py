@@ -19,6 +19,7 @@ from rlcore import metrics as M
 from rlcore.algorithms.advantages import AdvantageInputs, find_advantage
 from rlcore.algorithms.config import AlgorithmConfig, Baseline, Family, KLKind, KLPlace, Scale
 from rlcore.algorithms.policy_gradient import PolicyGradientObjective, credit
+from rlcore.algorithms.shaping import response_kl
 from rlcore.data.batching.collate import collate
 from rlcore.objective import Outputs, TensorBatch
 from rlcore.ops import policy_losses
@@ -290,10 +291,47 @@ def test_an_unknown_advantage() -> None:
 
 
 @pytest.mark.usefixtures("own_advantages")
+def test_what_an_advantage_may_return() -> None:
+    """A number for every token or one for every row, and the helpers for both."""
+
+    @rlcore.advantage("of_rows")
+    def of_rows(inputs: AdvantageInputs) -> Tensor:
+        return inputs.row_sums(inputs.token_rewards)
+
+    @rlcore.advantage("of_tokens")
+    def of_tokens(inputs: AdvantageInputs) -> Tensor:
+        return inputs.spread(inputs.row_sums(inputs.discounted_sums(inputs.token_rewards, 0.0)))
+
+    scores: Scores = [[1.0, 0.5], [0.25, None]]
+    assert per_row(scores, advantage="of_rows") == per_row(scores, advantage="of_tokens") == [1.0, 0.5, 0.25, 0.0]
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("place", KLPlace)
+@pytest.mark.parametrize("name", ["group", "gae", "returns", "nash_md"])
+def test_long_samples_are_credited_a_few_rows_at_a_time(
+    name: str, place: KLPlace, whiten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, batch = scene([[1.0, 0.0, None, 0.3], [0.5, 0.7], [0.1]])
+    config = AlgorithmConfig(advantage=name, kl_coef=0.1, kl_in=place, whiten=whiten)
+    whole, expected = credit(groups, batch, config, 0.1, LIMIT)
+    kl = response_kl(batch)
+    monkeypatch.setattr("rlcore.ragged.CHUNK", 9)
+    assert len(list(batch.chunks())) > 3
+    parts, metrics = credit(groups, batch, config, 0.1, LIMIT)
+    for found, wanted in ((parts.advantages, whole.advantages), (parts.returns, whole.returns)):
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+    assert M.values(metrics) == pytest.approx(M.values(expected), rel=1e-12, abs=1e-12)
+    assert response_kl(batch) == pytest.approx(kl, rel=1e-12)
+
+
+@pytest.mark.usefixtures("own_advantages")
 def test_what_an_advantage_may_not_return() -> None:
     @rlcore.advantage("narrow")
     def narrow(inputs: AdvantageInputs) -> Tensor:
-        return inputs.scores
+        return inputs.scores[1:]
 
     @rlcore.advantage("infinite")
     def infinite(inputs: AdvantageInputs) -> Tensor:
@@ -304,7 +342,8 @@ def test_what_an_advantage_may_not_return() -> None:
         rubbish = torch.where(inputs.mask, 1.0, math.nan)
         return rubbish, rubbish
 
-    with pytest.raises(ValueError, match=r"narrow \(.*test_advantages.py:\d+\) have shape \(2,\)"):
+    shape = r"have shape \(1,\), the batch has 2 rows of \d+ tokens"
+    with pytest.raises(ValueError, match=rf"narrow \(.*test_advantages.py:\d+\) {shape}"):
         advantages([[1.0, 0.0]], advantage="narrow")
     with pytest.raises(ValueError, match=r"infinite \(.*test_advantages.py:\d+\) are not finite in row 0"):
         advantages([[1.0, 0.0]], advantage="infinite")

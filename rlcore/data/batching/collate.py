@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.data.tokenizer import Tokenizer, encode
-from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory, offsets_of
+from rlcore.ragged import Int64, offsets_of
+from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory
 
 
 def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | None = None) -> TrainBatch:
     """Concatenates B trajectories, with the sampler's log-probs.
+
+    The arrays of the trajectories become parts of the batch's, so that no token exists twice.
 
     Args:
         advantages: [B], one per sequence, copied to every trained token of its row; 0 elsewhere.
@@ -33,12 +36,13 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
             )
         if t.loss_mask[0]:
             raise ValueError(f"sample {t.sample_id}: the first token has no context and cannot be trained on")
+    offsets = offsets_of([len(t) for t in trajectories])
     batch = TrainBatch(
-        tokens=_joined([t.tokens for t in trajectories], np.int32),
-        offsets=offsets_of([len(t) for t in trajectories]),
-        loss_mask=_joined([t.loss_mask for t in trajectories], np.bool_),
+        tokens=_moved(trajectories, "tokens", offsets, np.int32),
+        offsets=offsets,
+        loss_mask=_moved(trajectories, "loss_mask", offsets, np.bool_),
         sample_ids=[t.sample_id for t in trajectories],
-        rollout_logprobs=_joined([t.rollout_logprobs for t in trajectories], np.float32),
+        rollout_logprobs=_moved(trajectories, "rollout_logprobs", offsets, np.float32),
     )
     if advantages is None:
         return batch
@@ -112,6 +116,13 @@ def supervised_batch(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> TrainBa
         loss_mask=_joined([np.arange(len(row)) >= start for row, start in zip(rows, starts, strict=True)], np.bool_),
         sample_ids=[p.uid for p in prompts],
     )
+
+
+def _moved(trajectories: Sequence[Trajectory], name: str, offsets: Int64, dtype: type[Any]) -> NDArray[Any]:
+    flat = _joined([getattr(t, name) for t in trajectories], dtype)
+    for trajectory, start, end in zip(trajectories, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        setattr(trajectory, name, flat[start:end])
+    return flat
 
 
 def _joined(rows: Sequence[NDArray[Any]], dtype: type[Any]) -> NDArray[Any]:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from rlcore.data.tables import SIDES
-from rlcore.types import Group, Sample, TrainBatch, Trajectory, offsets_of
+from rlcore.ragged import offsets_of
+from rlcore.types import Group, Sample, TrainBatch, Trajectory
 
 
 def samples_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:

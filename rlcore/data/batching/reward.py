@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcore.types import Float32, Pair, Sample, TrainBatch, offsets_of
+from rlcore.ragged import offsets_of
+from rlcore.types import Float32, Pair, Sample, TrainBatch
 
 
 def reward_batch_pairs(
