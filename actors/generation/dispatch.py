@@ -194,7 +194,10 @@ class Dispatcher:
     def _submit(self, rank: int, name: str, call: Call, tasks: list[Task]) -> None:
         if call.over:
             return
-        seed = None if call.sampling.seed is None else (call.sampling.seed + rank) % 2**31
+        seed = None  # but for the first prompts of a call, otherwise later ones would repeat their random numbers
+        if call.sampling.seed is not None and rank not in call.seeded:
+            seed = (call.sampling.seed + rank) % 2**31
+        call.seeded.add(rank)
         sampling, prompts = replace(call.sampling, seed=seed), [call.prompts[task.place] for task in tasks]
         requests = [Request(t.place, p.uid, p.token_ids) for t, p in zip(tasks, prompts, strict=True)]
         try:

@@ -35,6 +35,7 @@ class Call:
     arrived: queue.Queue[Arrival | None] = field(default_factory=queue.Queue)  # None: see `failure`
     failure: Exception | None = None
     over: bool = False
+    seeded: set[int] = field(default_factory=set)  # engines that got its seed
     aborts: list[Event] = field(default_factory=list)  # set when an engine has dropped its requests of this call
 
 

@@ -83,6 +83,7 @@ def train(run: OnlineRun) -> LoopState:
     prompts_of = StepPrompts(run.world.prompts)
     state = start(run, prompts_of)
     saved, first = state.step, True
+    run.world.rollout.metrics()  # what comes counts from here on
     with closing(feed_of(run, prompts_of)) as feed:
         try:
             feed.start(state.step)

@@ -178,6 +178,14 @@ def test_what_fits_is_dealt_in_turn_with_a_seed_per_engine() -> None:
         assert [engine.seeds for engine in rig.engines] == [[5] * 3, [6] * 3]
 
 
+def test_an_engine_is_seeded_once_per_call() -> None:
+    with rig_of(engines=2, slots=1) as rig:
+        assert uids(rig.call("a", 400, seed=5)) == names("a", 400)
+        for rank, engine in enumerate(rig.engines):
+            assert engine.seeds == [5 + rank] + [None] * (len(engine.submitted) - 1)
+        assert sum(len(engine.submitted) for engine in rig.engines) > 2
+
+
 def test_two_calls_at_once_get_their_own_groups() -> None:
     with rig_of() as rig:
         rig.close_engines()
