@@ -211,7 +211,8 @@ class Dispatcher:
 
     def _collect(self, rank: int, begun: float) -> None:
         with self._changed:
-            if not self._work.engines[rank].under_way:
+            engine = self._work.engines[rank]
+            if not engine.under_way or engine.inbox or self._aborts[rank]:  # nothing to wait for, or more to do first
                 return
             below = self._work.wants_more_at(rank)
             self._collecting.add(rank)

@@ -213,6 +213,30 @@ def test_a_later_call_fills_the_slots_that_stragglers_leave() -> None:
         assert (uids(first), uids(second)) == (names("a", 3), names("b", 9))
 
 
+def test_a_call_that_begins_during_a_submission_does_not_wait_for_a_group() -> None:
+    with rig_of(engines=2, slots=4) as rig:
+        engine, begun, may_end = rig.engines[0], threading.Event(), threading.Event()
+        submit = engine.submit
+
+        def slow(*args: Any) -> None:
+            begun.set()
+            assert may_end.wait(10)
+            submit(*args)
+
+        engine.submit = slow  # type: ignore[method-assign]
+        rig.close_engines()
+        first = rig.call("a", 2)
+        assert begun.wait(10)
+        second = rig.call("b", 2)
+        until(lambda: len(rig.dispatcher._work.calls) == 2)
+        may_end.set()
+        since = time.monotonic()
+        until(lambda: len(engine.submitted) == 2)
+        assert time.monotonic() - since < 0.5
+        rig.open_engines()
+        assert (uids(first), uids(second)) == (names("a", 2), names("b", 2))
+
+
 def test_a_free_engine_takes_the_next_prompt() -> None:
     with rig_of(engines=2, slots=2) as rig:
         rig.engines[0].open.clear()
