@@ -8,7 +8,8 @@ Sides, in turn in every round, each in new processes:
     k0        rlcore as it is by default: two policy ranks and two engines take turns on both cores
     k0_apart  one policy rank and one engine, taking turns: the other core idles
     k1        the same with trainer.max_staleness=1: policy and engine have a core each
-    trl       TRL's GRPOTrainer with its own generation (transformers), on both cores
+    trl       TRL's GRPOTrainer, generating with transformers, on both cores (TRL 1.16 supports vLLM 0.22 to 0.31, and
+              rlcore's is 0.32)
 
 Same model folder, prompts, lengths (at most `--max-new-tokens`), batch (64 x 8, two updates of 256), threads (two in
 all) and niceness. Rates count whole steps, the first two left out. Prints one JSON line: medians over the rounds,

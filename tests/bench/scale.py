@@ -1,6 +1,6 @@
 """How many rollout engines one driver serves: the real handle and dispatcher on a real local Ray, over fake engines.
 
-    python tests/bench/scale.py                           64, 256 and 1,024 engines: about 5 minutes on two cores
+    python tests/bench/scale.py                           64, 256 and 1,024 engines: about 10 minutes on two cores
     python tests/bench/scale.py --engines 64 --hosts 64   each engine in a process of its own
 
 An engine runs `--slots` samples at a time and ends a group of `--samples` after a latency from a long-tailed law
@@ -15,8 +15,9 @@ throughput shows.
 
 Prints one JSON line. Per number of engines: the driver's CPU milliseconds per trajectory, the hosts' too, throughput
 over the ideal (the same groups in the same order over the same slots, with no delay: a simulation), and `slot_wait_s`,
-the time between the end of a group and the begin of the next in its slot, real and ideal. `saturates`: the first number
-of engines whose throughput is below 90 % of the ideal; null if none.
+the time between the end of a group and the begin of the next in its slot, real and ideal. `driver_limit_per_s`: the
+trajectories per second at which the driver, one Python process, would fill a core. `saturates`: the first number of
+engines whose throughput is below 90 % of the ideal at this latency; null if none.
 """
 
 from __future__ import annotations
@@ -235,6 +236,7 @@ def measure(ray: Any, engines: int, options: argparse.Namespace) -> dict[str, An
         "of_ideal": round(least / wall, 3),
         "driver_cpu_ms": round(1000 * spent / trajectories, 3),
         "driver_cores": round(spent / wall, 2),
+        "driver_limit_per_s": round(trajectories / spent),
         "hosts_cpu_ms": round(1000 * of_hosts / trajectories, 3),
         "slot_wait_s": {name: percentiles(of) for name, of in (("real", waits), ("ideal", ideal_waits))},
         "wall_s": round(wall, 1),
@@ -253,10 +255,10 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32, help="samples that an engine runs at a time")
     parser.add_argument("--samples", type=int, default=8, help="per prompt")
     parser.add_argument("--tokens", type=int, default=500, help="per sample")
-    parser.add_argument("--latency", type=float, default=10.0, help="mean seconds of a group")
+    parser.add_argument("--latency", type=float, default=5.0, help="mean seconds of a group")
     parser.add_argument("--law", choices=LAWS, default="lognormal")
-    parser.add_argument("--calls", type=int, default=4, help="of generate")
-    parser.add_argument("--load", type=int, default=1, help="groups of a call per slot for a group")
+    parser.add_argument("--calls", type=int, default=3, help="of generate")
+    parser.add_argument("--load", type=int, default=3, help="groups of a call per slot for a group")
     parser.add_argument("--ahead", type=int, default=1, help="calls under way beside the first")
     options = parser.parse_args()
     import ray
