@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from actors.placement.group import ActorError, ActorGroup
 from actors.placement.restarts import RestartPolicy
-from actors.verifying.verifier import VerifierWorker
+from actors.verifying.verifier import GroupInput, VerifierWorker
 from rlcore.rewards.scorers import Batcher
 from rlcore.types import Group, RewardResult
 
@@ -52,12 +52,12 @@ class RewardHandle:
         return self._timeout_s(sum(len(g.trajectories) for g in groups))
 
     def _score(self, groups: list[Group]) -> list[list[RewardResult]]:
-        limit = self._limit_s(groups)
+        limit, asked = self._limit_s(groups), [GroupInput.of(group) for group in groups]
         while True:
             rank = self._free.get()
             starts = self._restarts.starts(rank)
             try:
-                results = self._group.one(rank, VerifierWorker.score, groups, timeout_s=limit, phase="reward")
+                results = self._group.one(rank, VerifierWorker.score, asked, timeout_s=limit, phase="reward")
                 self._restarts.served(rank)
                 return results
             except ActorError as error:

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rlcore.rewards.composition import Item, Term
 from rlcore.rewards.config import OnFailure, RewardConfig
 from rlcore.rewards.pool import VerifierPool
 from rlcore.rewards.registry import RewardError
-from rlcore.types import Group, Prompt, RewardInput, RewardResult, Trajectory
+from rlcore.types import Group, Prompt, RewardInput, RewardResult
 
 CODE, MATH = "code", "math"
 BASES = {"target_length": None, "cosine_length": MATH}  # rewards that call another reward -> their default
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInput:
+    """A group as verifiers read it: text, and no arrays of tokens, which would fill the network."""
+
+    rewards: tuple[str, ...]  # names of the row
+    samples: list[RewardInput]
+
+    @classmethod
+    def of(cls, group: Group) -> GroupInput:
+        prompt = group.prompt
+        samples = [
+            RewardInput(
+                prompt=prompt.text,
+                response=t.text,
+                reference=prompt.reference,
+                finish_reason=t.finish_reason,
+                num_response_tokens=t.num_response_tokens,
+                metadata=prompt.metadata,
+            )
+            for t in group.trajectories
+        ]
+        return cls(prompt.rewards, samples)
 
 
 class VerifierWorker:
@@ -47,10 +72,10 @@ class VerifierWorker:
             imports=[term.fn for term in self._terms if term.fn],
         )
 
-    def score(self, groups: list[Group]) -> list[list[RewardResult]]:
-        """Results by group and trajectory, in order. Blocks until all are finished."""
+    def score(self, groups: list[GroupInput]) -> list[list[RewardResult]]:
+        """Results by group and sample, in order. Blocks until all are finished."""
         pool = self._started()
-        futures = [pool.submit([self._item(g.prompt, _input(g.prompt, t)) for t in g.trajectories]) for g in groups]
+        futures = [pool.submit([self._item(g.rewards, sample) for sample in g.samples]) for g in groups]
         return [future.result() for future in futures]
 
     def smoke(self, prompt: Prompt) -> RewardResult:
@@ -62,7 +87,7 @@ class VerifierWorker:
         """
         response = prompt.reference or ""
         sample = RewardInput(prompt.text, response, prompt.reference, metadata=prompt.metadata)
-        return self._started().smoke([self._item(prompt, sample)], self._none_counts)[0]
+        return self._started().smoke([self._item(prompt.rewards, sample)], self._none_counts)[0]
 
     def describe(self) -> dict[str, Any]:
         """`pid`, `host`, and `children`: the pids of the zygote and the verifier processes."""
@@ -81,9 +106,9 @@ class VerifierWorker:
             raise RuntimeError("the verifier worker is not started: call start(config, cwd) first")
         return self._pool
 
-    def _item(self, prompt: Prompt, sample: RewardInput) -> Item:
+    def _item(self, rewards: Sequence[str], sample: RewardInput) -> Item:
         # Other names are rewards of the registry, resolved in the processes.
-        named = tuple(self._by_name.get(name) or Term(name) for name in prompt.rewards)
+        named = tuple(self._by_name.get(name) or Term(name) for name in rewards)
         return Item(tuple(self._configured(term) for term in named or self._terms), sample)
 
     def _configured(self, term: Term) -> Term:
@@ -122,14 +147,3 @@ def terms_of(config: RewardConfig) -> tuple[tuple[Term, ...], dict[str, Term]]:
 
 def _name(path: str) -> str:
     return path.rpartition(":")[2]
-
-
-def _input(prompt: Prompt, sample: Trajectory) -> RewardInput:
-    return RewardInput(
-        prompt=prompt.text,
-        response=sample.text,
-        reference=prompt.reference,
-        finish_reason=sample.finish_reason,
-        num_response_tokens=sample.num_response_tokens,
-        metadata=prompt.metadata,
-    )

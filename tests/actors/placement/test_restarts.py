@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors.generation.handle import RolloutHandle
@@ -14,9 +16,10 @@ from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorDied, ActorError, DeadlineExceeded, WorkerError
 from actors.placement.restarts import WINDOW_S, RestartPolicy, WorkerFailed
 from actors.verifying.handle import RewardHandle
+from actors.verifying.verifier import GroupInput
 from actors.weights.sender import WeightSyncError
 from rlcore.interfaces import Sampling
-from rlcore.types import Group, Prompt, RewardResult
+from rlcore.types import Group, Prompt, RewardInput, RewardResult, Trajectory
 from tests.actors.placement.test_gpu_sharing import PROMPTS, Engine
 from tests.actors.weights.test_handle import INFO, Pool
 
@@ -252,6 +255,25 @@ def test_a_dead_verifier_host_is_restarted_and_its_groups_are_scored_again() -> 
     assert rig.scores() <= {1.0, 10.0}
     assert rig.restarted == [0]
     assert "verifier[0] failed" in rig.messages[0]
+    rig.handle.close()
+
+
+def test_verifier_hosts_get_no_token() -> None:
+    """A sample of 50,000 tokens costs what its text costs."""
+    sent: list[Any] = []
+    host = Host(0)
+    host.score = lambda groups: (sent.extend(groups), [[RewardResult(1.0)]])[1]  # type: ignore[method-assign]
+    rig, count = Verifiers(host), 50_000
+    numbers = np.zeros(count, np.float32)
+    sample = Trajectory(
+        "a", "a#0.0", np.arange(count, dtype=np.int32), numbers > 0, numbers, np.zeros(count, np.int32), 2, "length",
+        "42",
+    )  # fmt: skip
+    prompt = Prompt("a", tuple(range(50_000)), "6 * 7", "42", ("math",), {"level": 3})
+    assert rig.handle.submit(Group(prompt, [sample])).result(5) == [RewardResult(1.0)]
+    wanted = RewardInput("6 * 7", "42", "42", "length", count - 2, {"level": 3})
+    assert sent == [GroupInput(("math",), [wanted])]
+    assert len(pickle.dumps(sent)) < 1000
     rig.handle.close()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.verifying.verifier import VerifierWorker, terms_of
+from actors.verifying.verifier import GroupInput, VerifierWorker, terms_of
 from rlcore.rewards.composition import Term
 from rlcore.rewards.config import MathAnswer, MathConfig, OnFailure, RewardConfig, RewardTermConfig, Tier
 from rlcore.rewards.registry import RewardError
@@ -26,8 +26,12 @@ def broken(sample):
 """
 
 
-def group(texts, reference="12", rewards=(), uid="u") -> Group:
-    prompt = Prompt(uid, (1, 2), "5+7=", reference, rewards, {"level": 3})
+def prompt_of(reference="12", rewards=(), uid="u") -> Prompt:
+    return Prompt(uid, (1, 2), "5+7=", reference, rewards, {"level": 3})
+
+
+def group(texts, reference="12", rewards=(), uid="u") -> GroupInput:
+    prompt = prompt_of(reference, rewards, uid)
     trajectories = [
         Trajectory(
             uid=uid,
@@ -42,7 +46,7 @@ def group(texts, reference="12", rewards=(), uid="u") -> Group:
         )
         for k, text in enumerate(texts)
     ]
-    return Group(prompt, trajectories)
+    return GroupInput.of(Group(prompt, trajectories))
 
 
 @pytest.fixture
@@ -85,19 +89,19 @@ def test_the_example(worker):
     worker.start(config(fn=EXAMPLE), str(ROOT))
     [results] = worker.score([group(["12", "123", "0"])])
     assert [r.score for r in results] == [1.0, 0.9, 0.0]
-    assert worker.smoke(group([]).prompt).score == 1.0
+    assert worker.smoke(prompt_of()).score == 1.0
 
 
 def test_smoke_refuses_a_broken_reward(worker, tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     worker.start(config(fn="mine.py:broken", on_failure=OnFailure.fail), str(tmp_path))
     with pytest.raises(RewardError, match=r"broken.*returned None"):
-        worker.smoke(group([]).prompt)
+        worker.smoke(prompt_of())
     worker.start(config(fn="mine.py:broken", on_failure=OnFailure.mask), str(tmp_path))
-    assert worker.smoke(group([]).prompt).status is Status.ERROR  # a warning: the run may start
+    assert worker.smoke(prompt_of()).status is Status.ERROR  # a warning: the run may start
     worker.start(config(fn="mine.py:borken"), str(tmp_path))
     with pytest.raises(RewardError, match="did you mean 'broken'"):
-        worker.smoke(group([]).prompt)
+        worker.smoke(prompt_of())
 
 
 def test_a_row_without_reference_is_unparsable(worker):
@@ -105,7 +109,7 @@ def test_a_row_without_reference_is_unparsable(worker):
     result = worker.score([group(["12"], reference=None)])[0][0]
     assert result.status is Status.UNPARSABLE
     assert "data.columns.reference" in result.info["error"]
-    assert worker.smoke(group([], reference=None).prompt).status is Status.UNPARSABLE
+    assert worker.smoke(prompt_of(reference=None)).status is Status.UNPARSABLE
 
 
 def test_describe_and_shutdown(worker):
@@ -150,7 +154,7 @@ def test_the_sandbox_settings_reach_the_code_reward() -> None:
     worker = VerifierWorker()
     worker.start(config, os.getcwd())
     try:
-        [[result]] = worker.score([Group(prompt, [sample])])
+        [[result]] = worker.score([GroupInput.of(Group(prompt, [sample]))])
     finally:
         worker.shutdown()
     assert result.status is Status.ERROR

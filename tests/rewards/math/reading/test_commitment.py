@@ -126,19 +126,13 @@ def test_the_place_reaches_the_verifier_processes(tmp_path):
     config = RewardConfig(terms=terms)
     try:
         worker.start(config, str(tmp_path))
-        items = [worker._item(_prompt(rewards), RewardInput("p", response, "42")) for rewards in ((), ("math",))]
+        items = [worker._item(rewards, RewardInput("p", response, "42")) for rewards in ((), ("math",))]
         assert [r.parts["math"] for r in worker._started().submit(items).result(120)] == [0.0, 0.0]
         assert worker._started().submit(items[:1]).result(60)[0].parts["cosine_length/base"] == 0.0
-        boxed = worker._item(_prompt(()), RewardInput("p", r"\boxed{42}", "42"))
+        boxed = worker._item((), RewardInput("p", r"\boxed{42}", "42"))
         assert worker._started().submit([boxed]).result(60)[0].parts["math"] == 1.0
     finally:
         worker.shutdown()
-
-
-def _prompt(rewards):
-    from rlcore.types import Prompt
-
-    return Prompt(uid="0", token_ids=(1,), text="p", reference="42", rewards=rewards)
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, 42, b"42"])
