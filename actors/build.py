@@ -21,7 +21,7 @@ from actors.placement.placement import Placement, together
 from actors.placement.ray_connection import check_address, connected
 from actors.placement.restarts import RestartPolicy
 from actors.training.critic import CriticWorker
-from actors.training.handles import LanguageModelHandle, ModelHandle, RewardModelHandle, ValueHandle
+from actors.training.handles import LanguageModelHandle, ModelHandle, ObjectStore, RewardModelHandle, ValueHandle
 from actors.training.models import (
     ModelError,
     embedding_problem,
@@ -168,7 +168,7 @@ class Builder:
         optimizers: bool = True,
     ) -> None:
         self.config, self.inputs, self.placement, self.device, self.stack = config, inputs, placement, device, stack
-        self.optimizers = optimizers
+        self.optimizers, self.store = optimizers, ObjectStore()
         self.deadlines = config.cluster.deadlines
         self.threads = config.cluster.threads_per_worker
         self.backend = weight_backend(config, device)
@@ -210,7 +210,7 @@ class Builder:
     ) -> H:
         shared = sharing if together(self.config.cluster.roles, group.name, "rollout") else None
         max_tokens, renewed = self.config.trainer.max_tokens_per_micro_batch, partial(weights.renewed, group)
-        return kind(group, max_tokens, self.deadlines, shared, renewed, **options)
+        return kind(group, max_tokens, self.deadlines, shared, renewed, self.store, **options)
 
     def start_rewards(self, message: Callable[[str], None]) -> RewardHandle:
         """The verifiers, after a check of the reward on the first row."""

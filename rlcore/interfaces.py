@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlcore.metrics import Metrics
 from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, Group, Prompt, RewardResult, RewardScale, TrainBatch
 
 if TYPE_CHECKING:  # it imports torch
     from rlcore.objective import Objective
+
+
+Rows = NDArray[np.int64]  # row numbers of a batch, of whole units
 
 
 class RolloutAbandoned(RuntimeError):
@@ -82,8 +88,10 @@ class Judge(RewardScorer, Protocol):
 
 
 class LogprobModel(Protocol):
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
-        """[N] float32 log-probs without gradient; 0 at the first token of a row. `temperature` None: as sampled."""
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None, rows: Rows | None = None) -> Float32:
+        """[N] float32 log-probs without gradient; 0 at the first token of a row. `temperature` None: as sampled.
+
+        With `rows` only those are computed; the others get 0."""
         ...
 
 
@@ -94,8 +102,13 @@ class ReferenceModel(LogprobModel, Protocol):
 
 
 class TrainedModel(Protocol):
-    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> Metrics:
-        """One optimizer step on the whole batch; the denominator of the loss is counted over the whole batch."""
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
+    ) -> Metrics:
+        """One optimizer step on the whole batch, or on `rows` of it; the denominator of the loss is counted over all of
+        them.
+
+        The batch's arrays must not change afterwards: they may be shared with workers for as long as they exist."""
         ...
 
     def save(self, directory: Path) -> FileSums | None:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlcore import metrics as M
-from rlcore.interfaces import Sampling
+from rlcore.interfaces import Rows, Sampling
 from rlcore.objective import Objective, Outputs, TensorBatch
 from rlcore.ops.logprobs import entropy, token_logprobs
 from rlcore.types import Float32, Group, Prompt, RewardResult, RewardScale, TrainBatch, Trajectory
@@ -78,16 +78,21 @@ class FakePolicy:
         logits[:, 1:] = end  # after the answer comes the end
         return token_logprobs(logits, batch.tokens), entropy(logits)
 
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None, rows: Rows | None = None) -> Float32:
         with torch.no_grad():
-            return batch.flat(self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy())
+            found = batch.flat(self._forward(TensorBatch.from_train_batch(batch, torch.device("cpu")))[0].numpy())
+        asked = np.isin(np.arange(len(batch)), np.arange(len(batch)) if rows is None else rows)
+        return np.where(np.repeat(asked, batch.lengths), found, np.float32(0))
 
     def initialize(self, directory: Path) -> None:
         self.loaded.append(directory)
         self.table.data = read_model(directory)
         self._new_optimizer()
 
-    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
+    ) -> M.Metrics:
+        batch = batch if rows is None else batch.select(rows)
         self.before_update()
         self.updates.append(list(batch.sample_ids))
         self.objective = objective
@@ -133,7 +138,10 @@ class FakeCritic:
     def values(self, batch: TrainBatch) -> Float32:
         return batch.flat(self._forward(TensorBatch.from_train_batch(batch)).detach().numpy())
 
-    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
+    ) -> M.Metrics:
+        batch = batch if rows is None else batch.select(rows)
         self.rates.append(learning_rate)
         self.objective = objective
         tensors = TensorBatch.from_train_batch(batch)
@@ -238,9 +246,9 @@ class FakeReference:
         self.model = FakePolicy()
         self.calls: list[int] = []
 
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None, rows: Rows | None = None) -> Float32:
         self.calls.append(len(batch))
-        return self.model.logprobs(batch, temperature)
+        return self.model.logprobs(batch, temperature, rows)
 
     def initialize(self, directory: Path) -> None:
         self.model.initialize(directory)
@@ -282,7 +290,10 @@ class FakeRewardModel:
             raise ValueError(f"the objective's outputs are {scale.attributes}, the model's {self.attributes}")
         self.scale = scale
 
-    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
+    ) -> M.Metrics:
+        batch = batch if rows is None else batch.select(rows)
         self.before_update()
         self.updates.append(list(batch.sample_ids))
         tensors = TensorBatch.from_train_batch(batch)

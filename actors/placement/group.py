@@ -197,6 +197,10 @@ class ActorGroup(Generic[W]):
     def infos(self) -> list[ActorInfo]:
         return [member.info() for member in self._members]
 
+    def put(self, value: Any) -> Any:
+        """A reference of one copy in the object store, to use as an argument of calls."""
+        return ray.put(value)
+
     def broadcast(self, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> list[R]:
         """Makes the same call on every actor; results in rank order. Raises like `Pending.result`."""
         return self.submit_broadcast(method, *args, timeout_s=timeout_s, phase=phase).result()
@@ -215,7 +219,7 @@ class ActorGroup(Generic[W]):
 
     def submit_broadcast(self, method: Callable[..., R], *args: Any, timeout_s: float, phase: str) -> Pending[list[R]]:
         # One copy in the object store for all actors.
-        shared = [ray.put(arg) if len(self) > 1 and _is_bulky(arg) else arg for arg in args]
+        shared = [self.put(arg) if len(self) > 1 and _is_bulky(arg) else arg for arg in args]
         return self.submit_scatter(method, [tuple(shared)] * len(self), timeout_s=timeout_s, phase=phase)
 
     def submit_scatter(

@@ -72,12 +72,6 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def trim() -> None:
-    """Returns freed host memory to the system, which glibc otherwise keeps after large passes over the weights."""
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def drop_pages(tensors: Iterable[torch.Tensor]) -> None:
     """Takes the pages of tensors that lie in mapped files out of resident memory; a later access reads them again.
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.config.schema import DType, EngineConfig, ModelConfig
-from actors.placement.process import random_states, set_random_states, trim
+from actors.placement.process import random_states, set_random_states
 from actors.training import checkpoint_format, lora, reshard
 from actors.training.compilation import compile_layers
 from actors.training.flops import model_flops
@@ -31,6 +31,7 @@ from actors.training.offload import Held, ModelMemory
 from actors.training.scorer import Scorer, load_causal
 from actors.training.streaming import Place, streamed
 from rlcore.objective import Outputs, TensorBatch
+from rlcore.ragged import trim
 from rlcore.storage.durable import FileSums, new_folder, synced_sums
 
 GATHER_BYTES = 32 << 20  # of weights in one all-gather, for which DeepSpeed needs as much memory again

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.config.schema import DeadlinesConfig
 from actors.placement.gpu_sharing import GpuSharing
@@ -18,37 +20,77 @@ from actors.training.worker import ModelWorker
 from rlcore import metrics as M
 from rlcore.data.batching.balance import split
 from rlcore.objective import Objective
-from rlcore.ragged import tokens_of
+from rlcore.ragged import offsets_of, place
 from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, RewardScale, TrainBatch
 
-Shard = tuple[list[int], TrainBatch, list[list[int]]]
+Rows = NDArray[np.int64]
+
+SENT = ("tokens", "offsets", "loss_mask", *TrainBatch.ARRAYS, *TrainBatch.OF_ROWS)
+INLINE_BYTES = 1 << 16  # smaller arrays travel with the call
 
 
-def shards(batch: TrainBatch, num_ranks: int, max_tokens: int) -> list[Shard]:
-    """Per rank: its rows of `batch`, those rows as a batch, and its micro-batches as rows of that shard.
+def deal(
+    batch: TrainBatch, num_ranks: int, max_tokens: int, rows: Rows | None = None
+) -> list[list[Rows]]:
+    """[rank][micro-batch] -> rows of `batch`; see `balance.split`.
 
     Units of `batch.rows_per_unit` consecutive rows stay together, in one micro-batch and in their order.
 
     Args:
         max_tokens: padded tokens of a micro-batch, a unit of u rows counting u times its longest; more only where a
             single unit holds more.
+        rows: whole units; None: all.
 
     Raises:
         ValueError: the rows are not a whole number of units.
     """
-    unit = batch.rows_per_unit
-    if len(batch) % unit:
-        raise ValueError(f"{len(batch)} rows are not a whole number of units of {unit}")
-    longest = batch.lengths.reshape(-1, unit).max(axis=1)
-    result = []
-    for dealt in split([int(n) for n in longest], num_ranks, max(1, max_tokens // unit)):
-        micro_batches = [[unit * i + k for i in units for k in range(unit)] for units in dealt]
-        rows = [row for micro in micro_batches for row in micro]
-        starts = itertools.accumulate((len(micro) for micro in micro_batches), initial=0)
-        local = [list(range(start, start + len(micro))) for start, micro in zip(starts, micro_batches, strict=False)]
-        result.append((rows, batch.select(rows), local))
-    return result
+    unit, chosen = batch.rows_per_unit, np.arange(len(batch)) if rows is None else rows
+    if len(chosen) % unit:
+        raise ValueError(f"{len(chosen)} rows are not a whole number of units of {unit}")
+    units = chosen.reshape(-1, unit)
+    longest = batch.lengths[units].max(axis=1)
+    ranks = split(longest, num_ranks, max(1, max_tokens // unit))
+    return [[units[np.array(micro, dtype=np.int64)].ravel() for micro in dealt] for dealt in ranks]
+
+
+class ObjectStore:
+    """Arrays in Ray's object store, each put once, for all groups and calls. An array must not change any more, so it
+    becomes read-only; its object is freed with the array.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref[NDArray[Any]], Any]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def reference(self, array: NDArray[Any], put: Callable[[Any], Any]) -> Any:
+        """The reference of the array, after `put(array)` if it is new; a small array itself."""
+        if array.nbytes < INLINE_BYTES:
+            return array
+        with self._lock:
+            key = id(array)
+            if key not in self._held:
+                array.flags.writeable = False
+                self._held[key] = weakref.ref(array, lambda _: self._held.pop(key, None)), put(array)
+            return self._held[key][1]
+
+
+def trained_only(batch: TrainBatch, rows: Rows) -> TrainBatch:
+    """The rows with as many trained tokens and no others: enough for a denominator, and without copies of tokens."""
+    counts = batch.loss_counts[rows]
+    offsets = offsets_of(counts)
+    of_rows = {name: None if (a := getattr(batch, name)) is None else a[rows] for name in TrainBatch.OF_ROWS}
+    return TrainBatch(
+        tokens=np.broadcast_to(np.int32(0), offsets[-1]),
+        offsets=offsets,
+        loss_mask=np.broadcast_to(np.bool_(True), offsets[-1]),
+        sample_ids=[""] * len(rows),
+        rows_per_unit=batch.rows_per_unit,
+        **of_rows,
+    )
 
 
 @dataclass
@@ -63,32 +105,46 @@ class ModelHandle:
     deadlines: DeadlinesConfig
     sharing: GpuSharing | None = None  # set if the rollout engines are on the same GPUs
     renewed: Callable[[], None] = lambda: None  # called after the workers replaced their engine, which is not connected
+    store: ObjectStore = field(default_factory=ObjectStore)  # of all handles that see the same batches
 
-    def _numbers(self, batch: TrainBatch, *args: Any, phase: str, outputs: int = 0) -> Float32:
-        """[N], or [B, outputs] if that is given, float32 of `ModelWorker.numbers`, which takes `args` after a shard and
-        its micro-batches.
+    def _numbers(
+        self, batch: TrainBatch, *args: Any, phase: str, outputs: int = 0, rows: Rows | None = None
+    ) -> Float32:
+        """[N], or [B, outputs] if that is given, float32 of `ModelWorker.numbers`, which takes `args` after a batch and
+        its micro-batches; 0 for other rows than `rows`.
         """
         single = replace(batch, rows_per_unit=1)  # rows are independent
-        parts, gathered = self._scatter(ModelWorker.numbers, single, args, phase)
+        bare = replace(single, **dict.fromkeys((*TrainBatch.ARRAYS, *TrainBatch.OF_ROWS)))  # type: ignore[arg-type]
+        ranks, gathered = self._scatter(ModelWorker.numbers, bare, args, phase, rows)
         result = np.zeros((len(batch), outputs) if outputs else batch.num_tokens, dtype=np.float32)
-        for (rows, _, _), piece in zip(parts, gathered, strict=True):
-            index = np.array(rows, dtype=np.int64)
-            result[index if outputs else tokens_of(batch.offsets, index)] = piece
+        for micro_batches, piece in zip(ranks, gathered, strict=True):
+            found = np.concatenate([np.empty(0, dtype=np.int64), *micro_batches])
+            if outputs:
+                result[found] = piece
+            else:
+                place(result, batch.offsets, found, piece)
         return result
 
-    def update(self, batch: TrainBatch, learning_rate: float, objective: Objective) -> M.Metrics:
-        args = (objective.denominator(batch), learning_rate, objective)
-        return M.merge(self._scatter(ModelWorker.update, batch, args, "update")[1])
+    def update(
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
+    ) -> M.Metrics:
+        counted = objective.denominator(batch if rows is None else trained_only(batch, rows))
+        args = (counted, learning_rate, objective)
+        return M.merge(self._scatter(ModelWorker.update, batch, args, "update", rows)[1])
 
     def _scatter(
-        self, method: Callable[..., Any], batch: TrainBatch, args: tuple[Any, ...], phase: str
-    ) -> tuple[list[Shard], list[Any]]:
+        self, method: Callable[..., Any], batch: TrainBatch, args: tuple[Any, ...], phase: str, rows: Rows | None = None
+    ) -> tuple[list[list[Rows]], list[Any]]:
+        """Calls `method(batch, micro_batches, *args)` on every rank. Arrays are put once; ranks select from them."""
         if self.sharing:
             self.sharing.for_training()
-        parts = shards(batch, len(self.group), self.max_tokens)
-        calls = [(shard, micro, *args) for _, shard, micro in parts]
+        ranks = deal(batch, len(self.group), self.max_tokens, rows)
+        arrays = {name: array for name in SENT if (array := getattr(batch, name)) is not None}
+        sent = [self.store.reference(array, self.group.put) for array in arrays.values()]
+        part = (method.__name__, tuple(arrays), batch.rows_per_unit)
+        calls = [(*part, micro_batches, args, *sent) for micro_batches in ranks]
         phase = f"{self.group.name} {phase}"
-        return parts, self.group.scatter(method, calls, timeout_s=self.deadlines.train_s, phase=phase)
+        return ranks, self.group.scatter(ModelWorker.on_arrays, calls, timeout_s=self.deadlines.train_s, phase=phase)
 
     def _everywhere(self, method: Callable[..., Any], *args: Any) -> list[Any]:
         """The answers of all ranks."""
@@ -121,9 +177,9 @@ class LanguageModelHandle(ModelHandle):
 
     temperature: float = 1.0  # of sampling
 
-    def logprobs(self, batch: TrainBatch, temperature: float | None = None) -> Float32:
+    def logprobs(self, batch: TrainBatch, temperature: float | None = None, rows: Rows | None = None) -> Float32:
         asked = self.temperature if temperature is None else temperature
-        return self._numbers(batch, asked, phase="log-probs")
+        return self._numbers(batch, asked, phase="log-probs", rows=rows)
 
 
 class ValueHandle(ModelHandle):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch._C._distributed_c10d import TCPStore
 
 from actors.config.schema import EngineConfig, ModelConfig
@@ -23,9 +24,11 @@ from actors.training.scorer import Scorer, load_causal
 from actors.weights.sender import WeightSender, make_sender
 from rlcore.metrics import Last, Max, Mean, Metrics, Sum, merge
 from rlcore.objective import Objective, TensorBatch
-from rlcore.ragged import offsets_of, tokens_of
+from rlcore.ragged import offsets_of
 from rlcore.storage.durable import FileSums
 from rlcore.types import Float32, TrainBatch
+
+Rows = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,35 +136,46 @@ class ModelWorker:
         self.engine.release(held)
         process.release()
 
+    def on_arrays(
+        self, method: str, names: Sequence[str], rows_per_unit: int, micro_batches: Sequence[Rows],
+        args: tuple[Any, ...], *arrays: NDArray[Any],
+    ) -> Any:  # fmt: skip
+        """`method(batch, micro_batches, *args)` on a batch of these arrays, which Ray replaces for their references.
+
+        Args:
+            names: fields of `TrainBatch`, in the order of the arrays. They are shared by all workers of a node.
+        """
+        held: dict[str, Any] = dict(zip(names, arrays, strict=True))
+        batch = TrainBatch(**held, sample_ids=("",) * (len(held["offsets"]) - 1), rows_per_unit=rows_per_unit)
+        return getattr(self, method)(batch, micro_batches, *args)
+
     @torch.no_grad()
-    def numbers(
-        self, shard: TrainBatch, micro_batches: Sequence[Sequence[int]], temperature: float = 1.0
-    ) -> Float32:
+    def numbers(self, whole: TrainBatch, micro_batches: Sequence[Rows], temperature: float = 1.0) -> Float32:
         """Log-probs, values or scores of this rank's rows; see `TrainEngine.forward`.
 
         Args:
-            shard: b rows of n tokens in all.
-            micro_batches: rows of each pass; every row in exactly one. Under ZeRO-3 every rank must have the same
+            whole: the batch of all ranks.
+            micro_batches: rows of each pass; b rows of n tokens in all. Under ZeRO-3 every rank must have the same
                 number of them; an empty one still takes part in the gathering.
 
         Returns:
-            [n] float32 log-probs or values, 0 at the first token of a row, or [b, K] scores.
+            Of the rows in the order of the micro-batches: [n] float32 log-probs or values, 0 at the first token of a
+            row, or [b, K] scores.
         """
         engine, outputs = self.engine, self.engine.scorer.num_outputs
-        result = np.zeros((len(shard), outputs) if outputs else shard.num_tokens, dtype=np.float32)
+        pieces = [np.zeros((0, outputs) if outputs else 0, dtype=np.float32)]
         for rows in micro_batches:
-            micro = _micro_batch(shard, rows)
+            micro = _micro_batch(whole, rows)
             batch = TensorBatch.from_train_batch(micro, engine.device)
             found = engine.forward(batch, temperature).numbers.cpu().numpy()
             if len(rows):
-                index = np.asarray(rows, dtype=np.int64)
-                result[index if outputs else tokens_of(shard.offsets, index)] = found if outputs else micro.flat(found)
-        return result
+                pieces.append(found if outputs else micro.flat(found))
+        return np.concatenate(pieces)
 
     def update(
         self,
-        shard: TrainBatch,
-        micro_batches: Sequence[Sequence[int]],
+        whole: TrainBatch,
+        micro_batches: Sequence[Rows],
         denominator: Any,
         learning_rate: float,
         objective: Objective,
@@ -171,9 +185,9 @@ class ModelWorker:
         A loss or gradient that is not finite skips the step, on every rank alike, and is counted.
 
         Args:
-            shard: this rank's rows; may have none.
-            micro_batches: rows of each pass. Every rank has the same number; an empty one is run as a unit of padding,
-                which adds nothing to the loss.
+            whole: the batch of all ranks.
+            micro_batches: rows of each pass of this rank. Every rank has the same number; an empty one is run as a unit
+                of padding, which adds nothing to the loss.
             denominator: of the loss, counted over the whole batch of all ranks (`Objective.denominator`).
 
         Returns:
@@ -193,7 +207,7 @@ class ModelWorker:
         started = time.perf_counter()
         process.reset_peak()
         for i, rows in enumerate(micro_batches):
-            micro = _micro_batch(shard, rows)
+            micro = _micro_batch(whole, rows)
             batch = TensorBatch.from_train_batch(micro, engine.device)
             outputs = engine.forward(batch, objective.temperature, first_column(micro), objective.needs_entropy)
             loss, metrics = objective.loss(outputs, batch, denominator)
@@ -206,7 +220,8 @@ class ModelWorker:
             f"{self.NAME}/lr": Last(learning_rate),
             f"{self.NAME}/skipped_steps": Sum(0.0 if stepped or engine.rank else 1.0),
         }
-        return merge([*parts, own, self._speed(shard.lengths.tolist(), time.perf_counter() - started)])
+        lengths = [n for rows in micro_batches for n in whole.lengths[np.asarray(rows, dtype=np.int64)].tolist()]
+        return merge([*parts, own, self._speed(lengths, time.perf_counter() - started)])
 
     def _speed(self, lengths: list[int], seconds: float) -> Metrics:
         found: Metrics = {f"perf/{self.NAME}_tokens_per_s": Mean(float(sum(lengths)) / seconds)}
@@ -328,8 +343,8 @@ def first_column(batch: TrainBatch) -> int:
     return max(1, int(columns[0])) if columns.size else int(batch.lengths.max()) - 1
 
 
-def _micro_batch(shard: TrainBatch, rows: Sequence[int]) -> TrainBatch:
-    return shard.select(rows) if len(rows) else padding_row(shard)
+def _micro_batch(whole: TrainBatch, rows: Rows) -> TrainBatch:
+    return whole.select(rows) if len(rows) else padding_row(whole)
 
 
 def padding_row(like: TrainBatch) -> TrainBatch:

@@ -15,6 +15,7 @@ from rlcore.algorithms.shaping import kl_per_token
 from rlcore.ops.advantages import flat_gae, group_advantages
 from rlcore.ops.masking import keep
 from rlcore.ops.segments import discounted_sums, row_sums
+from rlcore.ragged import CHUNK, trim
 from rlcore.registry import ADVANTAGES, advantage, load_file, origin
 from rlcore.types import TrainBatch
 
@@ -155,7 +156,10 @@ def evaluate(function: AdvantageFunction, inputs: AdvantageInputs) -> Callable[[
     whole = None if function in _ROW_BY_ROW else _pair(function(inputs), inputs, function)
 
     def iterate() -> Iterator[Result]:
-        for rows, part in inputs.chunks():
+        every = max(16, inputs.batch.num_tokens // CHUNK // 16)  # a trim takes time in proportion to all samples
+        for index, (rows, part) in enumerate(inputs.chunks(), 1):
+            if index % every == 0:
+                trim()
             if whole is None:
                 found = _pair(function(part), part, function)
             else:

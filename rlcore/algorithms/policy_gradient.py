@@ -109,7 +109,9 @@ def credit(
             if name == "returns" and (values := part.values) is not None:
                 # an unscorable sample gives no information: the critic's target is its own value
                 x = torch.where(trained, x, keep(values.double(), part.mask))
-            arrays.setdefault(name, np.zeros(batch.num_tokens, dtype=np.float32))[begin:end] = x.numpy()
+            if name not in arrays:
+                arrays[name] = np.zeros(batch.num_tokens, dtype=np.float32)
+            arrays[name][begin:end] = x.numpy()
     if count:
         metrics |= {f"critic/{name}/mean": Mean(totals[name], count) for name in arrays}
         metrics |= {"critic/advantages/min": Min(lowest), "critic/advantages/max": Max(highest)}

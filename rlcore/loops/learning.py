@@ -18,7 +18,6 @@ from rlcore.interfaces import Sampling, World
 from rlcore.loops import parity
 from rlcore.loops.config import TrainerConfig
 from rlcore.objective import Objective
-from rlcore.ragged import tokens_of
 from rlcore.types import TrainBatch
 
 OWN_ONLY = ("group", "gae", "returns")  # advantages that do not read old log-probs, except for a KL in the reward
@@ -73,9 +72,7 @@ def with_models(
             rows = np.array(current[: trainer.parity.num_sequences], dtype=np.int64)
         if len(rows):
             with world.tracker.phase("old_log_prob"):
-                old = np.zeros(batch.tokens.shape, dtype=np.float32)
-                old[tokens_of(batch.offsets, rows)] = world.policy.logprobs(batch.select(rows))
-                batch = batch.with_arrays(old_logprobs=old)
+                batch = batch.with_arrays(old_logprobs=world.policy.logprobs(batch, rows=rows))
         if len(rows) or check_parity:
             wanted = trainer.parity if check_parity else replace(trainer.parity, stop=False)
             metrics = parity.compare(batch.select(np.intersect1d(rows, current)), wanted)
@@ -107,15 +104,14 @@ def update(
     (rate, critic_rate), (objective, value_objective) = rates, objectives
     with ThreadPoolExecutor(1, "critic") as beside:
         for i, rows in enumerate(steps):
-            part = batch.select(rows)
-            if i == 0:  # the policy has not changed yet: its detached log-probs are the old ones
-                part = replace(part, old_logprobs=None)
+            # in the first step the policy has not changed yet: its detached log-probs are the old ones
+            part = batch if i else replace(batch, old_logprobs=None)
             critic = None
             if world.critic:
-                critic = beside.submit(world.critic.update, part, critic_rate, value_objective)
+                critic = beside.submit(world.critic.update, part, critic_rate, value_objective, rows)
             if rate is not None:
                 with world.tracker.phase("update_actor"):
-                    parts.append(world.policy.update(part, rate, objective))
+                    parts.append(world.policy.update(part, rate, objective, rows))
             if critic is not None:
                 with world.tracker.phase("update_critic"):  # time that remains after the policy has finished
                     parts.append(critic.result())

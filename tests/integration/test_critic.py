@@ -30,7 +30,7 @@ from actors.config.schema import (
 from actors.placement.group import ActorGroup, WorkerError
 from actors.placement.placement import Placement
 from actors.training.critic import CriticWorker
-from actors.training.handles import ValueHandle, shards
+from actors.training.handles import ValueHandle
 from actors.training.scorer import Scorer
 from actors.training.worker import StartSpec
 from rlcore import metrics as M
@@ -109,8 +109,7 @@ class Critic:
 
     def watched(self, batch: TrainBatch) -> tuple[M.Metrics, dict[str, Any], dict[str, Any]]:
         denominator = OBJECTIVE.denominator(batch)
-        calls = [(shard, micro, denominator, LR) for _, shard, micro in shards(batch, len(self.group), LIMIT)]
-        answers = self.group.scatter(Watched.watched_update, calls, **WAIT)
+        _, answers = self.handle._scatter(Watched.watched_update, batch, (denominator, LR), "update")
         for _, gradient, weights in answers[1:]:
             assert_equal(gradient, answers[0][1])
             assert_equal(weights, answers[0][2])

@@ -221,7 +221,7 @@ def test_only_rows_of_later_updates_are_scored_beforehand(tmp_path, updates, epo
     trainer = {"updates_per_step": updates, "epochs_per_step": epochs, "parity": ParityConfig(every=0)}
     run = family_run(tmp_path, AlgorithmConfig(), steps=2, trainer=trainer)
     calls, logprobs = [], run.world.policy.logprobs
-    run.world.policy.logprobs = lambda batch: (calls.append(len(batch)), logprobs(batch))[1]
+    run.world.policy.logprobs = lambda batch, rows: (calls.append(len(rows)), logprobs(batch, rows=rows))[1]
     online.train(run)
     assert calls == ([16] if not scored else [scored, scored])  # the first step is always compared
     assert sum(len(ids) for ids in run.world.policy.updates) == 2 * 16 * epochs

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.data.tokenizer import Tokenizer, encode
-from rlcore.ragged import Int64, offsets_of
+from rlcore.ragged import Int64, offsets_of, trim
 from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory
+
+TRIM_BYTES = 1 << 24
 
 
 def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | None = None) -> TrainBatch:
@@ -44,6 +46,8 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
         sample_ids=[t.sample_id for t in trajectories],
         rollout_logprobs=_moved(trajectories, "rollout_logprobs", offsets, np.float32),
     )
+    if batch.tokens.nbytes > TRIM_BYTES:  # the freed pieces are too small for what comes next
+        trim()
     if advantages is None:
         return batch
     per_row = np.asarray(advantages, dtype=np.float32)

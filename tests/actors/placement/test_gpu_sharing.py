@@ -90,7 +90,7 @@ class RewardWorker:
 
     def numbers(self, shard: TrainBatch, micro_batches: list[list[int]]) -> Any:
         self.log.append(f"scores {len(shard)}, engines {'asleep' if self.engines[0].asleep else 'awake'}")
-        return shard.padded("tokens")[:, :1].astype(np.float32)
+        return shard.select(np.concatenate(micro_batches)).padded("tokens")[:, :1].astype(np.float32)
 
 
 class Rig:

@@ -19,7 +19,9 @@ from actors.config.schema import DeadlinesConfig
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorError, ActorInfo, WorkerError
 from actors.placement.restarts import RestartPolicy, WorkerFailed
-from actors.training.handles import LanguageModelHandle, ModelHandle, ValueHandle, shards
+from actors.training import handles
+from actors.training.handles import LanguageModelHandle, ModelHandle, ObjectStore, ValueHandle, deal, trained_only
+from actors.training.worker import ModelWorker
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import WeightSyncError
 from rlcore import metrics as M
@@ -52,12 +54,17 @@ class Pool:
         states = ["DEAD" if getattr(w, "dead", False) else "ALIVE" for w in self.workers]
         return [ActorInfo("rollout", i, "here", 1, state, "id") for i, state in enumerate(states)]
 
+    def put(self, value: Any) -> Any:
+        return value
+
     def scatter(
         self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]], timeout_s: float, phase: str
     ) -> Any:
         assert len(calls) == len(self)
         assert timeout_s > 0
         try:
+            if method is ModelWorker.on_arrays:
+                return [method(w, *args) for w, args in zip(self.workers, calls, strict=True)]
             return [getattr(w, method.__name__)(*args) for w, args in zip(self.workers, calls, strict=True)]
         except Exception as error:
             raise WorkerError(f"phase {phase}: {error}", self.infos[0], phase, 0.0, "") from error
@@ -96,7 +103,7 @@ def batch_of(lengths: Sequence[int], rows_per_unit: int = 1) -> TrainBatch:
     )
 
 
-# ---- shards
+# ---- which rank gets which rows
 
 
 @settings(max_examples=200, deadline=None)
@@ -104,17 +111,14 @@ def batch_of(lengths: Sequence[int], rows_per_unit: int = 1) -> TrainBatch:
 @example(2, [9, 1, 1, 9, 5, 5], 4, 1)
 def test_units_stay_together_and_nothing_else_is_lost(unit: int, lengths: list[int], ranks: int, limit: int) -> None:
     batch = batch_of(lengths[: len(lengths) // unit * unit], unit)
-    parts = shards(batch, ranks, limit)
+    parts = deal(batch, ranks, limit)
     assert len(parts) == ranks
-    assert len({len(micro) for _, _, micro in parts}) == 1
-    assert sorted(row for rows, _, _ in parts for row in rows) == list(range(len(batch)))
-    for rows, shard, micro_batches in parts:
-        assert list(shard.sample_ids) == [batch.sample_ids[row] for row in rows]
-        assert shard.rows_per_unit == unit
-        assert [row for micro in micro_batches for row in micro] == list(range(len(rows)))
+    assert len({len(micro_batches) for micro_batches in parts}) == 1
+    assert sorted(row for micro_batches in parts for micro in micro_batches for row in micro) == list(range(len(batch)))
+    for micro_batches in parts:
         for micro in micro_batches:
             assert len(micro) % unit == 0
-            whole = [rows[i] for i in micro]
+            whole = micro.tolist()
             for k in range(0, len(whole), unit):
                 assert whole[k] % unit == 0
                 assert whole[k : k + unit] == list(range(whole[k], whole[k] + unit))
@@ -125,24 +129,22 @@ def test_units_stay_together_and_nothing_else_is_lost(unit: int, lengths: list[i
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 200))
 def test_rows_by_themselves_are_dealt_as_before(lengths: list[int], ranks: int, limit: int) -> None:
-    parts = shards(batch_of(lengths), ranks, limit)
-    assert [rows for rows, _, _ in parts] == [
-        [row for micro in rank for row in micro] for rank in split(lengths, ranks, limit)
-    ]
+    parts = deal(batch_of(lengths), ranks, limit)
+    assert [[micro.tolist() for micro in rank] for rank in parts] == split(lengths, ranks, limit)
 
 
 def test_two_pairs_by_hand() -> None:
     """Pairs of (2, 8), (3, 3) and (4, 1) tokens, 16 at once: the first alone, the others together."""
-    ((rows, shard, micro),) = shards(batch_of([2, 8, 3, 3, 4, 1], 2), 1, 16)
-    assert rows == [0, 1, 4, 5, 2, 3]
-    assert micro == [[0, 1], [2, 3, 4, 5]]
-    assert shard.scores is not None
-    assert shard.scores.tolist() == [0, 1, 4, 5, 2, 3]
+    batch = batch_of([2, 8, 3, 3, 4, 1], 2)
+    (micro,) = deal(batch, 1, 16)
+    assert [rows.tolist() for rows in micro] == [[0, 1], [4, 5, 2, 3]]
+    (some,) = deal(batch, 1, 16, np.array([4, 5, 0, 1]))
+    assert [rows.tolist() for rows in some] == [[0, 1], [4, 5]]
 
 
 def test_half_a_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="5 rows are not a whole number of units of 2"):
-        shards(batch_of([3] * 5, 2), 1, 100)
+        deal(batch_of([3] * 5, 2), 1, 100)
 
 
 # ---- models
@@ -154,13 +156,14 @@ class Model:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def numbers(self, shard: TrainBatch, micro_batches: list[list[int]], temperature: float = 0.0) -> Any:
-        assert sorted(row for rows in micro_batches for row in rows) == list(range(len(shard)))
-        return shard.tokens + np.float32(temperature)
+    def numbers(self, whole: TrainBatch, micro_batches: list[Any], temperature: float = 0.0) -> Any:
+        self.saw = whole
+        return whole.select(np.concatenate([np.array([], dtype=int), *micro_batches])).tokens + np.float32(temperature)
 
-    def update(self, shard: TrainBatch, micro_batches: list[list[int]], denominator: float, rate: float, *rest: Any):
-        self.calls.append((list(shard.sample_ids), micro_batches, denominator, rate, *rest))
-        return {"x": M.Mean(float(shard.num_loss_tokens), denominator)}
+    def update(self, whole: TrainBatch, micro_batches: list[Any], denominator: float, rate: float, *rest: Any) -> Any:
+        self.saw, rows = whole, [row for micro in micro_batches for row in micro.tolist()]
+        self.calls.append((rows, micro_batches, denominator, rate, *rest))
+        return {"x": M.Mean(float(whole.select(rows).num_loss_tokens), denominator)}
 
     def save(self, directory: str) -> dict[str, Any]:
         self.calls.append(("save", directory))
@@ -206,9 +209,61 @@ def test_an_update_counts_its_denominator_over_all_ranks(kind: type[ModelHandle]
     total = batch.num_loss_tokens
     assert merged == {"x": M.Mean(total, 3 * total)}
     assert [call[2:] for worker in workers for call in worker.calls] == [(total, 0.1, objective)] * 3
-    dealt = [ids for worker in workers for ids, *_ in worker.calls]
-    assert sorted(name for ids in dealt for name in ids) == list(batch.sample_ids)
-    assert all(ids[0::2] == [f"s{int(x[1:]) - 1}" for x in ids[1::2]] for ids in dealt)
+    dealt = [rows for worker in workers for rows, *_ in worker.calls]
+    assert sorted(row for rows in dealt for row in rows) == list(range(len(batch)))
+    assert all(rows[0::2] == [row - 1 for row in rows[1::2]] for rows in dealt)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_some_rows_of_a_batch(ranks: int) -> None:
+    """The denominator is that of these rows; log-probs of the others are 0."""
+    workers, batch, rows = [Model() for _ in range(ranks)], batch_of([3, 9, 1, 4, 7, 2], 2), np.array([4, 5, 0, 1])
+    handle = LanguageModelHandle(Pool(*workers), 16, DeadlinesConfig())  # type: ignore[arg-type]
+    merged = handle.update(batch, 0.1, SupervisedObjective(), rows)
+    total = batch.select(rows).num_loss_tokens
+    assert merged == {"x": M.Mean(total, ranks * total)}
+    assert sorted(row for worker in workers for row in worker.calls[-1][0]) == [0, 1, 4, 5]
+    found = handle.logprobs(batch, 0.5, np.array([5, 2]))
+    asked = np.repeat(np.isin(np.arange(6), [5, 2]), batch.lengths)
+    assert np.array_equal(found, np.where(asked, batch.tokens + 0.5, 0))
+
+
+def test_a_denominator_needs_no_tokens() -> None:
+    batch, rows = batch_of([3, 9, 1, 4, 7, 2], 2), np.array([4, 5, 2, 3])
+    light, copy = trained_only(batch, rows), batch.select(rows)
+    assert light.loss_counts.tolist() == copy.loss_counts.tolist()
+    assert light.num_loss_tokens == copy.num_loss_tokens
+    np.testing.assert_array_equal(light.scores, copy.scores)
+    assert (light.tokens.strides, light.loss_mask.strides, light.rows_per_unit) == ((0,), (0,), 2)
+
+
+def test_arrays_are_put_once_and_freed_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy and critic use the same objects; what is computed later is one more object, not the batch again."""
+    monkeypatch.setattr(handles, "INLINE_BYTES", 0)
+    put: list[Any] = []
+
+    class Stored(Pool):
+        def put(self, value: Any) -> Any:
+            put.append(value.copy())
+            return put[-1]
+
+    store, batch = ObjectStore(), batch_of([3, 9, 1, 4])
+    policy, critic = Stored(Model(), Model()), Stored(Model())
+    logprobs = LanguageModelHandle(policy, 16, DeadlinesConfig(), store=store)  # type: ignore[arg-type]
+    values = ValueHandle(critic, 16, DeadlinesConfig(), store=store)  # type: ignore[arg-type]
+    batch = batch.with_arrays(values=values.values(batch))
+    assert len(put) == len(store) == 3  # tokens, offsets and mask
+    batch = batch.with_arrays(old_logprobs=logprobs.logprobs(batch))
+    assert len(put) == 3
+    for rows in (np.array([0, 1]), np.array([2, 3])):
+        logprobs.update(batch, 0.1, SupervisedObjective(), rows)
+        values.update(batch, 0.1, ValueObjective(), rows)
+    assert len(put) == len(store) == 6  # values, old log-probs and scores
+    assert policy.workers[0].saw.values is put[3] or any(policy.workers[0].saw.values is x for x in put)
+    with pytest.raises(ValueError, match="read-only"):
+        batch.tokens[0] = 1
+    del batch
+    assert len(store) == 0
 
 
 def test_the_critic_is_saved_loaded_and_initialised_on_every_rank() -> None:
