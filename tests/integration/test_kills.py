@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -54,6 +55,7 @@ def first_run(run_dir: Path, victim: str, phase: str, depth: int) -> int:
         until(process, file.exists)
         if victim == "driver":
             kill_session(process)
+            return -signal.SIGKILL
         return process.wait(timeout=200)
     finally:
         if process.poll() is None:
