@@ -339,7 +339,7 @@ def masters(here: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_dropout_is_on_in_training_and_off_in_scoring(one: Ranks, folders: Any, stage: int) -> None:
-    tokens = torch.from_numpy(make_batch(seed=1).tokens).long()
+    tokens = torch.from_numpy(make_batch(seed=1).padded("tokens")).long()
     for checkpointing in (False, True):
         options = {"lora": LoraConfig(rank=4, dropout=0.5), "gradient_checkpointing": checkpointing}
         one.run(build_with, folders["untied"], stage, options)
