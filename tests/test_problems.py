@@ -106,9 +106,10 @@ def test_suggestions():
 INTERNAL = {
     "Interrupted": "a stop that was asked for, with an exit code of its own",
     "_Failed": "caught by its own module", "_Wrong": "caught by its own module", "Tie": "caught by its own module",
+    "RolloutAbandoned": "raised in calls that their own caller ends",
     "Unreadable": "caught by the math reward", "Undefined": "caught by the math reward",
     "OutOfBounds": "caught by the math reward", "_Lost": "caught by its own module",
- "ValueRefused": "becomes a status of a sandboxed program",
+    "ValueRefused": "becomes a status of a sandboxed program",
     "ReferenceFault": "becomes a Problem of its stage", "BrokenRow": "counted and shown with its row",
     "NotRational": "caught by the math reward", "GroupBrokenError": "becomes a WeightSyncError",
 }  # fmt: skip

@@ -11,7 +11,7 @@ from jaxtyping import jaxtyped
 
 import rlcore.ops
 from rlcore.ops import policy_losses
-from rlcore.ops.advantages import discounted_returns, gae, group_advantages
+from rlcore.ops.advantages import discounted_returns, flat_gae, gae, group_advantages
 from rlcore.ops.aggregate import aggregate
 from rlcore.ops.kl import kl_estimate
 from rlcore.ops.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
@@ -19,10 +19,11 @@ from rlcore.ops.masking import masked_mean, masked_whiten
 from rlcore.ops.mismatch import importance_weights
 from rlcore.ops.preference_losses import kto_reference_point, preference_loss
 from rlcore.ops.reward_losses import attribute_regression, bradley_terry, grade_cross_entropy, soft_label
+from rlcore.ops.segments import discounted_sums, row_sums
 from rlcore.ops.value_losses import clipped_value_loss
 
 X, MASK = torch.randn(2, 3), torch.tensor([[True, True, False], [False, False, False]])
-IDS = torch.tensor([0, 0])
+IDS, OFFSETS = torch.tensor([0, 0]), torch.tensor([0, 1, 3])
 CALLS = [
     (token_logprobs, (torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64))),
     (entropy, (torch.randn(2, 3, 5),)),
@@ -32,6 +33,9 @@ CALLS = [
     (masked_whiten, (X, MASK)),
     (gae, (X, X, MASK, 1.0, 1.0)),
     (discounted_returns, (X, MASK, 1.0)),
+    (flat_gae, (X[0], X[1], OFFSETS, 1.0, 1.0)),
+    (row_sums, (X[0], OFFSETS)),
+    (discounted_sums, (X[0], OFFSETS, 0.5)),
     (policy_losses.log_ratio, (X, X, MASK)),
     (policy_losses.ratio, (X,)),
     (group_advantages, (X[:, 0], IDS, "mean", "std")),

@@ -164,9 +164,9 @@ class Stand:
         rollout.before_group = lambda i: self.at("group")
         update = policy.update
 
-        def noted(batch: Any, rate: float, objective: Any) -> Any:
-            found = update(batch, rate, objective)
-            self.log.append(("update", repr(objective), tuple(batch.sample_ids), rate))
+        def noted(batch: Any, rate: float, objective: Any, rows: Any = None) -> Any:
+            found = update(batch, rate, objective, rows)
+            self.log.append(("update", repr(objective), tuple(policy.updates[-1]), rate))
             return found
 
         policy.update = noted  # type: ignore[method-assign]
