@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from actors.config.compose import check, compose
+from actors.config.compose import ConfigError, check, compose
 from rlcore.registry import POLICY_LOSSES
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "async"
@@ -32,6 +32,8 @@ def test_every_cell_may_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for ahead in grid.AHEAD:
         for loss in grid.LOSSES:
             check(compose(grid.settings(ahead, loss)))
+    with pytest.raises(ConfigError, match=r"trainer\.max_staleness"):  # why the grid has an unguarded loss
+        check(compose([*grid.LOSSES["trainer"], "trainer.max_staleness=2", *grid.APART]))
 
 
 def write(folder: Path, name: str, accuracies: list[float], finished: bool = True) -> None:

@@ -28,8 +28,8 @@ class StepPrompts:
         """Sets the first prompts of a step apart: call it in the order of steps, before they run at the same time."""
         with self._lock:
             waiting = self._waiting.setdefault(step, deque())
-            if missing := num_prompts - len(waiting):
-                waiting.extend(self._more(step, missing, [p.uid for p in waiting]) if missing > 0 else [])
+            if (missing := num_prompts - len(waiting)) > 0:
+                waiting.extend(self._more(step, missing, [p.uid for p in waiting]))
 
     def take(self, step: int, num_prompts: int, without: Collection[str] = ()) -> list[Prompt]:
         """The next prompts of a step; see `PromptSource.take`."""
