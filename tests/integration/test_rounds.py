@@ -128,6 +128,7 @@ def check(run_dir, finished, whole):
     assert not list((run_dir / "artefacts").glob("*.draft")) + list((run_dir / "artefacts").glob("*.corrupt*"))
 
 
+@pytest.mark.slow  # test_kills.py has a killed driver in the default run
 @pytest.mark.timeout(1500)
 def test_killed_while_learning(whole, reward, tmp_path):
     finished = killed_in(["rl"], tmp_path / "run", reward)
