@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class ConfigError(UserError, ValueError):
         super().__init__("\n".join([count, *(problem.render() for problem in found)]))
 
 
+@cache
 def register() -> None:
     """Registers the schema for `conf/config.yaml`. Call it before `hydra.main`; repeated calls are harmless."""
     ConfigStore.instance().store(name=SCHEMA, node=Config, provider="rlcore")

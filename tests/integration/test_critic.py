@@ -280,7 +280,10 @@ def test_any_layout_trains_as_one_plain_batch(critics: Any, folders: Any, size: 
         assert (values["critic/lr"], values["critic/skipped_steps"]) == (LR, 0)
 
 
-@pytest.mark.parametrize(("size", "stage", "dtype"), [(1, 0, "float32"), (2, 2, "bfloat16"), (2, 3, "float32")])
+@pytest.mark.parametrize(
+    ("size", "stage", "dtype"),
+    [(1, 0, "float32"), (2, 2, "bfloat16"), pytest.param(2, 3, "float32", marks=pytest.mark.slow)],
+)
 def test_updates_on_one_batch_teach_it_the_returns(
     critics: Any, folders: Any, size: int, stage: int, dtype: str
 ) -> None:
@@ -296,7 +299,11 @@ def test_updates_on_one_batch_teach_it_the_returns(
 
 
 @pytest.mark.parametrize(
-    ("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (0, "bfloat16"), (3, "bfloat16")]
+    ("stage", "dtype"),
+    [
+        *((0, "float32"), (3, "bfloat16")),
+        *(pytest.param(*p, marks=pytest.mark.slow) for p in [(2, "float32"), (3, "float32"), (0, "bfloat16")]),
+    ],
 )
 def test_a_loaded_checkpoint_goes_on_bit_for_bit(
     critics: Any, folders: Any, tmp_path: Path, stage: int, dtype: str

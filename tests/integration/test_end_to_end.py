@@ -202,9 +202,11 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     assert not [name for name in b[6] if name.endswith("_mfu")], "no peak is known of a CPU"
 
 
-def test_sigterm_saves_and_leaves_and_a_dead_engine_is_replaced(tmp_path):
+@pytest.mark.parametrize("ahead", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_sigterm_saves_and_leaves_and_a_dead_engine_is_replaced(tmp_path, ahead):
     run_dir = tmp_path / "run"
-    process = start(run_dir, "trainer.steps=400", "trainer.checkpoint.every=0")
+    process = start(run_dir, "trainer.steps=400", "trainer.checkpoint.every=0", "trainer.parity.every=1",
+                    f"trainer.max_staleness={ahead}")  # fmt: skip
     try:
         until(process, lambda: steps_logged(run_dir) >= 2)
         os.kill(rollout_pid(process), signal.SIGKILL)

@@ -21,9 +21,8 @@ PLACES = {  # phase -> which time
     "RolloutWorker": {"gen": 3, "update_actor": 5, "update_weights": 3, "eval": 2},
     "PolicyWorker": {"gen": 3, "old_log_prob": 3, "update_actor": 5, "update_weights": 3, "checkpoint": 2},
 }
-USUAL = [("driver", "update_weights", 1)]  # in the default suite
-CASES = [
-    pytest.param(victim, phase, depth, marks=() if (victim, phase, depth) in USUAL else pytest.mark.slow)
+CASES = [  # the default suite kills a driver and an engine in test_end_to_end.py
+    (victim, phase, depth)
     for depth in (0, 1, 2)
     for victim, phases in PLACES.items()
     for phase in phases
@@ -62,6 +61,7 @@ def first_run(run_dir: Path, victim: str, phase: str, depth: int) -> int:
             kill_session(process)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("victim", "phase", "depth"), CASES)
 def test_killed(tmp_path: Path, expected: list[list[str]], victim: str, phase: str, depth: int) -> None:
