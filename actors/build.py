@@ -36,11 +36,14 @@ from actors.verifying.handle import RewardHandle
 from actors.verifying.verifier import VerifierWorker
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import GROUP_BACKENDS, choose_backend
+from rlcore.agents.environments import Description, EnvironmentPool
+from rlcore.agents.rollouts import AgentRollout
+from rlcore.agents.setup import describe, make_player
 from rlcore.algorithms.config import Opponent
 from rlcore.data.batching.collate import collate
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
-from rlcore.interfaces import RewardScorer, Tracker, World
+from rlcore.interfaces import RewardScorer, RolloutEngine, Tracker, World
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.endpoint import EndpointCompleter
@@ -63,22 +66,25 @@ class Inputs:
     model_path: Path
     tokenizer: Any
     data: PromptData
+    environment: Description | None = None  # of `environment.fn`
 
 
 def prepare(config: Config, run_dir: Path) -> Inputs:
-    """Prepares model and data. Raises: ClusterError, ModelError, DataError."""
+    """Prepares model, environment and data. Raises: ClusterError, ModelError, InvalidEnvironment, DataError."""
     check_address(config.cluster)
     model_path = prepare_model(config.model, run_dir, config.seed)
     tokenizer = load_tokenizer(model_path, config.model.trust_remote_code)
-    r, trust = config.rollout, config.model.trust_remote_code
-    longest = r.max_model_len or config.data.max_prompt_tokens + r.max_new_tokens
-    if text := rope_problem(model_path, longest, trust):
+    trust = config.model.trust_remote_code
+    if text := rope_problem(model_path, config.context, trust):
         raise ModelError(text)
-    data = load_data(config.data, tokenizer, config.seed)
+    environment = None
+    if config.environment.fn is not None:
+        environment = describe(config.environment, config.data.chat_template, os.getcwd())
+    data = load_data(config.data, tokenizer, config.seed, None if environment is None else environment.schemas)
     prompts = [*data.train, *data.eval]
     if text := embedding_problem(model_path, tokenizer, prompts, trust):
         raise ModelError(text)
-    return Inputs(model_path, tokenizer, data)
+    return Inputs(model_path, tokenizer, data, environment)
 
 
 @dataclass
@@ -191,7 +197,7 @@ class Builder:
         rewards = self.compose(verifiers, reward_model, judge)
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
-            rollout=rollout,
+            rollout=self.start_environments(rollout),
             rewards=rewards,
             policy=handle(LanguageModelHandle, groups.policy, **sampled),
             weights=weights,
@@ -238,6 +244,17 @@ class Builder:
                 policy = self.config.reward.on_failure.value
                 message(f"reward check: {result.info['error']} (reward.on_failure={policy})")
         return rewards
+
+    def start_environments(self, engines: RolloutHandle) -> RolloutEngine:
+        """Rollouts of several turns on the engines, if the config has an environment."""
+        config, description = self.config.environment, self.inputs.environment
+        if description is None:
+            return engines
+        limits = self.config.context, self.config.rollout.max_new_tokens
+        player = make_player(config, description, self.config.data, self.inputs.tokenizer, *limits)
+        rollouts = AgentRollout(engines, config, player, lambda: EnvironmentPool(config, os.getcwd()))
+        self.stack.callback(rollouts.close)
+        return rollouts
 
     def load_reward_model(self, model: RewardModelHandle) -> None:
         """The reward model of the config; in rounds each stage names its own.
@@ -365,9 +382,8 @@ class Builder:
 
     def rollout_arguments(self, rank: int) -> tuple[Any, ...]:
         config, rollout = self.config, self.config.rollout
-        longest = rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens
         return (
-            str(self.inputs.model_path), rollout, self.device, config.model.dtype.value, longest, self.threads,
+            str(self.inputs.model_path), rollout, self.device, config.model.dtype.value, config.context, self.threads,
             config.seed + rank, self.reserved, config.model.float32_head,
         )  # fmt: skip
 

@@ -19,6 +19,8 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
         wrong: keys with known problems; checks that depend on them are skipped.
     """
     from actors.training.models import embedding_problem, load_tokenizer, prepare_model
+    from rlcore.agents.setup import describe
+    from rlcore.agents.tools import InvalidEnvironment
     from rlcore.data.sources.load import load_data
 
     def touched(*groups: str) -> bool:
@@ -39,7 +41,13 @@ def inspect_inputs(config: Config, wrong: Collection[str] = ()) -> list[Problem]
         if touched("data"):
             return found
         try:
-            data = load_data(config.data, tokenizer, config.seed)
+            tools = None
+            if config.environment.fn is not None and not touched("environment"):
+                tools = describe(config.environment, config.data.chat_template, os.getcwd()).schemas
+            data = load_data(config.data, tokenizer, config.seed, tools)
+        except InvalidEnvironment as error:
+            cure = "see `rlcore keys environment`"
+            return [*found, Problem("environment.fn", config.environment.fn, str(error), cure)]
         except UserError as error:
             return [*found, Problem("data", config.data.source, str(error), "see `rlcore keys data`")]
         if text := embedding_problem(path, tokenizer, [*data.train, *data.eval], model.trust_remote_code):

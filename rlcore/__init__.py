@@ -10,15 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlcore.agents import environment
     from rlcore.problems import UserError
     from rlcore.registry import advantage, policy_loss
     from rlcore.rewards.registry import reward
     from rlcore.types import RewardInput, RewardResult, Status
 
-__all__ = ["RewardInput", "RewardResult", "Status", "UserError", "advantage", "policy_loss", "reward"]
+__all__ = [
+    "RewardInput", "RewardResult", "Status", "UserError", "advantage", "environment", "policy_loss", "reward",
+]  # fmt: skip
 
 _MODULES = {
-    "advantage": "rlcore.registry", "policy_loss": "rlcore.registry", "reward": "rlcore.rewards.registry",
+    "advantage": "rlcore.registry", "environment": "rlcore.agents", "policy_loss": "rlcore.registry",
+    "reward": "rlcore.rewards.registry",
     "UserError": "rlcore.problems",
 }  # fmt: skip
 _ACTORS = ("EvalResult", "Plan", "RunResult", "compose", "evaluate", "plan", "train")

@@ -108,6 +108,9 @@ class Trajectory:
     reward: RewardResult | None = None
     engine: int = -1  # rank of the rollout engine that sampled it; -1: unknown
     begun_version: int = -1  # weight version when the engine began with the prompt; -1: unknown
+    rollout_id: str = ""  # several trajectories of one rollout share it, and its reward; "": alone in its rollout
+    turns: tuple[Mapping[str, Any], ...] = ()  # of several: {"role", "text"}, and "name" of a tool
+    masked: bool = False  # not trained on, and excluded from the statistics of its group
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -125,10 +128,15 @@ class Trajectory:
 
 @dataclass(slots=True)
 class Group:
-    """A prompt and its G samples, in sampling order."""
+    """A prompt and its G samples, in sampling order. Each is one trajectory, or the trajectories of one rollout."""
 
     prompt: Prompt
     trajectories: list[Trajectory]
+
+    @property
+    def rollouts(self) -> list[Trajectory]:
+        """One trajectory of each rollout, the last: it has the rollout's reward, text and turns."""
+        return list({t.rollout_id or t.sample_id: t for t in self.trajectories}.values())
 
 
 SampledPair = tuple[Trajectory, Trajectory]  # chosen and rejected response to one prompt, each with its reward

@@ -146,7 +146,7 @@ def _nodes(config: Config, wanted: Sequence[Unit]) -> tuple[list[Node], str]:
 def _batch(config: Config) -> str:
     t, r, roles = config.trainer, config.rollout, config.cluster.roles
     samples, updates = t.prompts_per_step * t.samples_per_prompt, max(t.updates_per_step, 1)
-    longest = config.data.max_prompt_tokens + r.max_new_tokens
+    longest = config.longest
     ranks, engines = max(roles.policy.num_workers, 1), max(roles.rollout.num_workers, 1)
     per_update = samples // updates
     per_rank = math.ceil(per_update / ranks)
@@ -200,7 +200,7 @@ def _memory_table(config: Config, shape: Shape, roles: Sequence[str], gpu: float
     text = to_text(table)
     if "rollout" in roles:
         r, room = config.rollout, kv_sequences(config, shape, rows.get(("rollout", "KV cache"), {}))
-        longest = r.max_model_len or config.data.max_prompt_tokens + r.max_new_tokens
+        longest = config.context
         text += f"\nKV cache: room for {room:,} sequences of {longest} tokens; rollout.max_num_seqs={r.max_num_seqs}"
         if gpu:
             set_by = "as set" if r.gpu_memory_utilization is not None else "what the other roles leave"

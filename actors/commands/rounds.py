@@ -282,8 +282,7 @@ def live(
         online_run=online,
         render=ask,
         render_prompt=ask_prompt,
-        max_prompt_tokens=(rollout.max_model_len or config.data.max_prompt_tokens + rollout.max_new_tokens)
-        - rollout.max_new_tokens,
+        max_prompt_tokens=config.context - rollout.max_new_tokens,
         parity=config.trainer.parity,
         policy_weights=start.hash,
     )

@@ -64,9 +64,9 @@ def _batch(c: Config) -> Iterator[Problem]:
     if 0 < samples // updates < ranks:
         text = f"{samples // updates} samples per update for {ranks} policy workers: some have nothing to train"
         yield Problem("trainer.updates_per_step", updates, text, "larger steps, fewer updates or fewer workers", True)
-    longest = c.data.max_prompt_tokens + c.rollout.max_new_tokens
+    longest = c.longest
     if t.max_tokens_per_micro_batch < longest:
-        text = f"smaller than one sequence ({c.data.max_prompt_tokens} prompt + {c.rollout.max_new_tokens} new tokens)"
+        text = f"smaller than one sequence ({_longest(c)})"
         cure = f"at least {longest} to respect the limit; longer sequences get a separate micro-batch"
         yield Problem("trainer.max_tokens_per_micro_batch", t.max_tokens_per_micro_batch, text, cure, True)
     if t.eval.temperature == 0 and t.eval.num_samples > 1:
@@ -75,21 +75,27 @@ def _batch(c: Config) -> Iterator[Problem]:
 
 
 def _sampling(c: Config) -> Iterator[Problem]:
-    r, needed = c.rollout, c.data.max_prompt_tokens + c.rollout.max_new_tokens
+    r, needed = c.rollout, c.longest
     biased = "excludes tokens: the sampler's log-probs are renormalised and every importance ratio is biased"
     if r.top_p != 1:
         yield Problem("rollout.top_p", r.top_p, biased, "set it to 1")
     if r.top_k != 0:
         yield Problem("rollout.top_k", r.top_k, biased, "set it to 0")
     if r.max_model_len is not None and r.max_model_len < needed:
-        text = f"too small for {c.data.max_prompt_tokens} prompt + {r.max_new_tokens} new tokens"
+        text = f"too small for {_longest(c)}"
         yield Problem("rollout.max_model_len", r.max_model_len, text, f"{needed} or more, or null")
     if c.model.path is None and c.model.tiny.max_positions < needed:
-        text = f"too small for {c.data.max_prompt_tokens} prompt + {r.max_new_tokens} new tokens"
+        text = f"too small for {_longest(c)}"
         yield Problem("model.tiny.max_positions", c.model.tiny.max_positions, text, f"{needed} or more")
     yield from _tiny_heads(c)
     if "" in r.stop:
         yield Problem("rollout.stop", r.stop, "an empty stop string stops immediately", "remove it")
+
+
+def _longest(c: Config) -> str:
+    if c.environment.fn is None:
+        return f"{c.data.max_prompt_tokens} prompt + {c.rollout.max_new_tokens} new tokens"
+    return f"a rollout of {c.longest} tokens (environment.max_tokens)"
 
 
 def _tiny_heads(c: Config) -> Iterator[Problem]:

@@ -62,7 +62,7 @@ def _of_folder(c: Config, found: Mapping[str, Any], device: str) -> Iterator[Pro
     def number(*names: str) -> int:
         return next((found[name] for name in names if isinstance(found.get(name), int) and found[name] > 0), 0)
 
-    needed = c.rollout.max_model_len or c.data.max_prompt_tokens + c.rollout.max_new_tokens
+    needed = c.context
     context, scaling = number(*CONTEXT), found.get("rope_scaling") or found.get("rope_parameters")
     factor = scaling.get("factor") if isinstance(scaling, dict) else None
     context = int(context * factor) if isinstance(factor, int | float) and factor > 1 else context

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlcore.agents.config import EnvironmentConfig
 from rlcore.algorithms.config import AlgorithmConfig
 from rlcore.data.sources.config import DataConfig
 from rlcore.loops.config import Resume, TrainerConfig
@@ -192,6 +193,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)  # prompts and reference answers
     reward: RewardConfig = field(default_factory=RewardConfig)  # scoring of responses
     rollout: RolloutConfig = field(default_factory=RolloutConfig)  # generation (vLLM)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # tools and turns
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)  # advantages, loss and KL
     engine: EngineConfig = field(default_factory=EngineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # batch sizes, learning rates, schedules
@@ -205,3 +207,18 @@ class Config:
         if parity.tolerance is None and self.model.dtype is DType.bfloat16:
             parity.tolerance = 1.0
             parity.mean_tolerance = 0.05 if parity.mean_tolerance is None else parity.mean_tolerance
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: prompt and response, or a whole rollout of several turns."""
+        r, turns = self.rollout, self.environment
+        if turns.fn is None:
+            return self.data.max_prompt_tokens + r.max_new_tokens
+        # results of tools are as long as the turns, if nothing else is known
+        guess = self.data.max_prompt_tokens + 2 * turns.max_turns * r.max_new_tokens
+        return turns.max_tokens or r.max_model_len or guess
+
+    @property
+    def context(self) -> int:
+        """Tokens of the engines' context."""
+        return self.rollout.max_model_len or self.longest

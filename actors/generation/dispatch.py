@@ -13,7 +13,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 
 from actors.generation.rollout import Collected, Request, RolloutWorker
@@ -69,13 +70,13 @@ class Dispatcher:
         Raises:
             RolloutAbandoned, RolloutStalled, WorkerFailed: see there.
         """
-        call, missing = self._begin(prompts, sampling), len(prompts)
+        arrived: queue.Queue[Arrival | None] = queue.Queue()
+        call, missing = self._begin(prompts, sampling, arrived.put), len(prompts)
         try:
             while missing:
                 try:
-                    item = call.arrived.get(timeout=0.5)  # short, so that signals are handled
+                    item = arrived.get(timeout=0.5)  # short, so that signals are handled
                 except queue.Empty:
-                    self._check_progress(call, missing)
                     continue
                 if call.failure is not None:
                     raise call.failure
@@ -104,11 +105,28 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(max(ends_at - time.monotonic(), 0.0))
 
-    def _begin(self, prompts: Sequence[Prompt], sampling: Sampling) -> Call:
+    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Arrival]:
+        """One prompt. Cancelling the future drops the prompt; errors are those of `groups`."""
+        future: Future[Arrival] = Future()
+
+        def deliver(item: Arrival | None) -> None:
+            with contextlib.suppress(InvalidStateError):  # it was cancelled
+                if item is not None:
+                    future.set_result(item)
+                elif call.failure is not None:
+                    future.set_exception(call.failure)
+
+        call = self._begin([prompt], sampling, deliver)
+        future.add_done_callback(lambda _: self._end([call]))
+        return future
+
+    def _begin(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deliver: Callable[[Arrival | None], None]
+    ) -> Call:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the rollout engines are shut down")
-            call = Call(next(self._calls), prompts, sampling, time.monotonic())
+            call = Call(next(self._calls), prompts, sampling, time.monotonic(), deliver)
             self._work.add(call)
             if not self._threads:
                 for rank in range(len(self._starts)):
@@ -118,20 +136,17 @@ class Dispatcher:
         self._wake(range(len(self._starts)))
         return call
 
-    def _check_progress(self, call: Call, missing: int) -> None:
-        with self._changed:
-            if any(engine.down for engine in self._work.engines):  # a restart has a deadline of its own
-                call.heard = time.monotonic()
-            stalled = time.monotonic() - call.heard > self._idle_timeout_s
-        if stalled:
-            raise RolloutStalled(
-                f"gen: no group finished for {self._idle_timeout_s:.0f} s, {missing} of {len(call.prompts)} are "
-                "missing (cluster.deadlines.generate_s)"
-            )
+    def _stalled(self, call: Call) -> RolloutStalled:
+        missing = sum(task.call is call for task in self._work.tasks())
+        return RolloutStalled(
+            f"gen: no group finished for {self._idle_timeout_s:.0f} s, {missing} of {len(call.prompts)} are "
+            "missing (cluster.deadlines.generate_s)"
+        )
 
     def _end(self, calls: Iterable[Call], failure: Exception | None = None) -> None:
         """Drops calls: what waits at once, what an engine has by its collector."""
         ranks: set[int] = set()
+        ended: list[Call] = []
         with self._changed:
             for call in calls:
                 if call.over:
@@ -142,7 +157,9 @@ class Dispatcher:
                     call.aborts.append(dropped)
                     self._aborts[rank].append((names, dropped))
                     ranks.add(rank)
-                call.arrived.put(None)
+                ended.append(call)
+        for call in ended:
+            call.deliver(None)
         if ranks:
             self._wake(ranks)
 
@@ -228,16 +245,24 @@ class Dispatcher:
     def _route(self, rank: int, collected: Collected, seconds: float) -> None:
         if collected.groups:
             self._restarts.served(rank)
+        arrived: list[tuple[Task, Arrival]] = []
         with self._changed:
-            first = len(self._work.calls)
+            now, first = time.monotonic(), len(self._work.calls)
             self._work.observe(rank, collected.unfinished, seconds)
             for finished in collected.groups:
                 task = self._work.finish(rank, finished.call_id, finished.index)
                 if task is not None:  # otherwise its call is over
-                    task.call.arrived.put(Arrival(task.call.prompts[task.place], finished, rank))
+                    arrived.append((task, Arrival(task.call.prompts[task.place], finished, rank)))
                     first = min(first, self._work.calls.index(task.call))
+            if any(engine.down for engine in self._work.engines):  # a restart has a deadline of its own
+                first = 0
             for call in self._work.calls[first:]:  # later calls waited for these slots
-                call.heard = time.monotonic()
+                call.heard = now
+            stalled = [call for call in self._work.calls if now - call.heard > self._idle_timeout_s]
+        for task, item in arrived:
+            task.call.deliver(item)
+        for call in stalled:
+            self._end([call], self._stalled(call))
 
     def _recover(self, rank: int, error: Exception) -> None:
         """Returns the engine's work to the queue and restarts it, unless another thread did so."""

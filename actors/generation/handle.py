@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from actors.generation.dispatch import Dispatcher, RolloutStalled
 from actors.generation.rollout import Finished, RolloutWorker
+from actors.generation.work_queue import Arrival
 from actors.placement.gpu_sharing import GpuSharing
 from actors.placement.group import ActorError, ActorGroup
 from actors.placement.restarts import RestartPolicy
@@ -44,6 +46,29 @@ class RolloutHandle:
         with self.sharing.generating(), closing(self._dispatcher.groups(prompts, sampling)) as arrivals:
             for prompt, finished, engine in arrivals:
                 yield group_of(prompt, finished, sampling.step, engine)
+
+    def generating(self) -> AbstractContextManager[None]:
+        """Engines are awake in this block; `generate` does this itself."""
+        return self.sharing.generating()
+
+    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Group]:
+        """Samples one prompt; cancelling the future drops the request. Only in a block of `generating`."""
+        group: Future[Group] = Future()
+
+        def convert(arrival: Future[Arrival]) -> None:
+            with suppress(InvalidStateError):  # it was cancelled
+                if arrival.cancelled():
+                    group.cancel()
+                elif (error := arrival.exception()) is not None:
+                    group.set_exception(error)
+                else:
+                    item = arrival.result()
+                    group.set_result(group_of(prompt, item.finished, sampling.step, item.engine))
+
+        arrival = self._dispatcher.submit(prompt, sampling)
+        group.add_done_callback(lambda done: arrival.cancel() if done.cancelled() else None)
+        arrival.add_done_callback(convert)
+        return group
 
     def abandon(self) -> None:
         self._dispatcher.abandon()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
@@ -26,13 +25,13 @@ class Arrival(NamedTuple):
 
 @dataclass(eq=False)
 class Call:
-    """A call of `generate`. Its caller reads `arrived` and looks at `failure` whenever something is there."""
+    """Prompts with one sampling. `deliver` gets every finished group, and None if the call has ended: see `failure`."""
 
     number: int
     prompts: Sequence[Prompt]
     sampling: Sampling
     heard: float  # time at which a group of this or an earlier call finished
-    arrived: queue.Queue[Arrival | None] = field(default_factory=queue.Queue)  # None: see `failure`
+    deliver: Callable[[Arrival | None], None]  # must return at once
     failure: Exception | None = None
     over: bool = False
     seeded: set[int] = field(default_factory=set)  # engines that got its seed
@@ -99,6 +98,11 @@ class WorkQueue:
     def wants_more_at(self, rank: int) -> int:
         """Unfinished samples at which the engine should get more; -1: nothing waits."""
         return self.slots + self._extra(self.engines[rank]) if self.waiting else -1
+
+    def tasks(self) -> list[Task]:
+        """All that are not finished."""
+        assigned = [task for e in self.engines for task in (*e.inbox, *e.under_way.values())]
+        return [*self.waiting, *assigned]
 
     def finish(self, rank: int, submission: str, place: int) -> Task | None:
         """The task of a finished group; None if its call is over, or the task was returned."""

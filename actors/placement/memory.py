@@ -219,7 +219,7 @@ def gpu_rows(
 def kv_sequences(config: Config, shape: Shape, cache: Mapping[str, float]) -> int:
     """Sequences at their longest that an engine has room for. `cache`: bytes on each of its GPUs, by phase."""
     bytes_each = 2 if config.model.dtype is DType.bfloat16 else 4
-    longest = config.rollout.max_model_len or config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    longest = config.context
     room = cache.get(SAMPLING, 0.0) * config.rollout.tensor_parallel_size
     return int(room // (longest * shape.kv_bytes(bytes_each)))
 

@@ -32,7 +32,8 @@ class AdvantageInputs:
     scores: Tensor  # [B] float64, reward minus the length penalty; 0 where invalid
     valid: Tensor  # [B] bool, False where scoring failed
     group_ids: Tensor  # [B] int64, equal for the samples of one prompt
-    totals: Tensor  # [B] float64, the score minus the KL penalty of the whole response
+    rollout_ids: Tensor  # [B] int64, equal for the rows of one rollout; statistics count each rollout once
+    totals: Tensor  # [B] float64, the score minus the KL penalty of the whole rollout
     batch: TrainBatch  # the same rows
     config: AlgorithmConfig  # with the current `kl_coef` of the KL controller
 
@@ -80,6 +81,22 @@ class AdvantageInputs:
             raise ValueError(f"algorithm.advantage={self.config.advantage} needs {name}, the batch has none")
         return tensor
 
+    @cached_property
+    def first_rows(self) -> Tensor:
+        """[B] bool, True for one row of each rollout."""
+        first = torch.ones_like(self.valid)
+        first[1:] = self.rollout_ids[1:] != self.rollout_ids[:-1]
+        return first
+
+    def rollout_sums(self, per_row: Tensor) -> Tensor:
+        """[B], sums of [B] over the rows of each rollout, for all of them."""
+        _, index = torch.unique(self.rollout_ids, return_inverse=True)
+        return torch.zeros_like(per_row).index_add(0, index, per_row)[index]
+
+    def shared(self, per_row: Tensor) -> Tensor:
+        """[B], the number of the first row of a rollout for all of its rows."""
+        return per_row[self.first_rows][self.first_rows.cumsum(0) - 1]
+
     def spread(self, per_row: Tensor) -> Tensor:
         """Expands [B] to [N]: the row's number on all its trained tokens, 0 elsewhere."""
         return keep(per_row.repeat_interleave(self.offsets.diff()), self.mask)
@@ -113,7 +130,8 @@ class AdvantageInputs:
     def chunks(self) -> Iterator[tuple[slice, AdvantageInputs]]:
         """Consecutive rows, few tokens at a time: their row numbers and their inputs."""
         for rows, part in self.batch.chunks():
-            of_rows = {name: getattr(self, name)[rows] for name in ("scores", "valid", "group_ids", "totals")}
+            names = ("scores", "valid", "group_ids", "rollout_ids", "totals")
+            of_rows = {name: getattr(self, name)[rows] for name in names}
             yield rows, replace(self, batch=part, **of_rows)
 
     @cached_property
@@ -211,7 +229,8 @@ def group(inputs: AdvantageInputs) -> Tensor:
     and MDLOO. See `ops.advantages.group_advantages`.
     """
     baseline, scale = inputs.config.baseline.value, inputs.config.scale.value
-    return group_advantages(inputs.totals, inputs.group_ids, baseline, scale, valid=inputs.valid)
+    valid = inputs.valid & inputs.first_rows
+    return inputs.shared(group_advantages(inputs.totals, inputs.group_ids, baseline, scale, valid=valid))
 
 
 @advantage("gae")
@@ -255,9 +274,9 @@ def nash_md(inputs: AdvantageInputs) -> Tensor:
     and the KL term are those of the policy-gradient estimate.
     """
     ratios = [x.row_sums(x.needed("ref_logprobs").double() - x.needed("old_logprobs")) for _, x in inputs.chunks()]
-    log_weights = inputs.config.nash_mixture * torch.cat(ratios)
+    log_weights = inputs.config.nash_mixture * inputs.rollout_sums(torch.cat(ratios))
     table = _by_group(inputs.group_ids)
-    present = (table >= 0) & inputs.valid[table]
+    present = (table >= 0) & (inputs.valid & inputs.first_rows)[table]
     opponents = present[:, :, None] & present[:, None] & ~torch.eye(table.shape[1], dtype=torch.bool)  # [P, G, G]
     has_one = opponents.any(2)
     logits = log_weights[table][:, None].expand(opponents.shape).masked_fill(~opponents, -torch.inf)
@@ -266,7 +285,7 @@ def nash_md(inputs: AdvantageInputs) -> Tensor:
     ahead = (torch.sign(scores[:, :, None] - scores[:, None]) + 1) / 2
     penalty = (inputs.scores - inputs.totals)[table]
     found = keep((weights * ahead).sum(2) - 0.5 - penalty, has_one)
-    return torch.zeros_like(inputs.scores).index_copy(0, table[table >= 0], found[table >= 0])
+    return inputs.shared(torch.zeros_like(inputs.scores).index_copy(0, table[table >= 0], found[table >= 0]))
 
 
 def _by_group(group_ids: Tensor) -> Tensor:

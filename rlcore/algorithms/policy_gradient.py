@@ -25,7 +25,7 @@ from rlcore.ops.masking import keep, masked_mean
 from rlcore.registry import POLICY_LOSSES, absolute, load_file, origin, policy_loss
 from rlcore.types import Float32, Group, TrainBatch, Trajectory
 
-UNSCORABLE, TRUNCATED, ZERO_VARIANCE, ALONE = "unscorable", "truncated", "zero_variance", "alone"
+UNSCORABLE, OVERLONG, TRUNCATED, ZERO_VARIANCE, ALONE = "unscorable", "overlong", "truncated", "zero_variance", "alone"
 
 
 def scorable(trajectory: Trajectory) -> bool:
@@ -39,26 +39,30 @@ def filter_groups(
 
     Filters in this order, each on the result of the previous one:
         unscorable     always: a sample without a score cannot be trained on
+        overlong       a rollout that reached a limit, with `environment.on_overlong=mask`
         truncated      with `filters.truncated`: truncated by the length limit; also excluded from group statistics
         zero_variance  with `filters.zero_variance`: all samples of a group whose scores are equal (or is alone)
-        alone          unless `alone`: the last sample of a group, with nothing to compare it to. Its advantage would be
-                       0, and its tokens would still count in the denominator of the loss
+        alone          unless `alone`: the last rollout of a group, with nothing to compare it to. Its advantage would
+                       be 0, and its tokens would still count in the denominator of the loss
 
     Samples in = samples kept + sum of the counts. Groups left empty are dropped; the given ones are not modified.
     """
-    counts = {UNSCORABLE: 0, TRUNCATED: 0, ZERO_VARIANCE: 0, ALONE: 0}
+    counts = dict.fromkeys((UNSCORABLE, OVERLONG, TRUNCATED, ZERO_VARIANCE, ALONE), 0)
     kept = []
     for group in groups:
         scored = [t for t in group.trajectories if scorable(t)]
-        whole = [t for t in scored if not (filters.truncated and t.finish_reason == "length")]
+        short = [t for t in scored if not t.masked]
+        whole = [t for t in short if not (filters.truncated and t.finish_reason == "length")]
         varied = [] if filters.zero_variance and len({_score(t) for t in whole}) < 2 else whole
         counts[UNSCORABLE] += len(group.trajectories) - len(scored)
-        counts[TRUNCATED] += len(scored) - len(whole)
+        counts[OVERLONG] += len(scored) - len(short)
+        counts[TRUNCATED] += len(short) - len(whole)
         counts[ZERO_VARIANCE] += len(whole) - len(varied)
-        if len(varied) == 1 and not alone:
-            counts[ALONE] += 1
+        left = Group(group.prompt, varied)
+        if len(left.rollouts) == 1 and not alone:
+            counts[ALONE] += len(varied)
         elif varied:
-            kept.append(Group(group.prompt, varied))
+            kept.append(left)
     return kept, counts
 
 
@@ -150,7 +154,10 @@ def advantage_inputs(
         scores = scores - penalty
         metrics["reward/overlong"] = Mean(float(penalty.sum()), num_valid)
     ids = torch.tensor([index for index, _ in samples], dtype=torch.int64)
-    inputs = AdvantageInputs(scores, valid, ids, scores, batch, replace(config, kl_coef=kl_coef))
+    names: dict[str, int] = {}
+    numbers = [names.setdefault(t.rollout_id or t.sample_id, len(names)) for _, t in samples]
+    rollouts = torch.tensor(numbers, dtype=torch.int64)
+    inputs = AdvantageInputs(scores, valid, ids, rollouts, scores, batch, replace(config, kl_coef=kl_coef))
     if config.kl_in is KLPlace.reward and (config.kl_coef or kl_coef):
         for name in ("old_logprobs", "ref_logprobs"):
             if getattr(batch, name) is None:
@@ -159,7 +166,7 @@ def advantage_inputs(
         for rows, part in inputs.chunks():
             if (charged := part.kl_penalties()) is not None:
                 penalties[rows] = part.row_sums(charged)
-        inputs = replace(inputs, totals=scores - penalties)
+        inputs = replace(inputs, totals=scores - inputs.rollout_sums(penalties))
         metrics["reward/kl_penalty"] = Mean(float(penalties.sum()), num_valid)
     return inputs, metrics
 

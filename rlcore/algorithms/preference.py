@@ -42,7 +42,8 @@ def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[lis
                     count here too
         margin      the rewards differ by no more than `min_margin`; the samples between them likewise
         identical   rewards differ, but the responses are the same tokens
-        unpaired    no partner (the odd one of a prompt, or an unscorable partner), or the prompt already has its pairs
+        unpaired    no partner (the odd one of a prompt, or an unscorable partner), or the prompt already has its pairs;
+                    earlier trajectories of a rollout, and rollouts that reached a limit
 
     Raises:
         ValueError: a successful score that is not finite, or, with `opponent: reference`, a group with an odd number of
@@ -52,7 +53,9 @@ def select_pairs(groups: Sequence[Group], config: PreferenceConfig) -> tuple[lis
     counts = dict.fromkeys(REASONS, 0)
     pick = _across_halves if config.opponent is Opponent.reference else _best_against_worst
     for group in groups:
-        pairs += pick(group, config, counts)
+        single = Group(group.prompt, [t for t in group.rollouts if not t.masked])
+        counts[UNPAIRED] += len(group.trajectories) - len(single.trajectories)
+        pairs += pick(single, config, counts)
     return pairs, counts
 
 

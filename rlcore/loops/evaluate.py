@@ -97,12 +97,12 @@ def accuracy(metrics: Mapping[str, float], num_samples: int) -> float:
 
 
 def _metrics(name: str, groups: Sequence[Group], n: int) -> dict[str, float]:
-    results = [[scored(t) for t in g.trajectories] for g in groups]
+    results = [[scored(t) for t in g.rollouts] for g in groups]
     total = max(sum(map(len, results)), 1)
     metrics = {
         f"mean@{n}": sum(r.score for rs in results for r in rs if r.ok) / total,
         "unscored": sum(not r.ok for rs in results for r in rs) / total,
-        "truncated": sum(t.finish_reason == "length" for g in groups for t in g.trajectories) / total,
+        "truncated": sum(t.finish_reason == "length" for g in groups for t in g.rollouts) / total,
     }
     if n > 1:
         solved = [sum(r.ok and r.score >= 1 for r in rs) for rs in results]

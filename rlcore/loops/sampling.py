@@ -23,6 +23,8 @@ def sample_and_score(
 ) -> list[Group]:
     """Samples every prompt and scores every sample; groups come back in the order of `prompts`.
 
+    A rollout is scored once, for all of its trajectories; an environment may have scored it already.
+
     Raises:
         RewardFailure: the share of samples with a status other than `ok` exceeds `config.max_failed_share`, or any
             failed with `on_failure: fail`. The message shows some of them.
@@ -30,25 +32,35 @@ def sample_and_score(
     pending = []
     with world.tracker.phase(phase, total=len(prompts)) as advance:
         for group in world.rollout.generate(prompts, sampling):
-            pending.append((group, world.rewards.submit(group)))
+            unscored = Group(group.prompt, [t for t in group.rollouts if t.reward is None])
+            pending.append((group, unscored, world.rewards.submit(unscored) if unscored.trajectories else None))
             advance()
     with world.tracker.phase("reward" if phase == "gen" else f"{phase}_reward", total=len(pending)) as advance:
-        for group, future in pending:
-            for trajectory, result in zip(group.trajectories, future.result(), strict=True):
-                trajectory.reward = result
+        for group, unscored, future in pending:
+            if future is not None:
+                for trajectory, result in zip(unscored.trajectories, future.result(), strict=True):
+                    trajectory.reward = result
+                share_rewards(group)
             advance()
     place = {prompt.uid: i for i, prompt in enumerate(prompts)}
-    groups = sorted((group for group, _ in pending), key=lambda group: place[group.prompt.uid])
+    groups = sorted((group for group, _, _ in pending), key=lambda group: place[group.prompt.uid])
     if len(groups) != len(prompts):
         raise RuntimeError(f"{len(prompts)} prompts went to the rollout engines and {len(groups)} groups came back")
     apply_failure_policy(groups, config)
     return groups
 
 
+def share_rewards(group: Group) -> None:
+    """Gives all trajectories of a rollout the reward of its last one."""
+    rewards = {t.rollout_id: t.reward for t in group.rollouts if t.rollout_id}
+    for t in group.trajectories:
+        t.reward = rewards.get(t.rollout_id, t.reward)
+
+
 def apply_failure_policy(groups: Sequence[Group], config: RewardConfig) -> None:
     """Converts failures to zeros with `on_failure: zero`, and stops the run if there are too many."""
-    failed = [(g, t) for g in groups for t in g.trajectories if not scored(t).ok]
-    total = sum(len(g.trajectories) for g in groups)
+    failed = [(g, t) for g in groups for t in g.rollouts if not scored(t).ok]
+    total = sum(len(g.rollouts) for g in groups)
     limit = 0.0 if config.on_failure is OnFailure.fail else config.max_failed_share
     if failed and len(failed) > limit * total:
         raise RewardFailure(_describe_failures(failed, total, limit))
@@ -56,6 +68,8 @@ def apply_failure_policy(groups: Sequence[Group], config: RewardConfig) -> None:
         for _, t in failed:
             result = scored(t)
             t.reward = RewardResult(0.0, Status.OK, result.parts, {**result.info, "failed_as": result.status.value})
+        for group in groups:
+            share_rewards(group)
 
 
 def scored(trajectory: Trajectory) -> RewardResult:
@@ -80,9 +94,9 @@ def _describe_failures(failed: Sequence[tuple[Group, Trajectory]], total: int, l
 
 
 def sample_metrics(groups: Sequence[Group]) -> Metrics:
-    """Rewards (of scored samples), lengths, statuses and staleness of freshly sampled groups."""
+    """Rewards (of scored rollouts), lengths, statuses and staleness of freshly sampled groups."""
     trajectories = [t for g in groups for t in g.trajectories]
-    results = [scored(t) for t in trajectories]
+    results = [scored(t) for g in groups for t in g.rollouts]
     scores = np.array([r.score for r in results if r.ok], dtype=np.float64)
     lengths = np.array([t.num_response_tokens for t in trajectories], dtype=np.float64)
     count = len(trajectories)

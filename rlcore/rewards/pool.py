@@ -11,21 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import queue
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import rlcore
+from rlcore.processes.child import HEADER, send_frame
+from rlcore.processes.zygote import LOAD_TIMEOUT_S, Zygote, ZygoteLost
 from rlcore.rewards import child
 from rlcore.rewards.composition import Item, Term
 from rlcore.rewards.registry import NOTHING, RewardError, failure
@@ -33,83 +30,16 @@ from rlcore.types import RewardResult, Status
 
 __all__ = ["Item", "Term", "VerifierPool"]
 
-LOAD_TIMEOUT_S = 120.0  # import of a reward file or sympy; not part of the time of a sample
 GRACE_S = 0.5  # from the end of a worker's socket to the end of its process
 MIN_CHUNK = 8  # samples of one group per chunk
-KEPT_ENV = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 ENV_LIST = "RLCORE_REWARD_ENV"  # comma-separated names of additional variables for rewards
-
-
-class _Lost(OSError):
-    """The zygote does not answer."""
-
-
-class _Zygote:
-    """The parent side of one zygote. Thread-safe."""
-
-    def __init__(self, memory_limit_mb: int, cwd: str | None, imports: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        folder = str(Path(rlcore.__file__).resolve().parent.parent)
-        names = [*KEPT_ENV, *filter(None, os.environ.get(ENV_LIST, "").split(","))]
-        env = {n: os.environ[n] for n in names if n in os.environ}
-        env |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rlcore.rewards.child", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=env,
-                cwd=cwd,
-                start_new_session=True,  # Ctrl-C reaches only the trainer, which closes in order
-            )
-        self._control, self._lock = ours, threading.Lock()
-        ours.settimeout(LOAD_TIMEOUT_S)
-        paths = [os.path.abspath(p) for p in (cwd or ".", *sys.path) if p is not None]
-        settings = {"sys_path": paths, "memory_limit_mb": memory_limit_mb, "imports": list(imports)}
-        with contextlib.suppress(OSError):  # if it is dead, the first request fails
-            ours.send(json.dumps(settings).encode())
-
-    def fork(self, warm: Sequence[str]) -> _Worker:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                pid = self._request({"op": "fork", "warm": list(warm)}, theirs.fileno())["pid"]
-        except BaseException:
-            ours.close()
-            raise
-        return _Worker(pid, ours, self)
-
-    def reap(self, pid: int, grace_s: float) -> str:
-        return str(self._request({"op": "reap", "pid": pid, "grace_s": grace_s})["cause"])
-
-    def _request(self, command: dict[str, Any], *fds: int) -> dict[str, Any]:
-        with self._lock:
-            try:
-                socket.send_fds(self._control, [json.dumps(command).encode()], fds)
-                reply = self._control.recv(child.CONTROL_BYTES)
-            except OSError as error:
-                raise _Lost(f"the verifier's zygote does not answer: {error}") from error
-        if not reply:
-            raise _Lost(f"the verifier's zygote ended (exit code {self.process.poll()})")
-        return json.loads(reply)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Stops the zygote, which first kills and reaps its workers."""
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        try:
-            self.process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:  # stuck in an import; its workers end with it (PR_SET_PDEATHSIG)
-            self.process.kill()
-            self.process.wait()
-        self._control.close()
 
 
 @dataclass
 class _Worker:
     pid: int
     sock: socket.socket
-    zygote: _Zygote
+    zygote: Zygote
     buffer: bytearray = field(default_factory=bytearray)
     spent: bool = False  # the worker announced that it exits
 
@@ -120,7 +50,7 @@ class _Worker:
 
     def send(self, items: Sequence[Item]) -> None:
         self.sock.settimeout(LOAD_TIMEOUT_S)
-        child.send_frame(self.sock, child.pack(items))
+        send_frame(self.sock, child.pack(items))
 
     def read(self, deadline: float) -> dict[str, Any]:
         """The next message.
@@ -129,10 +59,10 @@ class _Worker:
             TimeoutError: no message before `deadline` (time.monotonic).
             EOFError: the worker is gone.
         """
-        head = child.HEADER.size
+        head = HEADER.size
         while True:
             if len(self.buffer) >= head:
-                end = head + child.HEADER.unpack_from(self.buffer)[0]
+                end = head + HEADER.unpack_from(self.buffer)[0]
                 if len(self.buffer) >= end:
                     payload = bytes(self.buffer[head:end])
                     del self.buffer[:end]
@@ -289,8 +219,9 @@ class VerifierPool:
             if (chunk := self._chunks.get_nowait()) is not None:
                 chunk[0].fail(RewardError("the verifier pool was closed"))
 
-    def _start_zygote(self) -> _Zygote:
-        return _Zygote(self.memory_limit_mb, self._cwd, self._imports)
+    def _start_zygote(self) -> Zygote:
+        options = {"imports": list(self._imports), "memory_limit_mb": self.memory_limit_mb}
+        return Zygote("verifier", "rlcore.rewards.child:serve", options, self.memory_limit_mb, self._cwd, ENV_LIST)
 
     def _run(self, slot: int) -> None:
         with contextlib.suppress(RewardError):  # on failure the first sample reports the reason
@@ -326,7 +257,7 @@ class VerifierPool:
             del self._workers[slot]
             try:
                 cause = worker.reap(0.0 if timed_out else GRACE_S)
-            except _Lost:
+            except ZygoteLost:
                 if self._closed or retried:
                     raise
                 retried = True  # the zygote was killed together with the worker: not the fault of the sample
@@ -371,8 +302,8 @@ class VerifierPool:
         for attempt in range(2):
             zygote = self._zygote
             try:
-                return zygote.fork(sorted(self._warm))
-            except _Lost as error:
+                return _Worker(*zygote.fork(sorted(self._warm)), zygote)
+            except ZygoteLost as error:
                 if attempt:
                     raise RewardError(f"verifier processes cannot be started: {error}; see the log") from error
                 with self._lock:
@@ -385,7 +316,7 @@ class VerifierPool:
 
     def _drop(self, slot: int) -> None:
         if (worker := self._workers.pop(slot, None)) is not None:
-            with contextlib.suppress(_Lost):
+            with contextlib.suppress(ZygoteLost):
                 worker.reap(0.0)
 
 

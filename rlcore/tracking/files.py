@@ -53,8 +53,10 @@ def sample_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
             row |= {"reference": group.prompt.reference, "score": t.reward and _number(t.reward.score)}
             row |= {"status": t.reward and t.reward.status.value, "finish_reason": t.finish_reason}
             row["response_tokens"] = t.num_response_tokens
+            if t.turns:
+                row |= {"rollout_id": t.rollout_id, "turns": [dict(turn) for turn in t.turns]}
             row["parts"] = {name: _number(part) for name, part in t.reward.parts.items()} if t.reward else {}
-            rows.append({k: _text(v) if isinstance(v, str) else v for k, v in row.items()})
+            rows.append({k: _encodable(v) for k, v in row.items()})
     return rows
 
 
@@ -65,5 +67,8 @@ def _number(value: Any) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()  # byte-level tokenizers can produce lone surrogates
+def _encodable(value: Any) -> Any:
+    """Replaces lone surrogates, which byte-level tokenizers can produce."""
+    if isinstance(value, list):
+        return [{k: _encodable(v) for k, v in turn.items()} for turn in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

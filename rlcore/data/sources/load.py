@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,14 +38,20 @@ class PromptData:
     counts: dict[str, int]
 
 
-def load_data(config: DataConfig, tokenizer: Tokenizer, seed: int) -> PromptData:
+def load_data(
+    config: DataConfig, tokenizer: Tokenizer, seed: int, tools: Sequence[Mapping[str, Any]] | None = None
+) -> PromptData:
     """Reads, renders and tokenises all rows.
+
+    Args:
+        tools: JSON schemas for all rows that have none, of an environment; prompts keep their messages. None: no
+            environment.
 
     Raises:
         DataError: conflicting settings, unreadable files, broken rows (the count and the first few), duplicate uids, no
             rows left to train on.
     """
-    renderer = PromptRenderer(config, tokenizer, "data")
+    renderer = PromptRenderer(config, tokenizer, "data", tools or (), keep_messages=tools is not None)
     counts: Counter[str] = Counter(
         dict.fromkeys(("rows", "skipped_too_long", "skipped_seen_in_eval", "also_in_eval", "without_reference"), 0)
     )

@@ -14,6 +14,7 @@ from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.problems import nearest
 from rlcore.types import Prompt
 
+MESSAGES = "messages"  # metadata key: the prompt as messages, before the chat template
 RAW = "raw_prompt"  # metadata key: the user's request after the prompt template, before the chat template
 _OWN = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize", "return_dict")
 
@@ -38,16 +39,28 @@ class PromptRenderer:
 
     Args:
         key: path of the config for error messages, for example `data`.
+        tools: JSON schemas for rows that have none.
+        keep_messages: put the prompt as messages into the metadata, for rollouts of several turns.
 
     Raises:
         DataError: conflicting settings, an unreadable template file, an option that the chat template does not use.
     """
 
-    def __init__(self, config: PromptSettings, tokenizer: Tokenizer, key: str) -> None:
+    def __init__(
+        self, config: PromptSettings, tokenizer: Tokenizer, key: str, tools: Sequence[Mapping[str, Any]] = (),
+        keep_messages: bool = False,
+    ) -> None:  # fmt: skip
         if problems := prompt_problems(config, tokenizer, key):
             raise DataError("\n".join(problems))
         self._config, self._tokenizer, self._key = config, tokenizer, key
         self._template = _read(config.chat_template_file, key)
+        self._tools, self._keep_messages = tools, keep_messages
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Variables of the chat template, with the template itself if it is not the tokenizer's."""
+        own = {} if self._template is None else {"chat_template": self._template}
+        return {**self._config.chat_options, **own}
 
     @property
     def chat(self) -> bool:
@@ -80,7 +93,7 @@ class PromptRenderer:
         it.
         """
         if self.chat:
-            return self.apply(self.messages(prompt), True, tools)
+            return self.apply(self.messages(prompt), True, tools or self._tools)
         if not isinstance(prompt, str):
             raise BrokenRow(f"the prompt is a list of messages, which needs {self._key}.chat_template=true")
         return self.fill(prompt)
@@ -91,13 +104,10 @@ class PromptRenderer:
         Raises:
             BrokenRow: the template rejects the messages or ignores the tools.
         """
-        options: dict[str, Any] = dict(self._config.chat_options)
-        if self._template is not None:
-            options["chat_template"] = self._template
-        text = self._rendered(messages, ask, options)
+        text = self._rendered(messages, ask, self.options)
         if not tools:
             return text
-        with_tools = self._rendered(messages, ask, options | {"tools": [dict(tool) for tool in tools]})
+        with_tools = self._rendered(messages, ask, self.options | {"tools": [dict(tool) for tool in tools]})
         if with_tools == text:
             key = self._key
             raise BrokenRow(
@@ -122,6 +132,8 @@ class PromptRenderer:
         """The metadata with `raw_prompt`; unchanged without chat template, for conversations of several turns, and for
         rows with such a column.
         """
+        if self.chat and self._keep_messages:
+            metadata = {**metadata, MESSAGES: self.messages(prompt)}
         if not self.chat or RAW in metadata:
             return metadata
         if isinstance(prompt, str):

@@ -1,0 +1,43 @@
+"""Config of environments."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from rlcore.problems import bounded
+
+
+class Overlong(str, enum.Enum):
+    """Treatment of a rollout that ends because of `max_turns`, `max_tokens` or the length limit of a turn."""
+
+    mask = "mask"  # it is not trained on, and excluded from the statistics of its group
+    keep = "keep"  # it is trained on with its reward
+    fail = "fail"  # the run stops
+
+
+class ToolFormat(str, enum.Enum):
+    """How the model writes a call of a tool."""
+
+    auto = "auto"  # by the chat template; `text` without one
+    hermes = "hermes"  # <tool_call>{"name": ..., "arguments": {...}}</tool_call>: Qwen, SmolLM, Hermes
+    llama = "llama"  # {"name": ..., "parameters": {...}} as the whole turn: Llama 3
+    python = "python"  # [name(x=1), other(y="a")] as the whole turn, or in a ```tool_code block: Llama 3.2, Gemma
+    text = "text"  # no calls: the turn goes to the environment's `reply`
+
+
+@dataclass
+class EnvironmentConfig:
+    """Rollouts of several turns against an environment."""
+
+    fn: str | None = None  # registered name, or path/to/file.py:Class, of the environment; None: one turn
+    max_turns: int = bounded(8, ge=1)  # turns of the model in a rollout
+    max_tokens: int | None = bounded(None, ge=1)  # of prompt and all turns; None: the engines' context
+    on_overlong: Overlong = Overlong.mask  # treatment of rollouts that reach a limit
+    tools: ToolFormat = ToolFormat.auto  # how the model writes a call of a tool
+    concurrency: int = bounded(64, ge=1)  # environments at the same time, each in a process
+    reset_timeout_s: float = bounded(60.0, gt=0)  # limit of a reset, including the imports of the environment's file
+    step_timeout_s: float = bounded(30.0, gt=0)  # limit of a tool call, a reply and a reward
+    retries: int = bounded(1, ge=0)  # whole rollouts that are tried again after a failure of the environment
+    memory_limit_mb: int = bounded(2048, ge=0)  # address space of an environment's process, in MiB; 0: no limit
+    max_result_chars: int = bounded(20_000, ge=1)  # a longer result of a tool is cut

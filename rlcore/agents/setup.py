@@ -1,0 +1,85 @@
+"""Checks an environment and the chat template before anything starts, and makes what plays rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from rlcore.agents.config import EnvironmentConfig, ToolFormat
+from rlcore.agents.environments import Description, EnvironmentFailure, EnvironmentPool
+from rlcore.agents.play import Player
+from rlcore.agents.renderers import ChatRenderer, Renderer, TextRenderer
+from rlcore.agents.tools import InvalidEnvironment
+from rlcore.data.sources.config import DataConfig
+from rlcore.data.sources.render import PromptRenderer
+from rlcore.data.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> Description:
+    """Loads the class in a process of its own, and returns what it offers: tools, or `reply` alone.
+
+    Args:
+        chat: prompts are rendered by a chat template (`data.chat_template`).
+
+    Raises:
+        InvalidEnvironment: the class cannot be loaded or used, or has tools and there is no chat template.
+    """
+
+    async def ask() -> Description:
+        pool = EnvironmentPool(replace(config, concurrency=1), cwd)
+        try:
+            async with pool.environment() as environment:
+                return await environment.describe()
+        finally:
+            await pool.close()
+
+    try:
+        found = asyncio.run(ask())
+    except EnvironmentFailure as error:
+        raise InvalidEnvironment(f"environment.fn={config.fn}: {error}") from error
+    except InvalidEnvironment as error:
+        raise InvalidEnvironment(f"environment.fn={config.fn}: {error}") from None
+    if config.tools is ToolFormat.text or not found.schemas or (found.reply and not chat):
+        if not found.reply:
+            raise InvalidEnvironment(
+                f"environment.tools=text needs an environment with reply(self, text), which {found.name} has not"
+            )
+        return replace(found, schemas=())
+    if not chat:
+        raise InvalidEnvironment(
+            f"the tools of {found.name} ({', '.join(s['function']['name'] for s in found.schemas)}) are shown to the "
+            "model by a chat template: set data.chat_template=true, with data.chat_template_file=template.jinja if the "
+            "tokenizer has none, or give the class a method reply(self, text)"
+        )
+    return replace(found, reply=False)
+
+
+def make_player(
+    config: EnvironmentConfig, description: Description, data: DataConfig, tokenizer: Tokenizer, max_tokens: int,
+    max_new_tokens: int,
+) -> Player:  # fmt: skip
+    """See `Player`.
+
+    Args:
+        description: of `describe`.
+        max_tokens: of a context of the engines.
+        max_new_tokens: of one turn.
+
+    Raises:
+        InvalidEnvironment: the chat template cannot show conversations with results of tools.
+    """
+    renderer: Renderer = TextRenderer(tokenizer)
+    if data.chat_template:
+        prompts = PromptRenderer(data, tokenizer, "data")
+        renderer = ChatRenderer(tokenizer, description.schemas, config.tools, prompts.options)
+        text, fatal = renderer.problem(prompts.messages("Which is it?"), description.reply)
+        if fatal:
+            raise InvalidEnvironment(f"{text}: give another as data.chat_template_file")
+        if text:
+            log.warning("%s (agent/breaks counts them)", text)
+    limit = min(config.max_tokens or max_tokens, max_tokens)
+    columns = {"prompt": data.columns.prompt, "reference": data.columns.reference}
+    return Player(description, renderer, config.max_turns, limit, max_new_tokens, columns)
