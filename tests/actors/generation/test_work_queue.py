@@ -14,7 +14,7 @@ from rlcore.types import Prompt
 
 def call_of(number: int, count: int, samples: int = 1) -> Call:
     prompts = [Prompt(uid=f"{number}.{i}", token_ids=(1,), text="") for i in range(count)]
-    return Call(number, prompts, Sampling(samples, 4), 0.0)
+    return Call(number, prompts, Sampling(samples, 4), 0.0, lambda _: None)
 
 
 def taken(queue: WorkQueue, rank: int) -> list[tuple[int, int]]:
