@@ -250,8 +250,7 @@ class Builder:
         config, description = self.config.environment, self.inputs.environment
         if description is None:
             return engines
-        limits = self.config.context, self.config.rollout.max_new_tokens
-        player = make_player(config, description, self.config.data, self.inputs.tokenizer, *limits)
+        player = make_player(config, description, self.config.data, self.inputs.tokenizer, self.config.context)
         rollouts = AgentRollout(engines, config, player, lambda: EnvironmentPool(config, os.getcwd()))
         self.stack.callback(rollouts.close)
         return rollouts

@@ -10,20 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlcore.agents import environment
+    from rlcore.agents import environment, rollout
+    from rlcore.agents.client import Model, Task
     from rlcore.problems import UserError
     from rlcore.registry import advantage, policy_loss
     from rlcore.rewards.registry import reward
     from rlcore.types import RewardInput, RewardResult, Status
 
 __all__ = [
-    "RewardInput", "RewardResult", "Status", "UserError", "advantage", "environment", "policy_loss", "reward",
+    "Model", "RewardInput", "RewardResult", "Status", "Task", "UserError", "advantage", "environment", "policy_loss",
+    "reward", "rollout",
 ]  # fmt: skip
 
 _MODULES = {
-    "advantage": "rlcore.registry", "environment": "rlcore.agents", "policy_loss": "rlcore.registry",
-    "reward": "rlcore.rewards.registry",
-    "UserError": "rlcore.problems",
+    "advantage": "rlcore.registry", "policy_loss": "rlcore.registry", "reward": "rlcore.rewards.registry",
+    "environment": "rlcore.agents", "rollout": "rlcore.agents", "UserError": "rlcore.problems",
+    "Model": "rlcore.agents.client", "Task": "rlcore.agents.client",
 }  # fmt: skip
 _ACTORS = ("EvalResult", "Plan", "RunResult", "compose", "evaluate", "plan", "train")
 

@@ -29,6 +29,7 @@ def algorithm_problems(c: Config) -> Iterator[Problem]:
     yield from _preference(c) if c.algorithm.family is Family.preference else _policy_gradient(c)
     yield from _roles(c)
     yield from _staleness(c)
+    yield from _environment(c)
     a = c.algorithm
     if a.correction.low > a.correction.high:
         cure = f"lower it below algorithm.correction.high={a.correction.high:g}"
@@ -36,6 +37,25 @@ def algorithm_problems(c: Config) -> Iterator[Problem]:
     if a.refill_rounds > 0 and not (a.filters.zero_variance or a.filters.truncated or a.family is Family.preference):
         text, cure = "no filter drops samples, so none are refilled", "set algorithm.filters.zero_variance=true"
         yield Problem("algorithm.refill_rounds", a.refill_rounds, text, cure, True)
+
+
+def _environment(c: Config) -> Iterator[Problem]:
+    e, a = c.environment, c.algorithm
+    if e.fn is None:
+        return
+    if a.family is Family.preference and a.preference.opponent is Opponent.reference:
+        text = "rollouts of several turns are sampled from the policy alone"
+        yield Problem("algorithm.preference.opponent", "reference", text, "set it to policy")
+    if a.overlong_buffer:
+        text = "counts the tokens of one response, and a rollout has those of tools too"
+        yield Problem("algorithm.overlong_buffer", a.overlong_buffer, text, "set it to 0")
+    if c.trainer.warmup.steps:
+        text = "trains on reference answers without turns and tools"
+        cure = "set it to 0, and start from a model that knows how to call tools"
+        yield Problem("trainer.warmup.steps", c.trainer.warmup.steps, text, cure)
+    limit = c.rollout.max_model_len
+    if e.max_tokens is not None and limit is not None and e.max_tokens > limit:
+        yield Problem("environment.max_tokens", e.max_tokens, f"more than rollout.max_model_len={limit}", "lower it")
 
 
 def _names(a: AlgorithmConfig) -> Iterator[Problem]:

@@ -14,9 +14,8 @@ from rlcore.registry import Registry
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., object])
 
-ENVIRONMENTS = Registry(
-    "environment", "For a custom one, set environment.fn=path/to/file.py:Class", paths=True
-)  # classes, by name
+# classes and rollout functions, by name
+ENVIRONMENTS = Registry("environment", "For a custom one, set environment.fn=path/to/file.py:Class", paths=True)
 
 
 def environment(name: str) -> Callable[[C], C]:
@@ -32,6 +31,23 @@ def environment(name: str) -> Callable[[C], C]:
     Instead of tools it may have `reply(self, text: str) -> str | None`: the model's turn as text, and the text that
     follows it; None ends the rollout. An instance lives in a process of its own and is used for many rollouts, one
     after the other.
+
+    Raises:
+        RegistryError: the name is empty, contains a colon, or is a duplicate.
+    """
+    return ENVIRONMENTS.register(name)
+
+
+def rollout(name: str) -> Callable[[F], F]:
+    """Registers an agent's own loop for `environment.fn`.
+
+        @rlcore.rollout("my_agent")
+        async def solve(task: rlcore.Task, model: rlcore.Model) -> float | None:
+            reply = await model.chat(task.messages)     # token-exact; or any client of OpenAI at model.base_url
+            ...
+
+    It returns the reward, an `rlcore.RewardResult`, or None: then the reward of the config scores the last turn's text.
+    It runs in a process of its own, within `environment.rollout_timeout_s`.
 
     Raises:
         RegistryError: the name is empty, contains a colon, or is a duplicate.

@@ -30,14 +30,17 @@ class ToolFormat(str, enum.Enum):
 class EnvironmentConfig:
     """Rollouts of several turns against an environment."""
 
-    fn: str | None = None  # registered name, or path/to/file.py:Class, of the environment; None: one turn
+    # registered name or path/to/file.py:Class of an environment, or of a rollout function; None: one turn
+    fn: str | None = None
     max_turns: int = bounded(8, ge=1)  # turns of the model in a rollout
     max_tokens: int | None = bounded(None, ge=1)  # of prompt and all turns; None: the engines' context
     on_overlong: Overlong = Overlong.mask  # treatment of rollouts that reach a limit
     tools: ToolFormat = ToolFormat.auto  # how the model writes a call of a tool
     concurrency: int = bounded(64, ge=1)  # environments at the same time, each in a process
-    reset_timeout_s: float = bounded(60.0, gt=0)  # limit of a reset, including the imports of the environment's file
+    reset_timeout_s: float = bounded(60.0, gt=0)  # limit of a reset, with the imports of the environment's file
     step_timeout_s: float = bounded(30.0, gt=0)  # limit of a tool call, a reply and a reward
+    rollout_timeout_s: float = bounded(600.0, gt=0)  # limit of a whole rollout of a rollout function
+    host: str = "127.0.0.1"  # address where rollout functions reach the model; elsewhere they need an API key
     retries: int = bounded(1, ge=0)  # whole rollouts that are tried again after a failure of the environment
     memory_limit_mb: int = bounded(2048, ge=0)  # address space of an environment's process, in MiB; 0: no limit
     max_result_chars: int = bounded(20_000, ge=1)  # a longer result of a tool is cut

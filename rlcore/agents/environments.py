@@ -22,7 +22,7 @@ from rlcore.agents.process import ENV_LIST
 from rlcore.agents.tools import InvalidEnvironment
 from rlcore.processes.child import HEADER
 from rlcore.processes.zygote import Zygote, ZygoteLost
-from rlcore.types import Status
+from rlcore.types import RewardResult, Status
 
 GRACE_S = 0.5  # from the end of a process's socket to the end of the process
 CLOSE_S = 1.0  # for the `close` of environments
@@ -47,8 +47,9 @@ class Description:
 
     name: str
     schemas: Sequence[Mapping[str, Any]]
-    reply: bool
-    get_reward: bool
+    reply: bool = False
+    get_reward: bool = False
+    is_rollout: bool = False  # a function with the agent's own loop
 
 
 class Environment:
@@ -85,6 +86,15 @@ class Environment:
     async def reward(self) -> float:
         """Raises EnvironmentFailure."""
         return float(await self._sure("reward", self._config.step_timeout_s, "environment.step_timeout_s"))
+
+    async def rollout(self, row: Mapping[str, Any], base_url: str, api_key: str) -> RewardResult | None:
+        """Runs a rollout function; None: it leaves the reward to the config. Raises EnvironmentFailure."""
+        limit = self._config.rollout_timeout_s
+        arguments = {"row": dict(row), "base_url": base_url, "api_key": api_key, "timeout_s": limit}
+        found = await self._sure("rollout", limit, "environment.rollout_timeout_s", **arguments)
+        if found is None:
+            return None
+        return RewardResult(found["score"], Status(found["status"]), found["parts"], found["info"])
 
     async def describe(self) -> Description:
         try:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from rlcore.agents.environments import Description, Environment, ToolError
-from rlcore.agents.record import Record
-from rlcore.agents.renderers import Renderer, messages_of
+from rlcore.agents.capture import CaptureServer, Session
+from rlcore.agents.environments import Description, Environment, EnvironmentFailure, ToolError
+from rlcore.agents.record import Ask, Record
+from rlcore.agents.renderers import ChatRenderer, Message, Renderer, messages_of
 from rlcore.agents.tools import Call
 from rlcore.data.sources.render import MESSAGES
-from rlcore.types import Int32, Prompt, Trajectory
-
-Ask = Callable[[Int32, int], Awaitable[Trajectory]]  # (context, most new tokens) -> one sampled turn after it
+from rlcore.types import Prompt, RewardResult, Status
 
 
 @dataclass
@@ -22,44 +21,60 @@ class Played:
 
     record: Record
     finish_reason: str  # "stop"; "length": it reached a limit
-    score: float | None = None  # of the environment
+    reward: RewardResult | None = None  # of the environment
     calls: int = 0
     tool_errors: int = 0
-    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Player(Protocol):
+    """Plays rollouts. `start` and `close` are called in the event loop."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def play(self, prompt: Prompt, environment: Environment, ask: Ask, max_new_tokens: int) -> Played:
+        """Plays one rollout. Raises EnvironmentFailure, and what `ask` raises.
+
+        Args:
+            max_new_tokens: of one turn.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class Player:
-    """Plays rollouts against one kind of environment.
+class EnvironmentPlayer:
+    """Plays rollouts against an environment class.
 
     Args:
         columns: names under which `reset` gets prompt and reference, in addition to `prompt` and `reference`.
         max_tokens: of a context, prompt included.
-        max_new_tokens: of one turn.
     """
 
     description: Description
     renderer: Renderer
     max_turns: int
     max_tokens: int
-    max_new_tokens: int
     columns: Mapping[str, str] = field(default_factory=dict)
 
-    async def play(self, prompt: Prompt, environment: Environment, ask: Ask) -> Played:
-        """Raises EnvironmentFailure, and what `ask` raises."""
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def play(self, prompt: Prompt, environment: Environment, ask: Ask, max_new_tokens: int) -> Played:
+        """See `Player.play`."""
         played = Played(Record(), "length")
         record = played.record
-        more = await environment.reset(self.row(prompt))
+        more = await environment.reset(row_of(prompt, self.columns))
         ids, conversation = self.renderer.opening(prompt, more)
-        record.begin(ids)
+        context = record.begin(ids)
         if more is not None:
             record.turn("environment", more)
         for _ in range(self.max_turns):
-            context = record.tokens
-            room = min(self.max_new_tokens, self.max_tokens - context.size)
+            room = min(max_new_tokens, self.max_tokens - context.tokens.size)
             if room <= 0:
                 break
-            turn = await self._sample(context, room, ask, record)
+            turn = await record.sample(context, room, ask)
             text, calls = self.renderer.parse(turn)
             record.turn("assistant", text)
             if record.cut:
@@ -69,32 +84,26 @@ class Player:
                 played.finish_reason = "stop"
                 break
             follows = self.renderer.following(conversation, turn, results)
-            (record.begin if follows.breaks else record.given)(follows.ids)
+            if follows.breaks:
+                context = record.begin(follows.ids)
+            else:
+                context.given(follows.ids)
         if self.description.get_reward:
-            played.score = await environment.reward()
-        if environment.printed:
-            played.info["printed"] = environment.printed
+            score = await environment.reward()
+            info = {"printed": environment.printed} if environment.printed else {}
+            played.reward = RewardResult(score, parts={"environment": score}, info=info)
         return played
-
-    async def _sample(self, context: Int32, room: int, ask: Ask, record: Record) -> Sequence[int]:
-        sampled = await ask(context, room)
-        start = sampled.num_prompt_tokens
-        record.sampled(sampled.tokens[start:], sampled.rollout_logprobs[start:], sampled.versions[start:])
-        record.cut, record.engine = sampled.finish_reason == "length", sampled.engine
-        if record.begun_version < 0:
-            record.begun_version = sampled.begun_version
-        return list(map(int, sampled.tokens[start:]))
 
     async def _results(
         self, environment: Environment, text: str, calls: Sequence[Call], played: Played
-    ) -> list[tuple[str, str]]:
-        """Names and results of the turn's calls; empty: the rollout ends."""
+    ) -> list[Message]:
+        """What the environment says to the turn; empty: the rollout ends."""
         if self.description.reply:
             answer = await environment.reply(text)
             if answer is not None:
                 played.record.turn("environment", answer)
-            return [] if answer is None else [("", answer)]
-        results = []
+            return [] if answer is None else [{"role": "user", "content": answer}]
+        results: list[Message] = []
         for call in calls:
             played.calls += 1
             try:
@@ -105,12 +114,51 @@ class Player:
                 played.tool_errors += 1
                 result = f"error: {error}"
             played.record.turn("tool", result, name=call.name)
-            results.append((call.name, result))
+            results.append({"role": "tool", "name": call.name, "content": result})
         return results
 
-    def row(self, prompt: Prompt) -> dict[str, Any]:
-        """The arguments of `reset`: prompt, reference and all other columns of the row."""
-        asked = messages_of(prompt)
-        own = {"prompt": asked if MESSAGES in prompt.metadata else prompt.text, "reference": prompt.reference}
-        named = {column: own[kind] for kind, column in self.columns.items() if column}
-        return {**{k: v for k, v in prompt.metadata.items() if k != MESSAGES}, **named, **own}
+
+@dataclass(frozen=True)
+class AgentPlayer:
+    """Plays rollouts of an agent's own loop, which calls the model at a captured address.
+
+    Args:
+        renderer: for the tools of a request.
+        max_turns, max_tokens: limits of a session; the agent sees an error.
+        columns: see `EnvironmentPlayer`.
+    """
+
+    renderer: Callable[[Sequence[Mapping[str, Any]]], ChatRenderer]
+    max_turns: int
+    max_tokens: int
+    server: CaptureServer
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    async def start(self) -> None:
+        await self.server.start()
+
+    async def close(self) -> None:
+        await self.server.close()
+
+    async def play(self, prompt: Prompt, environment: Environment, ask: Ask, max_new_tokens: int) -> Played:
+        """See `Player.play`."""
+        session = Session(self.renderer, ask, self.max_tokens, max_new_tokens, self.max_turns)
+        try:
+            async with self.server.session(session) as url:
+                reward = await environment.rollout(row_of(prompt, self.columns), url, self.server.token)
+        except EnvironmentFailure:
+            if session.failure is not None:  # the function only passed on what the engines raised
+                raise session.failure from None
+            raise
+        if not session.turns:
+            raise EnvironmentFailure("the rollout function returned without a call of the model", Status.ERROR)
+        over = "length" if session.overlong or session.record.cut else "stop"
+        return Played(session.record, over, reward, session.calls)
+
+
+def row_of(prompt: Prompt, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Prompt, reference and all other columns of a row."""
+    asked = messages_of(prompt)
+    own = {"prompt": asked if MESSAGES in prompt.metadata else prompt.text, "reference": prompt.reference}
+    named = {column: own[kind] for kind, column in columns.items() if column}
+    return {**{k: v for k, v in prompt.metadata.items() if k != MESSAGES}, **named, **own}

@@ -20,9 +20,12 @@ from functools import cache
 from typing import Any
 
 from rlcore.agents import ENVIRONMENTS
+from rlcore.agents.client import Model, Task
 from rlcore.agents.tools import schemas, tool_names
 from rlcore.processes.child import read_frame, send_frame
 from rlcore.registry import describe, load_file
+from rlcore.rewards.child import encode
+from rlcore.types import RewardResult
 
 SHOWN_OUTPUT = 2000  # characters of what an environment prints, from the end
 ENV_LIST = "RLCORE_ENVIRONMENT_ENV"  # comma-separated names of additional variables for environments
@@ -60,14 +63,17 @@ class Host:
                 _finished(close())
 
     def do_describe(self) -> dict[str, Any]:
-        """Name, schemas of the tools, and the optional methods that the class has."""
-        cls = self._class()
+        """Name, schemas of the tools, and the optional methods that the class has; of a function only its name."""
+        cls = self._loaded()
+        if not isinstance(cls, type):
+            function = getattr(cls, "__name__", self.fn)
+            return {"name": function, "schemas": [], "reply": False, "get_reward": False, "is_rollout": True}
         have = {name: callable(getattr(cls, name, None)) for name in ("reply", "get_reward")}
-        return {"name": cls.__name__, "schemas": schemas(cls)} | have
+        return {"name": cls.__name__, "schemas": schemas(cls), "is_rollout": False} | have
 
     def do_reset(self, row: Mapping[str, Any]) -> str | None:
         if self._instance is None:
-            cls = self._class()
+            cls = self._loaded()
             self._tools, self._instance = tool_names(cls), cls()
         found = _finished(self._instance.reset(**_accepted(self._instance.reset, row)))
         return None if found is None else self._text(found)
@@ -87,18 +93,20 @@ class Host:
         return None if found is None else self._text(found)
 
     def do_reward(self) -> float:
-        found = float(_finished(self._instance.get_reward()))
-        if not math.isfinite(found):
-            raise ValueError(f"get_reward() returned {found}")
-        return found
+        return _number(_finished(self._instance.get_reward()), "get_reward()")
 
-    def _class(self) -> type:
+    def do_rollout(self, row: Mapping[str, Any], base_url: str, api_key: str, timeout_s: float) -> Any:
+        task = Task(row["prompt"], row["reference"], row)
+        found = _finished(self._loaded()(task, Model(base_url, api_key, timeout_s)))
+        if found is None or isinstance(found, RewardResult):
+            return None if found is None else encode(found)
+        return encode(RewardResult(_number(found, "the rollout function")))
+
+    def _loaded(self) -> Any:
+        """The class or function. Files that may register the name are imported first."""
         for file in self.files:
             load_file(file, "environment")
-        cls = ENVIRONMENTS.get(self.fn)
-        if not isinstance(cls, type):
-            raise TypeError(f"{self.fn} is no class")
-        return cls
+        return ENVIRONMENTS.get(self.fn)
 
     def _text(self, value: Any) -> str:
         text = value if isinstance(value, str) else _as_json(value)
@@ -114,6 +122,13 @@ def _accepted(reset: Any, row: Mapping[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(row)
     return {name: value for name, value in row.items() if name in {p.name for p in parameters}}
+
+
+def _number(value: Any, what: str) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{what} returned {number}")
+    return number
 
 
 def _as_json(value: Any) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rlcore.types import Float32, Int32, Prompt, RewardResult, Trajectory
+
+Ask = Callable[[Int32, int], Awaitable[Trajectory]]  # (context, most new tokens) -> one sampled turn after it
 
 
 @dataclass
@@ -24,14 +26,21 @@ class Context:
     def tokens(self) -> Int32:
         return np.concatenate([self.begin, *(tokens for tokens, _, _ in self.pieces)])
 
+    def sampled(self, tokens: Int32, logprobs: Float32, versions: Int32) -> None:
+        self.pieces.append((tokens, logprobs, versions))
+
+    def given(self, ids: Sequence[int]) -> None:
+        """Tokens that the model has not sampled: results of tools, and what a template puts around them."""
+        self.pieces.append((np.asarray(ids, dtype=np.int32), None, None))
+
 
 @dataclass
 class Record:
     """What was sampled in a rollout, and in which context.
 
-    >>> record = Record(); record.begin([5, 6])
-    >>> record.sampled(np.array([7], np.int32), np.array([-0.5], np.float32), np.array([3], np.int32))
-    >>> record.given([8, 9]); record.tokens.tolist()
+    >>> record = Record(); context = record.begin([5, 6])
+    >>> context.sampled(np.array([7], np.int32), np.array([-0.5], np.float32), np.array([3], np.int32))
+    >>> context.given([8, 9]); context.tokens.tolist()
     [5, 6, 7, 8, 9]
     """
 
@@ -41,24 +50,27 @@ class Record:
     begun_version: int = -1  # of the first turn
     cut: bool = False  # the last turn ended at its length limit
 
-    def begin(self, ids: Sequence[int]) -> None:
-        """A new context: the first one, or one that does not extend the last."""
+    def begin(self, ids: Sequence[int]) -> Context:
+        """A new context: the first one, or one that does not extend an earlier one."""
         self.contexts.append(Context(np.asarray(ids, dtype=np.int32)))
-
-    def sampled(self, tokens: Int32, logprobs: Float32, versions: Int32) -> None:
-        self.contexts[-1].pieces.append((tokens, logprobs, versions))
-
-    def given(self, ids: Sequence[int]) -> None:
-        """Tokens that the model has not sampled: results of tools, and what a template puts around them."""
-        self.contexts[-1].pieces.append((np.asarray(ids, dtype=np.int32), None, None))
+        return self.contexts[-1]
 
     def turn(self, role: str, text: str, **more: Any) -> None:
         self.turns.append({"role": role, "text": text, **more})
 
+    async def sample(self, context: Context, most: int, ask: Ask) -> list[int]:
+        """Samples a turn of up to `most` tokens after a context, and records it."""
+        sampled = await ask(context.tokens, most)
+        start = sampled.num_prompt_tokens
+        context.sampled(sampled.tokens[start:], sampled.rollout_logprobs[start:], sampled.versions[start:])
+        self.cut, self.engine = sampled.finish_reason == "length", sampled.engine
+        if self.begun_version < 0:
+            self.begun_version = sampled.begun_version
+        return list(map(int, sampled.tokens[start:]))
+
     @property
-    def tokens(self) -> Int32:
-        """The context of the next turn."""
-        return self.contexts[-1].tokens
+    def num_tokens(self) -> int:
+        return max((context.tokens.size for context in self.contexts), default=0)
 
     @property
     def breaks(self) -> int:
@@ -72,8 +84,9 @@ class Record:
         are left out.
         """
         text = next((str(t["text"]) for t in reversed(self.turns) if t["role"] == "assistant"), "")
-        found = []
-        for index, context in enumerate(self.contexts):
+        found: list[Trajectory] = []
+        seen = [c for c in self.contexts if any(logprobs is not None for _, logprobs, _ in c.pieces)]
+        for index, context in enumerate(seen or self.contexts[:1]):
             trajectory = _trajectory(context, prompt.uid, rollout_id, index)
             trajectory.text, trajectory.finish_reason, trajectory.reward = text, finish_reason, reward
             trajectory.engine, trajectory.begun_version, trajectory.masked = self.engine, self.begun_version, masked

@@ -6,6 +6,8 @@ Text of environments is data: special tokens in it (`<|im_end|>`) are encoded as
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +46,9 @@ class Conversation:
     held: list[str] = field(default_factory=list)
     text: str = ""  # rendered, up to where the model's turn begins
 
+    def copy(self) -> Conversation:
+        return Conversation([*self.messages], [*self.held], self.text)
+
     def mark(self, text: str) -> str:
         self.held.append(text)
         return f"{_MARK[0]}{len(self.held) - 1}{_MARK[1]}"
@@ -64,14 +69,12 @@ class Renderer(Protocol):
         """Text and tool calls of a turn."""
         ...
 
-    def following(
-        self, conversation: Conversation, ids: Sequence[int], results: Sequence[tuple[str, str]]
-    ) -> Following:
+    def following(self, conversation: Conversation, ids: Sequence[int], messages: Sequence[Message]) -> Following:
         """What follows a turn; the conversation is extended in place.
 
         Args:
             ids: the sampled turn.
-            results: names of tools and their untrusted results; one with an empty name is a reply to the turn.
+            messages: of others, with untrusted texts.
         """
         ...
 
@@ -88,10 +91,8 @@ class TextRenderer:
     def parse(self, ids: Sequence[int]) -> tuple[str, list[Call]]:
         return decode(self.tokenizer, without_end(ids, special_ids(self.tokenizer))), []
 
-    def following(
-        self, conversation: Conversation, ids: Sequence[int], results: Sequence[tuple[str, str]]
-    ) -> Following:
-        return Following([token for _, text in results for token in plain(self.tokenizer, text)])
+    def following(self, conversation: Conversation, ids: Sequence[int], messages: Sequence[Message]) -> Following:
+        return Following([token for m in messages for token in plain(self.tokenizer, str(m["content"]))])
 
 
 @dataclass
@@ -125,6 +126,15 @@ class ChatRenderer:
     def opening(self, prompt: Prompt, more: str | None) -> tuple[Ids, Conversation]:
         return self._opening(messages_of(prompt), more)
 
+    def opening_of(self, messages: Sequence[Message]) -> tuple[Ids, Conversation]:
+        """The first context of a conversation with untrusted texts, in OpenAI's form."""
+        conversation = Conversation([])
+        for message in messages:
+            content = self._safe(conversation, str(message["content"]))
+            conversation.messages.append({**_with_objects(message), "content": content})
+        conversation.text = self._rendered(conversation)
+        return self._encode(conversation.text, conversation.held), conversation
+
     def _opening(self, messages: Sequence[Message], more: str | None) -> tuple[Ids, Conversation]:
         conversation = Conversation([dict(m) for m in messages])
         for message in conversation.messages:
@@ -140,16 +150,13 @@ class ChatRenderer:
         text = decode(self.tokenizer, without_end(ids, self._special))
         return text, calls_in(text, self.style)
 
-    def following(
-        self, conversation: Conversation, ids: Sequence[int], results: Sequence[tuple[str, str]]
-    ) -> Following:
+    def following(self, conversation: Conversation, ids: Sequence[int], messages: Sequence[Message]) -> Following:
         seen, kept = conversation.text, without_end(ids, self._special)
         turn = self._safe(conversation, decode(self.tokenizer, kept))
         conversation.messages.append({"role": "assistant", "content": turn})
-        for name, text in results:
-            content = self._safe(conversation, text)
-            by = {"role": "tool", "name": name} if name else {"role": "user"}
-            conversation.messages.append({**by, "content": content})
+        for message in messages:
+            content = self._safe(conversation, str(message["content"]))
+            conversation.messages.append({**message, "content": content})
         conversation.text = whole = self._rendered(conversation)
         rest = after_turn(whole[len(seen) :], turn) if whole.startswith(seen) else None
         if rest is None:
@@ -160,10 +167,12 @@ class ChatRenderer:
 
     def problem(self, messages: Sequence[Message], replies: bool = False) -> tuple[str, bool]:
         """What is wrong with a conversation of several turns under this template, and whether it cannot be rendered."""
-        name = str(self.tools[0]["function"]["name"]) if self.tools else "" if replies else "look"
+        name = str(self.tools[0]["function"]["name"]) if self.tools else "look"
+        by = {"role": "user"} if replies else {"role": "tool", "name": name}
         try:
             _, conversation = self._opening(messages, None)
-            follows = self.following(conversation, plain(self.tokenizer, "Let me see."), [(name, "It is 7.")])
+            turn = plain(self.tokenizer, "Let me see.")
+            follows = self.following(conversation, turn, [{**by, "content": "It is 7."}])
         except Exception as error:  # a template is third-party code
             return f"the chat template rejects a conversation with a tool's result: {error}", True
         if "It is 7." not in decode(self.tokenizer, follows.ids):
@@ -206,6 +215,19 @@ def messages_of(prompt: Prompt) -> Sequence[Message]:
     """The prompt as messages; without a chat template its text as one message of the user."""
     found: Sequence[Message] = prompt.metadata.get(MESSAGES) or [{"role": "user", "content": prompt.text}]
     return found
+
+
+def _with_objects(message: Message) -> dict[str, Any]:
+    """The message with arguments of tool calls as objects, as chat templates expect them; OpenAI has JSON text."""
+    if not message.get("tool_calls"):
+        return {k: v for k, v in message.items() if k != "tool_calls"}
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call.get("function") or {})
+        with contextlib.suppress(ValueError, TypeError):
+            function["arguments"] = json.loads(function["arguments"])
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
 
 
 def after_turn(text: str, turn: str) -> str | None:

@@ -71,6 +71,7 @@ class AgentRollout:
         self._calls: set[Future[Any]] = set()
         self._lock, self._seen = threading.Lock(), list[M.Metrics]()
         self._pool = self._run(self._made(pool))
+        self._run(player.start())
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         arrived: queue.Queue[Group] = queue.Queue()
@@ -107,6 +108,7 @@ class AgentRollout:
             return
         self.abandon()
         try:
+            self._run(self._player.close(), CLOSE_S)
             self._run(self._pool.close(), CLOSE_S)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -143,7 +145,7 @@ class AgentRollout:
         for attempt in range(self._config.retries + 1):
             try:
                 async with self._pool.environment() as environment:
-                    played = await self._player.play(prompt, environment, turn.sample)
+                    played = await self._player.play(prompt, environment, turn.sample, sampling.max_new_tokens)
                     break
             except EnvironmentFailure as error:
                 failure = error
@@ -171,15 +173,12 @@ class AgentRollout:
         )
         if overlong and self._config.on_overlong is Overlong.fail:
             raise OverlongRollout(
-                f"rollout {rollout_id} ended after {sampled} turns and {record.tokens.size} tokens without an answer "
+                f"rollout {rollout_id} ended after {sampled} turns and {record.num_tokens} tokens without an answer "
                 "(environment.on_overlong=fail): raise environment.max_turns, environment.max_tokens or "
                 "rollout.max_new_tokens, or set on_overlong to mask or keep"
             )
-        reward = None
-        if played.score is not None:
-            reward = RewardResult(played.score, parts={"environment": played.score}, info=played.info)
         masked = overlong and self._config.on_overlong is Overlong.mask
-        return record.trajectories(prompt, rollout_id, played.finish_reason, reward, masked)
+        return record.trajectories(prompt, rollout_id, played.finish_reason, played.reward, masked)
 
     def _note(self, metrics: M.Metrics) -> None:
         with self._lock:

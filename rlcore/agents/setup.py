@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from rlcore.agents.capture import CaptureServer
 from rlcore.agents.config import EnvironmentConfig, ToolFormat
 from rlcore.agents.environments import Description, EnvironmentFailure, EnvironmentPool
-from rlcore.agents.play import Player
+from rlcore.agents.play import AgentPlayer, EnvironmentPlayer, Player
 from rlcore.agents.renderers import ChatRenderer, Renderer, TextRenderer
 from rlcore.agents.tools import InvalidEnvironment
 from rlcore.data.sources.config import DataConfig
@@ -42,6 +46,13 @@ def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> D
         raise InvalidEnvironment(f"environment.fn={config.fn}: {error}") from error
     except InvalidEnvironment as error:
         raise InvalidEnvironment(f"environment.fn={config.fn}: {error}") from None
+    if found.is_rollout:
+        if not chat:
+            raise InvalidEnvironment(
+                f"the rollout function {found.name} calls the model with messages: set data.chat_template=true, with "
+                "data.chat_template_file=template.jinja if the tokenizer has none"
+            )
+        return found
     if config.tools is ToolFormat.text or not found.schemas or (found.reply and not chat):
         if not found.reply:
             raise InvalidEnvironment(
@@ -58,22 +69,20 @@ def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> D
 
 
 def make_player(
-    config: EnvironmentConfig, description: Description, data: DataConfig, tokenizer: Tokenizer, max_tokens: int,
-    max_new_tokens: int,
-) -> Player:  # fmt: skip
+    config: EnvironmentConfig, description: Description, data: DataConfig, tokenizer: Tokenizer, max_tokens: int
+) -> Player:
     """See `Player`.
 
     Args:
         description: of `describe`.
         max_tokens: of a context of the engines.
-        max_new_tokens: of one turn.
 
     Raises:
         InvalidEnvironment: the chat template cannot show conversations with results of tools.
     """
     renderer: Renderer = TextRenderer(tokenizer)
+    prompts = PromptRenderer(data, tokenizer, "data")
     if data.chat_template:
-        prompts = PromptRenderer(data, tokenizer, "data")
         renderer = ChatRenderer(tokenizer, description.schemas, config.tools, prompts.options)
         text, fatal = renderer.problem(prompts.messages("Which is it?"), description.reply)
         if fatal:
@@ -82,4 +91,14 @@ def make_player(
             log.warning("%s (agent/breaks counts them)", text)
     limit = min(config.max_tokens or max_tokens, max_tokens)
     columns = {"prompt": data.columns.prompt, "reference": data.columns.reference}
-    return Player(description, renderer, config.max_turns, limit, max_new_tokens, columns)
+    if not description.is_rollout:
+        return EnvironmentPlayer(description, renderer, config.max_turns, limit, columns)
+    made: dict[str, ChatRenderer] = {}
+
+    def for_tools(tools: Sequence[Mapping[str, Any]]) -> ChatRenderer:
+        key = json.dumps(tools, sort_keys=True)
+        if key not in made:
+            made[key] = ChatRenderer(tokenizer, tools, config.tools, prompts.options)
+        return made[key]
+
+    return AgentPlayer(for_tools, config.max_turns, limit, CaptureServer(config.host), columns)

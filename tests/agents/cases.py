@@ -1,12 +1,14 @@
 """Environments for tests; they run in processes of their own."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
 import time
 
 import rlcore
+from rlcore.agents.client import ModelError
 
 
 @rlcore.environment("calculator")
@@ -125,3 +127,73 @@ class Sleeper:
         """Sleeps for two seconds."""
         time.sleep(2)
         return "awake"
+
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds two numbers.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}},
+    },
+}
+
+
+@rlcore.rollout("adder")
+async def adder(task: rlcore.Task, model: rlcore.Model) -> float:
+    """An agent's own loop with rlcore's client."""
+    messages, calls = task.messages, 0
+    while True:
+        reply = await model.chat(messages, tools=[ADD])
+        messages.append(reply)
+        if not reply.get("tool_calls"):
+            return float(task.reference in reply["content"]) + calls
+        for call in reply["tool_calls"]:
+            calls += 1
+            arguments = json.loads(call["function"]["arguments"])
+            result = str(arguments["a"] + arguments["b"])
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+
+
+def openai_agent(task: rlcore.Task, model: rlcore.Model) -> rlcore.RewardResult:
+    """Somebody else's agent: the client of OpenAI, streaming, without a word of rlcore in its loop."""
+    from openai import OpenAI
+
+    client = OpenAI(base_url=model.base_url, api_key=model.api_key)
+    messages, text = list(task.messages), ""
+    for _ in range(4):
+        stream = client.chat.completions.create(model="policy", messages=messages, tools=[ADD], stream=True)
+        text, calls = "", {}
+        for chunk in stream:
+            delta = chunk.choices[0].delta
+            text += delta.content or ""
+            for part in delta.tool_calls or ():
+                call = calls.setdefault(part.index, {"id": part.id, "type": "function", "function": {"arguments": ""}})
+                call["function"]["name"] = part.function.name
+                call["function"]["arguments"] += part.function.arguments
+        more = {"tool_calls": [*calls.values()]} if calls else {}
+        messages.append({"role": "assistant", "content": text or None, **more})
+        if not calls:
+            break
+        for call in calls.values():
+            arguments = json.loads(call["function"]["arguments"])
+            result = f"{arguments['a'] + arguments['b']}"
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+    return rlcore.RewardResult(1.0, parts={"right": float(task.reference in text)})
+
+
+async def idle(task: rlcore.Task, model: rlcore.Model) -> None:
+    """Never calls the model."""
+
+
+async def talker(task: rlcore.Task, model: rlcore.Model) -> None:
+    """Talks until it is told to stop; the reward is the config's."""
+    messages = task.messages
+    while True:
+        try:
+            messages.append(await model.chat(messages))
+        except ModelError as error:
+            if error.code in ("max_turns", "context_length_exceeded"):
+                return
+            raise
+        messages.append({"role": "user", "content": "Go on. " * 20})

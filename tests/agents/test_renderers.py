@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 
 from rlcore.agents.config import ToolFormat
@@ -26,6 +25,10 @@ def prompt(text: str) -> Prompt:
     return Prompt("p", (), text, metadata={MESSAGES: [{"role": "user", "content": text}]})
 
 
+def tool(text: str) -> dict[str, str]:
+    return {"role": "tool", "name": "add", "content": text}
+
+
 def turn_of(rng: random.Random) -> str:
     """A turn as models write them: blanks at both ends, JSON with its own spacing, text outside of ASCII."""
     words = ["so", "the answer", "42", "é", "日本", "\n", "  ", "{", '"', "<think>", "```"]
@@ -42,23 +45,19 @@ def test_a_thousand_rollouts_of_four_turns_never_break(tokenizer, tools):
     for _ in range(170):  # x 2 kinds of tools x 3 templates
         record = Record()
         ids, conversation = renderer.opening(prompt("What is 12 + 34?"), rng.choice([None, " Quickly.", HOSTILE[0]]))
-        record.begin(ids)
+        context = record.begin(ids)
         for _ in range(4):
             text = turn_of(rng)
             turn = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-            record.contexts[-1].pieces.append((as_array(turn), as_array(turn).astype("float32"), as_array(turn)))
+            context.given(turn)
             texts = ["46", "", "two\nlines ", rng.choice(HOSTILE)]
-            results = [("add", rng.choice(texts)) for _ in range(rng.randrange(1, 3))]
+            results = [tool(rng.choice(texts)) for _ in range(rng.randrange(1, 3))]
             follows = renderer.following(conversation, turn, results)
             breaks += follows.breaks
-            record.given(follows.ids)
-            exact, whole = decode(tokenizer, record.tokens), shown(renderer, conversation)
+            context.given(follows.ids)
+            exact, whole = decode(tokenizer, context.tokens), shown(renderer, conversation)
             assert "".join(exact.split()) == "".join(whole.split())
     assert breaks == 0
-
-
-def as_array(ids):
-    return np.array(ids, dtype=np.int32)
 
 
 def shown(renderer: ChatRenderer, conversation) -> str:
@@ -74,12 +73,12 @@ def test_a_template_that_removes_reasoning_breaks(plain_tokenizer):
     renderer = ChatRenderer(tokenizer)
     ids, conversation = renderer.opening(prompt("12 + 34?"), None)
     turn = tokenizer("<think>let me add</think>\n46", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    follows = renderer.following(conversation, turn, [("add", "right")])
+    follows = renderer.following(conversation, turn, [tool("right")])
     assert follows.breaks
     assert "let me add" not in decode(tokenizer, follows.ids)  # the new context is the template's
     assert decode(tokenizer, follows.ids).startswith(decode(tokenizer, ids))
     plain_turn = tokenizer("46", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    assert not renderer.following(conversation, plain_turn, [("add", "right")]).breaks  # nothing to remove
+    assert not renderer.following(conversation, plain_turn, [tool("right")]).breaks  # nothing to remove
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -89,7 +88,7 @@ def test_hostile_results_have_no_special_token_of_their_own(tokenizer, hostile):
     for text in ("harmless", hostile):
         _, conversation = renderer.opening(prompt("12 + 34?"), None)
         turn = tokenizer("so", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        follows = renderer.following(conversation, turn, [("add", text)])
+        follows = renderer.following(conversation, turn, [tool(text)])
         assert not follows.breaks
         counts.append([i for i in follows.ids if i in special])
         assert text in decode(tokenizer, follows.ids)  # nothing of it is lost
@@ -101,8 +100,8 @@ def test_an_end_is_not_given_twice(tokenizer):
     _, first = renderer.opening(prompt("12 + 34?"), None)
     _, second = renderer.opening(prompt("12 + 34?"), None)
     turn = tokenizer("so", add_special_tokens=False)["input_ids"]
-    ended = renderer.following(first, [*turn, tokenizer.eos_token_id], [("add", "46")]).ids
-    stopped = renderer.following(second, turn, [("add", "46")]).ids  # by a stop string
+    ended = renderer.following(first, [*turn, tokenizer.eos_token_id], [tool("46")]).ids
+    stopped = renderer.following(second, turn, [tool("46")]).ids  # by a stop string
     assert stopped == [tokenizer.eos_token_id, *ended]
 
 
@@ -111,7 +110,7 @@ def test_a_llama_turn_that_ends_as_a_message_goes_on(plain_tokenizer):
     renderer = ChatRenderer(tokenizer, TOOLS)
     _, conversation = renderer.opening(prompt("12 + 34?"), None)
     turn = tokenizer('{"name": "add", "parameters": {}}<|eom_id|>', add_special_tokens=False)["input_ids"]
-    follows = renderer.following(conversation, turn, [("add", "46")])
+    follows = renderer.following(conversation, turn, [tool("46")])
     assert not follows.breaks
     assert decode(tokenizer, follows.ids).startswith("<|start_header_id|>ipython")
     assert renderer.style is ToolFormat.llama
@@ -143,6 +142,6 @@ def test_text_mode_continues_the_tokens(plain_tokenizer):
     assert not set(ids[2:]) & set(plain_tokenizer.all_special_ids)
     turn = plain_tokenizer("7", add_special_tokens=False)["input_ids"] + [plain_tokenizer.eos_token_id]
     assert renderer.parse(turn) == ("7", [])
-    follows = renderer.following(conversation, turn, [("", "higher\n")])
+    follows = renderer.following(conversation, turn, [{"role": "user", "content": "higher\n"}])
     assert decode(plain_tokenizer, follows.ids) == "higher\n"
     assert not follows.breaks

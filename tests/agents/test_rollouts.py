@@ -39,7 +39,7 @@ def adds(text: str) -> str:
 def agents(tokenizer, answer: Callable[[str], str], config: EnvironmentConfig = CALCULATOR, chat: bool = True):
     engine = ScriptedEngine(tokenizer, answer)
     data = DataConfig(chat_template=chat)
-    player = make_player(config, describe(config, chat), data, tokenizer, 2000, 400)
+    player = make_player(config, describe(config, chat), data, tokenizer, 2000)
     rollouts = AgentRollout(engine, config, player, lambda: EnvironmentPool(config))
     try:
         yield rollouts, engine

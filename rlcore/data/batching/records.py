@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rlcore.data.tables import SIDES
 from rlcore.ragged import offsets_of
-from rlcore.types import Group, Sample, TrainBatch, Trajectory
+from rlcore.types import Group, Prompt, Sample, TrainBatch, Trajectory
 
 
 def samples_batch(table: pa.Table, ignored: Collection[int] = ()) -> TrainBatch:
@@ -114,13 +114,25 @@ def samples_of(group: Group, model: str, first: int = 0, member: int = 0) -> lis
     """
     return [
         Sample(
-            prompt=group.prompt,
+            prompt=_seen_by(t, group.prompt),
             sample_id=f"{group.prompt.uid}#{member}.{first + k}",
             text=t.text,
-            token_ids=tuple(int(token) for token in t.tokens[t.num_prompt_tokens :]),
+            token_ids=tuple(t.tokens[t.num_prompt_tokens :].tolist()),
+            loss_mask=_mask_of(t),
             finish_reason=t.finish_reason,
             model=model,
             reward=t.reward,
         )
         for k, t in enumerate(group.trajectories)
     ]
+
+
+def _seen_by(trajectory: Trajectory, prompt: Prompt) -> Prompt:
+    """The prompt with the tokens that the model has seen, which an environment may have changed."""
+    seen = tuple(trajectory.tokens[: trajectory.num_prompt_tokens].tolist())
+    return prompt if seen == prompt.token_ids else replace(prompt, token_ids=seen)
+
+
+def _mask_of(trajectory: Trajectory) -> tuple[bool, ...] | None:
+    mask = trajectory.loss_mask[trajectory.num_prompt_tokens :]
+    return None if mask.all() else tuple(mask.tolist())
