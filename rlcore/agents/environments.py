@@ -227,8 +227,11 @@ class EnvironmentPool:
         raise AssertionError("unreachable")
 
     def _start_zygote(self) -> Zygote:
-        options = {"fn": self._config.fn, "files": self._files, "max_result_chars": self._config.max_result_chars}
-        limit = self._config.memory_limit_mb
+        config, limit = self._config, self._config.memory_limit_mb
+        options = {
+            "fn": config.fn, "files": self._files, "options": dict(config.options),
+            "max_result_chars": config.max_result_chars,
+        }  # fmt: skip
         return Zygote("environment", "rlcore.agents.process:serve", options, limit, self._cwd, ENV_LIST)
 
     async def close(self) -> None:

@@ -17,9 +17,11 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from rlcore.agents import ENVIRONMENTS
+from rlcore.agents.builtin import MODULES
 from rlcore.agents.client import Model, Task
 from rlcore.agents.tools import schemas, tool_names
 from rlcore.processes.child import read_frame, send_frame
@@ -33,7 +35,7 @@ ENV_LIST = "RLCORE_ENVIRONMENT_ENV"  # comma-separated names of additional varia
 
 def serve(sock: socket.socket, options: Mapping[str, Any]) -> None:
     """Entry point of a process; see `rlcore.processes.child`."""
-    Host(sock, options["fn"], options["files"], options["max_result_chars"]).run()
+    Host(sock, options["fn"], options["files"], options["options"], options["max_result_chars"]).run()
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Host:
     sock: socket.socket
     fn: str
     files: list[str]
+    options: Mapping[str, Any]  # of the class
     max_chars: int
     _instance: Any = None
     _tools: list[str] = field(default_factory=list)
@@ -69,16 +72,17 @@ class Host:
             function = getattr(cls, "__name__", self.fn)
             return {"name": function, "schemas": [], "reply": False, "get_reward": False, "is_rollout": True}
         have = {name: callable(getattr(cls, name, None)) for name in ("reply", "get_reward")}
-        return {"name": cls.__name__, "schemas": schemas(cls), "is_rollout": False} | have
+        found = _finished(self._made().list_tools()) if hasattr(cls, "list_tools") else schemas(cls)
+        return {"name": cls.__name__, "schemas": found, "is_rollout": False} | have
 
     def do_reset(self, row: Mapping[str, Any]) -> str | None:
-        if self._instance is None:
-            cls = self._loaded()
-            self._tools, self._instance = tool_names(cls), cls()
-        found = _finished(self._instance.reset(**_accepted(self._instance.reset, row)))
+        instance = self._made()
+        found = _finished(instance.reset(**_accepted(instance.reset, row)))
         return None if found is None else self._text(found)
 
     def do_call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        if hasattr(self._instance, "call_tool"):
+            return self._text(_finished(self._instance.call_tool(name, arguments)))
         if name not in self._tools:
             raise ValueError(f"there is no tool {name!r}; the tools are {', '.join(self._tools)}")
         tool = getattr(self._instance, name)
@@ -106,7 +110,15 @@ class Host:
         """The class or function. Files that may register the name are imported first."""
         for file in self.files:
             load_file(file, "environment")
+        if self.fn in MODULES:
+            import_module(MODULES[self.fn])
         return ENVIRONMENTS.get(self.fn)
+
+    def _made(self) -> Any:
+        if self._instance is None:
+            cls = self._loaded()
+            self._tools, self._instance = tool_names(cls), cls(**self.options)
+        return self._instance
 
     def _text(self, value: Any) -> str:
         text = value if isinstance(value, str) else _as_json(value)

@@ -15,7 +15,7 @@ import regex  # type: ignore[import-untyped, unused-ignore]
 from rlcore.agents.config import ToolFormat
 from rlcore.problems import UserError
 
-NO_TOOLS = ("reset", "get_reward", "close", "reply")  # public methods that are no tools
+NO_TOOLS = ("reset", "get_reward", "close", "reply", "list_tools", "call_tool")  # public methods that are no tools
 SEARCH_S = 1.0  # limit of one search in a turn
 
 
@@ -45,7 +45,7 @@ def tool_names(environment: type) -> list[str]:
                 names[name] = None
     if not callable(getattr(environment, "reset", None)):
         raise InvalidEnvironment(f"the environment {environment.__name__} has no method reset(self, **row): add one")
-    if not names and not callable(getattr(environment, "reply", None)):
+    if not names and not any(callable(getattr(environment, name, None)) for name in ("reply", "call_tool")):
         raise InvalidEnvironment(
             f"the environment {environment.__name__} has neither a tool (a public method with a docstring) nor "
             "reply(self, text): add one"

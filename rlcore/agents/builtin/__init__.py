@@ -1,0 +1,7 @@
+"""Environments that come with rlcore, by the name in `environment.fn`. They are imported in the environment's process."""
+
+MODULES = {
+    "code_interpreter": "rlcore.agents.builtin.code",
+    "mcp": "rlcore.agents.builtin.mcp",
+    "reasoning_gym": "rlcore.agents.builtin.gym",
+}
