@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,17 @@ def adds(text: str) -> str:
     return "Let me see.\n" + CALL % (a, b)
 
 
+@cache
+def described(fn: str, chat: bool):
+    """Once per class: its process imports transformers for the schemas."""
+    return describe(replace(CALCULATOR, fn=fn), chat)
+
+
 @contextmanager
 def agents(tokenizer, answer: Callable[[str], str], config: EnvironmentConfig = CALCULATOR, chat: bool = True):
     engine = ScriptedEngine(tokenizer, answer)
     data = DataConfig(chat_template=chat)
-    player = make_player(config, describe(config, chat), data, tokenizer, 2000)
+    player = make_player(config, described(config.fn, chat), data, tokenizer, 2000)
     rollouts = AgentRollout(engine, config, player, lambda: EnvironmentPool(config))
     try:
         yield rollouts, engine

@@ -1,4 +1,4 @@
-"""Environments that come with rlcore, by the name in `environment.fn`. They are imported in the environment's process."""
+"""Environments that come with rlcore, by the name in `environment.fn`; imported only in the environment's process."""
 
 MODULES = {
     "code_interpreter": "rlcore.agents.builtin.code",

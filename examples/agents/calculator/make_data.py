@@ -1,0 +1,50 @@
+"""Writes the data of the example: problems for the training, and a few demonstrations that teach the form of a call.
+
+A demonstration calls the tool with the right or with wrong numbers, and repeats its result: the model that is trained on
+them knows the form, and what it has still to learn is to be right.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from calculator import Calculator
+
+from rlcore.agents.tools import schemas
+
+DATA = Path(__file__).resolve().parent / "data"
+DEMONSTRATIONS = 2000
+WRONG = 0.5  # share of demonstrations with a slip in one digit of the call
+
+
+def slip(number: int, rng: random.Random) -> int:
+    digits = list(str(number))
+    digits[rng.randrange(len(digits))] = str(rng.randrange(1, 10))
+    return int("".join(digits))
+
+
+def main() -> None:
+    rng, tools = random.Random(0), schemas(Calculator)
+    pairs = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+    rng.shuffle(pairs)
+    rows = [{"uid": f"{a}*{b}", "prompt": f"{a}*{b}=", "reference": str(a * b)} for a, b in pairs]
+    shown = []
+    for a, b in pairs[:DEMONSTRATIONS]:  # those of the held-out problems are not among them
+        x, y = (slip(a, rng), b) if rng.random() < WRONG else (a, b)
+        messages = [
+            {"role": "user", "content": f"{a}*{b}="},
+            {"role": "assistant", "content": f"[mul(a={x}, b={y})]"},
+            {"role": "tool", "name": "mul", "content": str(x * y)},
+            {"role": "assistant", "content": str(x * y)},
+        ]
+        shown.append({"messages": messages, "tools": tools})
+    DATA.mkdir(exist_ok=True)
+    for name, lines in (("train", rows[:-500]), ("heldout", rows[-500:]), ("demonstrations", shown)):
+        (DATA / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{len(rows) - 500} problems, 500 held out, {len(shown)} demonstrations in {DATA}")
+
+
+if __name__ == "__main__":
+    main()
