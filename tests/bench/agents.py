@@ -56,7 +56,8 @@ class Script:
     """A `TurnEngine` that answers each prompt with `go` at once."""
 
     def __init__(self, tokenizer) -> None:
-        self.turn = np.array([*tokenizer("go", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], np.int32)
+        ids = tokenizer("go", add_special_tokens=False)["input_ids"]
+        self.turn = np.array([*ids, tokenizer.eos_token_id], np.int32)
 
     def generating(self):
         return nullcontext()

@@ -1,7 +1,7 @@
 """Writes the data of the example: problems for the training, and a few demonstrations that teach the form of a call.
 
-A demonstration calls the tool with the right or with wrong numbers, and repeats its result: the model that is trained on
-them knows the form, and what it has still to learn is to be right.
+A demonstration calls the tool with the right or with wrong numbers, and repeats its result. A model that is trained on
+them knows the form of a call, and has yet to learn to call with the numbers of the problem.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Writes the data of the example: sums of products, and demonstrations of programs that compute them, half of them wrong.
-"""
+"""Writes the data of the example: products plus a number, and demonstrations, half of them of wrong programs."""
 
 from __future__ import annotations
 
