@@ -105,8 +105,8 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(max(ends_at - time.monotonic(), 0.0))
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Arrival]:
-        """One prompt. Cancelling the future drops the prompt; errors are those of `groups`."""
+    def submit(self, prompt: Prompt, sampling: Sampling, engine: int = -1) -> Future[Arrival]:
+        """One prompt, preferably on `engine`. Cancelling the future drops the prompt; errors are those of `groups`."""
         future: Future[Arrival] = Future()
 
         def deliver(item: Arrival | None) -> None:
@@ -116,17 +116,17 @@ class Dispatcher:
                 elif call.failure is not None:
                     future.set_exception(call.failure)
 
-        call = self._begin([prompt], sampling, deliver)
+        call = self._begin([prompt], sampling, deliver, engine)
         future.add_done_callback(lambda _: self._end([call]))
         return future
 
     def _begin(
-        self, prompts: Sequence[Prompt], sampling: Sampling, deliver: Callable[[Arrival | None], None]
+        self, prompts: Sequence[Prompt], sampling: Sampling, deliver: Callable[[Arrival | None], None], engine: int = -1
     ) -> Call:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the rollout engines are shut down")
-            call = Call(next(self._calls), prompts, sampling, time.monotonic(), deliver)
+            call = Call(next(self._calls), prompts, sampling, time.monotonic(), deliver, engine)
             self._work.add(call)
             if not self._threads:
                 for rank in range(len(self._starts)):

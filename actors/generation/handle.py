@@ -51,8 +51,10 @@ class RolloutHandle:
         """Engines are awake in this block; `generate` does this itself."""
         return self.sharing.generating()
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Group]:
-        """Samples one prompt; cancelling the future drops the request. Only in a block of `generating`."""
+    def submit(self, prompt: Prompt, sampling: Sampling, engine: int = -1) -> Future[Group]:
+        """Samples one prompt, preferably on the engine that has its beginning in its cache; cancelling the future drops
+        the request. Only in a block of `generating`.
+        """
         group: Future[Group] = Future()
 
         def convert(arrival: Future[Arrival]) -> None:
@@ -65,7 +67,7 @@ class RolloutHandle:
                     item = arrival.result()
                     group.set_result(group_of(prompt, item.finished, sampling.step, item.engine))
 
-        arrival = self._dispatcher.submit(prompt, sampling)
+        arrival = self._dispatcher.submit(prompt, sampling, engine)
         group.add_done_callback(lambda done: arrival.cancel() if done.cancelled() else None)
         arrival.add_done_callback(convert)
         return group

@@ -32,6 +32,7 @@ class Call:
     sampling: Sampling
     heard: float  # time at which a group of this or an earlier call finished
     deliver: Callable[[Arrival | None], None]  # must return at once
+    engine: int = -1  # that has the beginning of the prompts in its cache; -1: any
     failure: Exception | None = None
     over: bool = False
     seeded: set[int] = field(default_factory=set)  # engines that got its seed
@@ -61,6 +62,7 @@ class WorkQueue:
     - A call that arrives when no prompt waits is dealt first: engine r of N gets the prompts r, r + N, ... as far as
       its slots and one waiting group go. The rest waits. So a call that fits into the engines is dealt the same way
       each time.
+    - A prompt that continues what an engine has in its cache goes there if it has room, and waits for any otherwise.
     - A single engine without work gets a whole call at once.
 
     Args:
@@ -74,9 +76,10 @@ class WorkQueue:
 
     def add(self, call: Call) -> None:
         self.calls.append(call)
-        deal, count = len(self.engines) > 1 and not self.waiting, len(self.engines)
+        count = len(self.engines)
+        deal = count > 1 and (not self.waiting or call.engine >= 0)
         for i in range(len(call.prompts)):
-            engine, task = self.engines[i % count], Task(call.number, i, call)
+            engine, task = self.engines[call.engine if call.engine >= 0 else i % count], Task(call.number, i, call)
             if deal and self._has_room(engine):
                 self._assign(engine, task)
             else:

@@ -40,8 +40,10 @@ class TurnEngine(Protocol):
         """Engines are awake in this block."""
         ...
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Group]:
-        """Samples one prompt; cancelling the future drops the request."""
+    def submit(self, prompt: Prompt, sampling: Sampling, engine: int = -1) -> Future[Group]:
+        """Samples one prompt, preferably on the engine that has its beginning in its cache; cancelling the future drops
+        the request.
+        """
         ...
 
     def metrics(self) -> M.Metrics: ...
@@ -190,15 +192,16 @@ class _Turns:
 
     def __init__(self, engine: TurnEngine, prompt: Prompt, sampling: Sampling) -> None:
         self._engine, self._prompt, self._sampling = engine, prompt, sampling
-        self.seconds = 0.0
+        self.seconds, self._last = 0.0, -1  # waited for the engines; rank of the last one
 
     async def sample(self, context: Int32, most: int) -> Trajectory:
         begun = time.monotonic()
         prompt = Prompt(self._prompt.uid, tuple(context.tolist()), "")
-        future = self._engine.submit(prompt, dataclasses.replace(self._sampling, max_new_tokens=most))
-        group = await asyncio.wrap_future(future)
+        future = self._engine.submit(prompt, dataclasses.replace(self._sampling, max_new_tokens=most), self._last)
+        (found,) = (await asyncio.wrap_future(future)).trajectories
         self.seconds += time.monotonic() - begun
-        return group.trajectories[0]
+        self._last = found.engine
+        return found
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

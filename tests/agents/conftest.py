@@ -72,7 +72,7 @@ class ScriptedEngine:
     def metrics(self):
         return {}
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Group]:
+    def submit(self, prompt: Prompt, sampling: Sampling, engine: int = -1) -> Future[Group]:
         future: Future[Group] = Future()
         try:
             future.set_result(Group(prompt, [self._turn(prompt, sampling)]))

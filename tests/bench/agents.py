@@ -65,7 +65,7 @@ class Script:
     def metrics(self) -> M.Metrics:
         return {}
 
-    def submit(self, prompt: Prompt, sampling: Sampling) -> Future[Group]:
+    def submit(self, prompt: Prompt, sampling: Sampling, engine: int = -1) -> Future[Group]:
         begin, future = np.array(prompt.token_ids, np.int32), Future()
         tokens = np.concatenate([begin, self.turn])
         mask = np.arange(tokens.size) >= begin.size

@@ -127,3 +127,14 @@ def test_every_prompt_is_in_one_place(engines: int, slots: int, samples: int, se
         alive = {(call.number, i) for call in queue.calls for i in range(len(call.prompts))}
         assert sorted(task[:2] for task in held) == sorted(alive - done)
         assert list(queue.waiting) == sorted(queue.waiting, key=lambda task: task[:2])
+
+
+def test_a_continued_prompt_goes_to_its_engine_if_that_has_room():
+    queue = WorkQueue(2, 4)
+    calls = [call_of(number, 1, samples=1) for number in range(8)]
+    for call in calls:
+        call.engine = 1
+        queue.add(call)
+    assert [task.call for task in queue.take(1)] == calls[:5]  # its slots, and one group that waits
+    queue.begin(1, "s", [])
+    assert [task.call for task in queue.take(0)] == calls[5:]  # another engine takes the rest
