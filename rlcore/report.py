@@ -55,6 +55,8 @@ class Report:
     step_s: float  # median wall-clock seconds of a step
     tokens_per_s: float | None  # median
     completions_per_s: float | None  # median
+    turns: tuple[float, float] | None = None  # of a rollout with an environment, as the rewards
+    broken_rollouts: float = 0.0  # breaks, failures and retries of environments, in all steps
     phase_shares: Mapping[str, float] = field(default_factory=dict)
     other_share: float = 0.0  # share of step time outside of all phases
     skipped_lines: int = 0  # unreadable lines: a kill may truncate the last one
@@ -103,8 +105,7 @@ def read_metrics(run_dir: Path) -> tuple[list[Row], int]:
 def summarize(run_dir: Path, rows: Sequence[Row], skipped: int = 0) -> Report:
     name = eval_name(rows)
     evals = _points(rows, name) if name else []
-    rewards = [value for _, value in _points(rows, "reward/mean")]
-    tenth = max(1, len(rewards) // 10)
+    rewards = _first_and_last([value for _, value in _points(rows, "reward/mean")])
     best_step, best = max(evals, key=lambda point: point[1], default=(None, None))  # the first of equals
     split = [step_split(row) for row in rows]
     total = sum(sum(parts.values()) for parts in split)
@@ -117,16 +118,24 @@ def summarize(run_dir: Path, rows: Sequence[Row], skipped: int = 0) -> Report:
         end_accuracy=evals[-1][1] if evals else None,
         best_accuracy=best,
         best_step=best_step,
-        start_reward=_mean(rewards[:tenth]),
-        end_reward=_mean(rewards[-tenth:]),
+        start_reward=rewards[0] if rewards else None,
+        end_reward=rewards[1] if rewards else None,
         total_s=total or _span(rows),
         step_s=_median(rows, "timing_s/step") or 0.0,
         tokens_per_s=_median(rows, "perf/throughput"),
         completions_per_s=_median(rows, "perf/completions_per_s"),
+        turns=_first_and_last([value for _, value in _points(rows, "agent/turns")]),
+        broken_rollouts=sum(v for n in ("breaks", "failed", "retries") for _, v in _points(rows, f"agent/{n}")),
         phase_shares={phase: share for phase, share in shares.items() if share and phase != "other"},
         other_share=shares.get("other", 0.0),
         skipped_lines=skipped,
     )
+
+
+def _first_and_last(values: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth."""
+    tenth = max(1, len(values) // 10)
+    return (sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth) if values else None
 
 
 def eval_name(rows: Sequence[Row]) -> str | None:
@@ -161,10 +170,6 @@ def _value(row: Row, name: str) -> float | None:
 
 def _points(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), value) for row in rows if (value := _value(row, name)) is not None]
-
-
-def _mean(numbers: Sequence[float]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _median(rows: Sequence[Row], name: str) -> float | None:
@@ -336,6 +341,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("measured by", str(report.eval_name)))
     if report.start_reward is not None and report.end_reward is not None:
         facts.append(("reward", f"{report.start_reward:.3f} -> {report.end_reward:.3f}"))
+    if report.turns is not None:
+        broken = f", {report.broken_rollouts:.0f} broken" if report.broken_rollouts else ""
+        facts.append(("turns of a rollout", f"{report.turns[0]:.2f} -> {report.turns[1]:.2f}{broken}"))
     facts.append(("wall time", f"{duration(report.total_s)}, {report.step_s:.2f} s per step (median)"))
     if report.tokens_per_s is not None:
         facts.append(("generated tokens", f"{report.tokens_per_s:,.0f} per second"))

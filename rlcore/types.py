@@ -120,6 +120,13 @@ class Trajectory:
         return len(self) - self.num_prompt_tokens
 
     @property
+    def transcript(self) -> str:
+        """The response; of several turns all of them, each after the name of its speaker."""
+        if not self.turns:
+            return self.text
+        return "\n".join(f"[{turn.get('name') or turn['role']}] {turn['text']}" for turn in self.turns)
+
+    @property
     def oldest_version(self) -> int:
         """Smallest weight version that produced a token; -1 without sampled tokens."""
         sampled = self.versions[self.versions >= 0]

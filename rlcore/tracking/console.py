@@ -116,7 +116,7 @@ class ConsoleTracker:
             for sample in group.trajectories[:1]:
                 score = "" if sample.reward is None else f"  reward {sample.reward.score:.3g}"
                 room = max(40, self.console.width if self.live else 160) - len(score) - 16
-                prompt, response = shorten(group.prompt.text, room // 2), shorten(sample.text, room // 2)
+                prompt, response = shorten(group.prompt.text, room // 2), shorten(sample.transcript, room // 2)
                 self._print(Text(f"sample  {prompt} -> {response}{score}", style="dim"))
 
     @contextmanager

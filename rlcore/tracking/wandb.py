@@ -88,7 +88,9 @@ class WandbTracker(SilentTracker):
         self._jobs.put(lambda: self._run.log(row))
 
     def log_samples(self, step: int, groups: Sequence[Group]) -> None:
-        rows = [[row[name] for name in SAMPLE_COLUMNS] for row in sample_rows(step, groups)]
+        whole = (t.transcript for g in groups for t in g.trajectories)
+        found = [row | {"response": text} for row, text in zip(sample_rows(step, groups), whole, strict=True)]
+        rows = [[row[name] for name in SAMPLE_COLUMNS] for row in found]
 
         def job() -> None:
             import wandb
