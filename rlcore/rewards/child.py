@@ -10,11 +10,13 @@ from __future__ import annotations
 import builtins
 import json
 import pickle
+import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,12 +54,17 @@ def serve(sock: socket.socket, options: Mapping[str, Any]) -> None:
 
 @dataclass
 class Worker:
-    """Scores samples until the other end closes. Functions are loaded on first use and cached, including failures."""
+    """Scores samples until the other end closes. Functions are loaded on first use and cached, including failures.
+
+    A module of a reward may have a function `prepare`, for imports that only some samples need: it is called once, while
+    nothing is to be scored, so that no step waits for it.
+    """
 
     sock: socket.socket
     imports: Sequence[str]  # reward paths with files that may register more names
     memory_limit_mb: int = 0
     fns: dict[tuple[str, str | None], registry.RewardFn | registry.RewardError] = field(default_factory=dict)
+    preparations: list[Callable[[], object]] = field(default_factory=list)
 
     def serve(self) -> None:
         registry.on_load = lambda name, finished: self._send({"loaded" if finished else "loading": name})
@@ -72,6 +79,9 @@ class Worker:
                 self._send(encode(result) | {"last": last, "seconds": seconds})
                 if last:
                     return
+            while self.preparations and not select.select([self.sock], [], [], 0)[0]:
+                with suppress(Exception):  # a sample that needs it reports the error
+                    self.preparations.pop()()
 
     def _send(self, message: dict[str, Any]) -> None:
         send_frame(self.sock, json.dumps(message).encode())
@@ -95,7 +105,9 @@ class Worker:
         if key not in self.fns:
             with registry.loading(term.fn or term.name):
                 try:
-                    self.fns[key] = self._load(term)
+                    self.fns[key] = fn = self._load(term)
+                    if fn.__module__.startswith("rlcore."):
+                        self.preparations += filter(callable, [getattr(sys.modules[fn.__module__], "prepare", None)])
                 except registry.RewardError as error:
                     self.fns[key] = error
         return self.fns[key]

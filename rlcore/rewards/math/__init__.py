@@ -266,6 +266,11 @@ def _symbolic() -> Any:
         return importlib.import_module(SYMBOLIC)
 
 
+def prepare() -> None:
+    """Imports sympy, which few answers need; see `rlcore.rewards.child.Worker`."""
+    _symbolic()
+
+
 def _unassigned(text: str) -> tuple[str, str]:
     """`x = 5` as `("x", "5")`, anything else as `("", text)`."""
     match = _ASSIGNED.fullmatch(text)
