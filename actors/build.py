@@ -36,19 +36,19 @@ from actors.verifying.handle import RewardHandle
 from actors.verifying.verifier import VerifierWorker
 from actors.weights.handle import WeightHandle
 from actors.weights.sender import GROUP_BACKENDS, choose_backend
-from rlcore.agents.environments import Description, EnvironmentPool
-from rlcore.agents.rollouts import AgentRollout
-from rlcore.agents.setup import describe, make_player
+from rlcore.agents.environments import Description
+from rlcore.agents.setup import describe, make_rollouts
 from rlcore.algorithms.config import Opponent
 from rlcore.data.batching.collate import collate
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import RewardScorer, RolloutEngine, Tracker, World
+from rlcore.processes.zygote import LOAD_TIMEOUT_S
 from rlcore.rewards.composed import ComposedScorer
 from rlcore.rewards.judge.config import JudgeKind
 from rlcore.rewards.judge.endpoint import EndpointCompleter
 from rlcore.rewards.judge.prompts import Completer
-from rlcore.rewards.pool import LOAD_TIMEOUT_S, MIN_CHUNK
+from rlcore.rewards.pool import MIN_CHUNK
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
 from rlcore.storage.checkpoint import Checkpoints
@@ -247,11 +247,11 @@ class Builder:
 
     def start_environments(self, engines: RolloutHandle) -> RolloutEngine:
         """Rollouts of several turns on the engines, if the config has an environment."""
-        config, description = self.config.environment, self.inputs.environment
-        if description is None:
+        config, inputs = self.config, self.inputs
+        if inputs.environment is None:
             return engines
-        player = make_player(config, description, self.config.data, self.inputs.tokenizer, self.config.context)
-        rollouts = AgentRollout(engines, config, player, lambda: EnvironmentPool(config, os.getcwd()))
+        settings = config.environment, inputs.environment, config.data
+        rollouts = make_rollouts(engines, *settings, inputs.tokenizer, config.context, os.getcwd())
         self.stack.callback(rollouts.close)
         return rollouts
 

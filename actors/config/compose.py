@@ -236,7 +236,7 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
         _put(container, key, None)
     while True:
         try:
-            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), container))
+            config = OmegaConf.to_object(OmegaConf.merge(_schema(), container))  # which copies the schema
             assert isinstance(config, Config)
             return config, found
         except OmegaConfBaseException as error:
@@ -248,6 +248,11 @@ def _convert(raw: DictConfig) -> tuple[Config, list[Problem]]:
             found.append(Problem(key, value, str(error).splitlines()[0], cure))
             if not key or not _put(container, key, OmegaConf.select(OmegaConf.structured(default), key)):
                 return default, found  # no more corrections possible: report the problems
+
+
+@cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Config)  # type: ignore[no-any-return]
 
 
 def convert_values(values: Mapping[str, Any]) -> tuple[Config, list[Problem]]:

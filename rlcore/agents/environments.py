@@ -68,7 +68,9 @@ class Environment:
         Raises:
             EnvironmentFailure: it raised, was late, or ended its process.
         """
-        return await self._sure("reset", self._config.reset_timeout_s, "environment.reset_timeout_s", row=dict(row))
+        limit = self._config.reset_timeout_s
+        found: str | None = await self._sure("reset", limit, "environment.reset_timeout_s", row=dict(row))
+        return found
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """The result of a tool.
@@ -81,7 +83,9 @@ class Environment:
 
     async def reply(self, text: str) -> str | None:
         """The text after a turn; None: the rollout ends. Raises EnvironmentFailure."""
-        return await self._sure("reply", self._config.step_timeout_s, "environment.step_timeout_s", text=text)
+        limit = self._config.step_timeout_s
+        found: str | None = await self._sure("reply", limit, "environment.step_timeout_s", text=text)
+        return found
 
     async def reward(self) -> float:
         """Raises EnvironmentFailure."""

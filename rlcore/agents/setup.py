@@ -14,6 +14,7 @@ from rlcore.agents.config import EnvironmentConfig, ToolFormat
 from rlcore.agents.environments import Description, EnvironmentFailure, EnvironmentPool
 from rlcore.agents.play import AgentPlayer, EnvironmentPlayer, Player
 from rlcore.agents.renderers import ChatRenderer, Renderer, TextRenderer
+from rlcore.agents.rollouts import AgentRollout, TurnEngine
 from rlcore.agents.tools import InvalidEnvironment
 from rlcore.data.sources.config import DataConfig
 from rlcore.data.sources.render import PromptRenderer
@@ -66,6 +67,15 @@ def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> D
             "tokenizer has none, or give the class a method reply(self, text)"
         )
     return replace(found, reply=False)
+
+
+def make_rollouts(
+    engines: TurnEngine, config: EnvironmentConfig, description: Description, data: DataConfig, tokenizer: Tokenizer,
+    max_tokens: int, cwd: str | None = None,
+) -> AgentRollout:  # fmt: skip
+    """Rollouts of several turns on engines; see `make_player`."""
+    player = make_player(config, description, data, tokenizer, max_tokens)
+    return AgentRollout(engines, config, player, lambda: EnvironmentPool(config, cwd))
 
 
 def make_player(

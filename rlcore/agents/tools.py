@@ -102,7 +102,7 @@ def _llama(text: str) -> list[Call]:
     stripped = text.strip().removeprefix("<|python_tag|>").strip()
     if not stripped.startswith("{"):
         return []
-    decoder, calls = json.JSONDecoder(), []
+    decoder, calls = json.JSONDecoder(), list[Call]()
     while stripped:
         try:
             value, end = decoder.raw_decode(stripped)

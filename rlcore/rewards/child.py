@@ -56,8 +56,8 @@ def serve(sock: socket.socket, options: Mapping[str, Any]) -> None:
 class Worker:
     """Scores samples until the other end closes. Functions are loaded on first use and cached, including failures.
 
-    A module of a reward may have a function `prepare`, for imports that only some samples need. It is called once, while
-    nothing is to be scored.
+    A module of a reward may have a function `prepare`, for imports that only some samples need. It is called once,
+    while nothing is to be scored.
     """
 
     sock: socket.socket

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
+from rlcore.agents import ENVIRONMENTS
+from rlcore.agents.builtin import MODULES
 from rlcore.agents.config import EnvironmentConfig
 from rlcore.agents.environments import ToolError
 from rlcore.agents.setup import describe
@@ -36,6 +39,15 @@ def fail() -> str:
 
 server.run("stdio")
 '''
+
+
+def test_every_name_is_registered_by_its_module():
+    assert MODULES["code_interpreter"] == "rlcore.agents.builtin.code"
+    assert MODULES["mcp"] == "rlcore.agents.builtin.mcp"
+    assert MODULES["reasoning_gym"] == "rlcore.agents.builtin.gym"
+    for name, module in MODULES.items():
+        import_module(module)
+        assert ENVIRONMENTS.get(name).__module__ == module
 
 
 def test_programs_run_in_the_sandbox():
@@ -93,7 +105,7 @@ def test_tools_of_an_mcp_server(mcp_config):
         for _ in range(2):
             await env.reset({})
             found += [await env.call("note", {"text": text}) for text in ("a", "b")]
-        with pytest.raises(ToolError, match="out of paper"):
+        with pytest.raises(ToolError, match="Error executing tool fail"):
             await env.call("fail", {})
         return found
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlcore.algorithms import policy_gradient
-from rlcore.algorithms.config import AlgorithmConfig, Baseline, FilterConfig, Scale
+from rlcore.algorithms.config import AlgorithmConfig, Baseline, FilterConfig, KLPlace, Scale
 from rlcore.data.batching.collate import collate
 from rlcore.loops.evaluate import _metrics
 from rlcore.loops.sampling import sample_metrics, share_rewards
@@ -118,7 +118,7 @@ def test_statistics_count_a_rollout_once(baseline, scale):
 
 
 def test_the_kl_penalty_of_a_rollout_is_that_of_all_its_trajectories():
-    config = AlgorithmConfig(kl_in="reward", kl_coef=0.5, baseline=Baseline.none, scale=Scale.none)
+    config = AlgorithmConfig(kl_in=KLPlace.reward, kl_coef=0.5, baseline=Baseline.none, scale=Scale.none)
     trajectories = broken()
     batch = collate(trajectories)
     old = np.where(batch.loss_mask, 0.25, 0).astype(np.float32)

@@ -23,19 +23,19 @@ def test_filters_by_hand() -> None:
 
     assert kept() == (
         {"mixed": ["0", "1"], "equal": ["0", "1", "2"], "good": ["0", "1", "2"]},
-        {"unscorable": 3, "truncated": 0, "zero_variance": 0, "alone": 0},
+        {"unscorable": 3, "overlong": 0, "truncated": 0, "zero_variance": 0, "alone": 0},
     )
     assert kept(zero_variance=True) == (
         {"mixed": ["0", "1"], "good": ["0", "1", "2"]},
-        {"unscorable": 3, "truncated": 0, "zero_variance": 3, "alone": 0},
+        {"unscorable": 3, "overlong": 0, "truncated": 0, "zero_variance": 3, "alone": 0},
     )
     assert kept(truncated=True) == (
         {"mixed": ["0"], "equal": ["0", "1", "2"], "good": ["0", "1"]},
-        {"unscorable": 3, "truncated": 2, "zero_variance": 0, "alone": 0},
+        {"unscorable": 3, "overlong": 0, "truncated": 2, "zero_variance": 0, "alone": 0},
     )
     assert kept(truncated=True, zero_variance=True) == (
         {"good": ["0", "1"]},
-        {"unscorable": 3, "truncated": 2, "zero_variance": 4, "alone": 0},
+        {"unscorable": 3, "overlong": 0, "truncated": 2, "zero_variance": 4, "alone": 0},
     )
     assert [len(g.trajectories) for g in groups] == [3, 3, 3, 2]  # the given groups are as they were
 
@@ -44,7 +44,7 @@ def test_a_sample_with_nothing_to_compare_it_to_is_dropped_on_request() -> None:
     groups = [group("cut", [1.0, 0.0], cut=[1]), group("failed", [1.0, None]), group("two", [1.0, 1.0])]
     left, counts = filter_groups(groups, FilterConfig(truncated=True), alone=False)
     assert [g.prompt.uid for g in left] == ["two"]
-    assert counts == {"unscorable": 1, "truncated": 1, "zero_variance": 0, "alone": 2}
+    assert counts == {"unscorable": 1, "overlong": 0, "truncated": 1, "zero_variance": 0, "alone": 2}
 
 
 @pytest.mark.parametrize(

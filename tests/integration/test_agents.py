@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 
 from tests.integration.test_end_to_end import ledger, rows, train
 
@@ -23,6 +24,8 @@ class Echo:
         return sum(map(ord, self.text)) % 7 / 6
 '''
 
+STOPS = string.ascii_letters  # an untrained model hardly ever ends a turn itself
+
 
 def test_log_probs_of_all_turns_are_the_trainers(tmp_path):
     file = tmp_path / "echo.py"
@@ -31,7 +34,7 @@ def test_log_probs_of_all_turns_are_the_trainers(tmp_path):
         tmp_path / "run", f"environment.fn={file}:Echo", "environment.max_turns=3", "environment.concurrency=8",
         "environment.on_overlong=keep", "environment.retries=0", "reward.max_failed_share=0.9",
         "trainer.steps=3", "trainer.warmup.steps=0", "trainer.parity.every=1", "trainer.learning_rate.peak=0.001",
-        "model.tiny.max_positions=96",
+        "model.tiny.max_positions=160", "rollout.max_new_tokens=24", f"rollout.stop=[{','.join(STOPS)}]",
     )  # fmt: skip
     found = rows(tmp_path / "run")
     for step in (1, 2, 3):

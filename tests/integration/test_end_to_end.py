@@ -21,6 +21,7 @@ SMALL = [
     "trainer.warmup.sequences_per_step=64", "trainer.eval.every=3", "trainer.checkpoint.every=2",
     "trainer.learning_rate.warmup_steps=2", "data.num_eval=40", "model.tiny.num_layers=2", "model.tiny.hidden_size=64",
     "model.tiny.intermediate_size=128", "model.tiny.num_heads=2", "tracking.samples_every=2",
+    "cluster.roles.rollout.num_workers=1",
 ]  # fmt: skip
 TRAIN = [str(Path(sys.executable).parent / "rlcore"), "train"]
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true", "WANDB_SILENT": "true"}

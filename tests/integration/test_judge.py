@@ -135,6 +135,7 @@ def test_as_a_reward(judge: JudgeEngine) -> None:
     scorer.close()
 
 
+@pytest.mark.slow  # by default test_world.py and test_end_to_end.py restart engines
 def test_an_engine_that_is_killed_is_started_again(judge: JudgeEngine) -> None:
     before = judge.complete(["A or B: "], 1, choices=("A", "B"))
     pid = judge.group.infos[0].pid

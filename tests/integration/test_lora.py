@@ -367,7 +367,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("tied", "stage"), [pytest.param(False, 0, marks=pytest.mark.slow), (True, 3)])
+@pytest.mark.parametrize(("tied", "stage"), [(False, 0), (True, 3)])
+@pytest.mark.slow
 def test_vllm_samples_from_the_adapted_weights(cluster: None, tmp_path: Path, tied: bool, stage: int) -> None:
     import ray
 

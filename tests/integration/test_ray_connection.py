@@ -107,6 +107,7 @@ def test_a_cluster_that_asks_for_a_token(homes: tuple[Path, Path]) -> None:
         assert "answer 7" in run(stranger, address, RAY_AUTH_TOKEN_PATH=token, RAY_AUTH_MODE="token")
 
 
+@pytest.mark.slow
 def test_a_token_where_none_is_asked_for(homes: tuple[Path, Path]) -> None:
     owner, stranger = homes
     with head(stranger, "--include-dashboard=false") as address:

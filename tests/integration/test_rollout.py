@@ -460,6 +460,7 @@ def test_a_failed_start_is_reported_at_once_and_later() -> None:
     ray.kill(engine)
 
 
+@pytest.mark.slow
 def test_tensor_parallel_engines_take_the_same_buckets(tmp_path: Path) -> None:
     rig = Rig(tmp_path, tied=True, tensor_parallel_size=2)
     try:

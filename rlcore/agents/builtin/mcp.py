@@ -29,7 +29,9 @@ class McpTools:
     ) -> None:  # fmt: skip
         self._server = StdioServerParameters(command=command, args=list(args), env=dict(env or {}) or None)
         self._wanted, self._keep = tools, keep
-        self._stack, self._portal, self._session = ExitStack(), None, None
+        self._stack = ExitStack()
+        self._portal: Any = None  # runs the session in a thread of its own
+        self._session: Any = None
 
     def reset(self, **_: Any) -> None:
         if self._session is None or not self._keep:

@@ -98,7 +98,10 @@ def pool(tmp_path_factory):
         yield shared, folder
 
 
-@pytest.mark.parametrize("wrapper", [r"\boxed{ANSWER}", "The answer is $ANSWER$.", "ANSWER"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [r"\boxed{ANSWER}", *(pytest.param(w, marks=pytest.mark.slow) for w in ("The answer is $ANSWER$.", "ANSWER"))],
+)
 def test_hostile_answers_neither_hang_nor_win_nor_run(pool, wrapper):
     shared, folder = pool
     items = [Item(MATH, RewardInput("p", wrapper.replace("ANSWER", a), r"\sqrt{5}")) for a in hostile()]
