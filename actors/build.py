@@ -39,7 +39,7 @@ from actors.weights.sender import GROUP_BACKENDS, choose_backend
 from rlcore.agents.environments import Description
 from rlcore.agents.setup import describe, make_rollouts
 from rlcore.algorithms.config import Opponent
-from rlcore.data.batching.collate import collate
+from rlcore.data.batching.collate import collate_groups
 from rlcore.data.sources.load import PromptData, load_data
 from rlcore.data.sources.prompts import PromptStream
 from rlcore.interfaces import RewardScorer, RolloutEngine, Tracker, World
@@ -52,7 +52,7 @@ from rlcore.rewards.pool import MIN_CHUNK
 from rlcore.rewards.registry import RewardError
 from rlcore.rewards.scorers import JudgeScorer, RewardModelScorer, Terms, verifier_config
 from rlcore.storage.checkpoint import Checkpoints
-from rlcore.types import Group, Status, TrainBatch
+from rlcore.types import Status
 
 H = TypeVar("H", bound=ModelHandle)
 VERIFIER_RESTARTS = 3  # restarts per host, see `RestartPolicy`
@@ -157,10 +157,6 @@ class Groups:
     reward: ActorGroup[RewardModelWorker] | None = None
 
 
-def rows_of(groups: Sequence[Group]) -> TrainBatch:
-    return collate([t for group in groups for t in group.trajectories])
-
-
 class Builder:
     """Starts the groups in parallel and connects them."""
 
@@ -198,6 +194,7 @@ class Builder:
         world = World(
             prompts=PromptStream(self.inputs.data.train, config.seed, config.data.shuffle),
             rollout=self.start_environments(rollout),
+            engines=rollout,
             rewards=rewards,
             policy=handle(LanguageModelHandle, groups.policy, **sampled),
             weights=weights,
@@ -267,7 +264,7 @@ class Builder:
         folder = Path(path).expanduser()
         other = load_tokenizer(folder if folder.is_dir() else path, self.config.model.trust_remote_code)
         if text := other_tokenizer(self.inputs.tokenizer, other):
-            raise ModelError(f"reward.model={path}: {text}; it gets token ids of the policy, so both must be equal")
+            raise ModelError(f"reward.model={path}: {text}; it gets the policy's token ids, so both must be equal")
         model.initialize(folder.absolute() if folder.is_dir() else Path(path))
 
     def start_judge(self, message: Callable[[str], None]) -> JudgeScorer | None:
@@ -296,7 +293,7 @@ class Builder:
         if reward_model is not None:
             sharing = reward_model.sharing
             ready = sharing.wait_for_generation if sharing else None
-            model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, rows_of, ready)
+            model_scorer = RewardModelScorer(reward_model.rewards, self.deadlines.train_s, collate_groups, ready)
             self.stack.callback(model_scorer.close)
         return ComposedScorer(verifiers, model_scorer, judge, self.config.reward)
 

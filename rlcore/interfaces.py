@@ -224,6 +224,12 @@ class World:
     reference_weights: ReferencePublisher | None = None
     reward_model: RewardModel | None = None
     judge: Judge | None = None
+    engines: RolloutEngine | None = None  # those under `rollout`, if that plays rollouts against an environment
+
+    @property
+    def plain(self) -> RolloutEngine:
+        """Samples one response to each prompt, whatever the environment."""
+        return self.engines or self.rollout
 
 
 class RewardModel(TrainedModel, Protocol):

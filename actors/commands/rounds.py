@@ -34,6 +34,8 @@ from rlcore.rounds.context import RunContext
 from rlcore.rounds.picture import draw
 from rlcore.rounds.plan.config import Made
 from rlcore.rounds.plan.graph import Node
+from rlcore.rounds.stages.evaluate import EvaluateConfig
+from rlcore.rounds.stages.generate import GenerateConfig
 from rlcore.rounds.stages.rl import RlConfig
 from rlcore.rounds.status import measured, render, survey
 from rlcore.rounds.store.store import Artefact, ArtefactStore
@@ -47,6 +49,7 @@ KEYS_WITHOUT_EFFECT = (
     "rollout.sync_bucket_mb", "rollout.checksums", "rollout.weight_sync", "rollout.sleep_level",
     "rollout.gpu_memory_utilization", "rollout.cpu_kv_cache_gib", "engine.offload",
 )  # fmt: skip
+FREE_OF_ENVIRONMENT = ("environment.concurrency", "environment.host", "environment.memory_limit_mb")
 
 
 def rounds(config: Config, overrides: Sequence[str]) -> int:
@@ -204,7 +207,8 @@ def _source(name: str, raw: Any, store: ArtefactStore, inputs: Inputs) -> Artefa
     key = f"rounds.sources.{name}"
     source, _ = read(ExamplesConfig, raw, key)
     assert source is not None, "checked with the config"
-    loaded = load_examples(source, inputs.tokenizer, key)
+    tools = None if inputs.environment is None else inputs.environment.schemas
+    loaded = load_examples(source, inputs.tokenizer, key, tools)
     for note in source_notes(loaded):
         LOG.warning("%s: %s", key, note)
     made = MADE_OF[source.kind]
@@ -231,6 +235,8 @@ def _under(key: str, groups: Sequence[str]) -> bool:
 def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The keys of the run's config that affect the output of a stage."""
     found = {k: v for k, v in flat.items() if _under(k, node.config.reads()) and not _under(k, KEYS_WITHOUT_EFFECT)}
+    if plays(node, config):
+        found |= {k: v for k, v in flat.items() if _under(k, ["environment"]) and not _under(k, FREE_OF_ENVIRONMENT)}
     if isinstance(node.config, RlConfig):  # may change in a longer run, but defines the result of a stage
         found |= {"trainer.steps": config.trainer.steps, "data.shuffle": config.data.shuffle}
     return found
@@ -238,7 +244,15 @@ def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, A
 
 def code_of(node: Node, config: Config) -> dict[str, str]:
     """Python of the user that a stage runs: path -> digest."""
-    return {target: code_digest(target) for target in node.config.code(config.reward, config.algorithm)}
+    targets = node.config.code(config.reward, config.algorithm)
+    if plays(node, config) and ":" in (fn := config.environment.fn or ""):
+        targets = [*targets, fn.rpartition(":")[0]]
+    return {target: code_digest(target) for target in targets}
+
+
+def plays(node: Node, config: Config) -> bool:
+    """Whether a stage plays rollouts against an environment."""
+    return config.environment.fn is not None and isinstance(node.config, GenerateConfig | EvaluateConfig | RlConfig)
 
 
 def _run(config: Config, overrides: Sequence[str], run_dir: Path, inputs: Inputs, index: runner.StageIndex) -> None:

@@ -52,7 +52,7 @@ def _environment(c: Config) -> Iterator[Problem]:
     if c.trainer.warmup.steps:
         text = "trains on reference answers without turns and tools"
         cure = "set it to 0, and start from a model that knows how to call tools"
-        yield Problem("trainer.warmup.steps", c.trainer.warmup.steps, text, cure)
+        yield Problem("trainer.warmup.steps", c.trainer.warmup.steps, text, cure, True)
     limit = c.rollout.max_model_len
     if e.max_tokens is not None and limit is not None and e.max_tokens > limit:
         yield Problem("environment.max_tokens", e.max_tokens, f"more than rollout.max_model_len={limit}", "lower it")

@@ -158,7 +158,7 @@ class AgentPlayer:
 
 def row_of(prompt: Prompt, columns: Mapping[str, str]) -> dict[str, Any]:
     """Prompt, reference and all other columns of a row."""
-    asked = messages_of(prompt)
-    own = {"prompt": asked if MESSAGES in prompt.metadata else prompt.text, "reference": prompt.reference}
+    asked = messages_of(prompt) if MESSAGES in prompt.metadata else prompt.text
+    own = {"prompt": asked, "reference": prompt.reference}
     named = {column: own[kind] for kind, column in columns.items() if column}
     return {**{k: v for k, v in prompt.metadata.items() if k != MESSAGES}, **named, **own}

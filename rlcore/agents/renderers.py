@@ -212,8 +212,14 @@ class ChatRenderer:
 
 
 def messages_of(prompt: Prompt) -> Sequence[Message]:
-    """The prompt as messages; without a chat template its text as one message of the user."""
-    found: Sequence[Message] = prompt.metadata.get(MESSAGES) or [{"role": "user", "content": prompt.text}]
+    """The prompt as messages.
+
+    Raises:
+        ValueError: it was rendered, and its messages were not kept.
+    """
+    if MESSAGES not in prompt.metadata:
+        raise ValueError(f"prompt {prompt.uid!r} has no messages: it was loaded without its environment")
+    found: Sequence[Message] = prompt.metadata[MESSAGES]
     return found
 
 

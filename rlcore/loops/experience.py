@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from rlcore import metrics as M
 from rlcore.algorithms import policy_gradient, preference
 from rlcore.algorithms.config import AlgorithmConfig, Family, Opponent
-from rlcore.data.batching.collate import collate, collate_pairs
+from rlcore.data.batching.collate import collate_groups, collate_pairs
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.sampling import sample_and_score, sample_metrics, with_step
 from rlcore.loops.step_prompts import StepPrompts
@@ -81,7 +81,7 @@ class Experience:
         """Rows in the order of `sample_ids`; None without rows to train on."""
         if self.pairs:
             return collate_pairs(self.pairs)
-        return collate([t for g in self.kept for t in g.trajectories]) if self.kept else None
+        return collate_groups(self.kept) if self.kept else None
 
     def metrics(self) -> M.Metrics:
         counts: M.Metrics = {f"batch/filtered_{reason}": M.Sum(count) for reason, count in self.filtered.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlcore.data.batching.collate import collate
+from rlcore.data.batching.collate import collate_groups
 from rlcore.interfaces import Sampling, World
 from rlcore.loops.config import ParityConfig
 from rlcore.loops.parity import compare
@@ -24,6 +24,6 @@ def probe(world: World, prompts: Sequence[Prompt], sampling: Sampling, config: P
     """
     few = replace(sampling, num_samples=1, max_new_tokens=min(sampling.max_new_tokens, PROBE_TOKENS), step=-1)
     with world.tracker.phase("parity"):
-        groups = list(world.rollout.generate(prompts[: config.num_sequences], few))
-        batch = collate([t for group in groups for t in group.trajectories])
+        groups = list(world.plain.generate(prompts[: config.num_sequences], few))
+        batch = collate_groups(groups)
         return compare(batch.with_arrays(old_logprobs=world.policy.logprobs(batch)), config)

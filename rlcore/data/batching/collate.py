@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlcore.data.tokenizer import Tokenizer, encode
 from rlcore.ragged import Int64, offsets_of, trim
-from rlcore.types import Float32, Prompt, SampledPair, TrainBatch, Trajectory
+from rlcore.types import Float32, Group, Prompt, SampledPair, TrainBatch, Trajectory
 
 TRIM_BYTES = 1 << 24
 
@@ -58,6 +58,11 @@ def collate(trajectories: Sequence[Trajectory], advantages: Sequence[float] | No
         raise ValueError(f"sample {bad.sample_id}: the advantage is not finite")
     spread = np.repeat(per_row, batch.lengths)
     return batch.with_arrays(advantages=np.where(batch.loss_mask, spread, np.float32(0)))
+
+
+def collate_groups(groups: Sequence[Group]) -> TrainBatch:
+    """Collates all trajectories of groups, in order; see `collate`."""
+    return collate([t for group in groups for t in group.trajectories])
 
 
 def collate_pairs(pairs: Sequence[SampledPair]) -> TrainBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,10 @@ def _is(record: Record, kind: type) -> bool:
     return True
 
 
-def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> Loaded:
+def load_examples(
+    config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples",
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Loaded:  # fmt: skip
     """Reads, checks, renders and tokenises one source.
 
     uids come from the file, else they are `<source name>-<line or row number>`, followed by `.<k>` if a row gives
@@ -86,6 +89,7 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
 
     Args:
         key: path of the config for error messages, as in `<key>.chat_template`.
+        tools: of an environment, for prompts; see `rlcore.data.sources.load.load_data`.
 
     Raises:
         DataError: conflicting settings, an unreadable file, missing columns, broken rows (the count and the first few)
@@ -93,7 +97,8 @@ def load_examples(config: ExamplesConfig, tokenizer: Tokenizer, key: str = "exam
     """
     if found := [*map(str, setting_problems(config, key)), *prompt_problems(config, tokenizer, key)]:
         raise DataError("\n".join(found))
-    renderer = Renderer(config, tokenizer, key)
+    played = config.kind is ExampleKind.prompts and tools is not None
+    renderer = Renderer(config, tokenizer, key, tools if played else None)
     table = readers.read(config.source, config.path, f"{key}.path", config.split, label=config.name)
     name = config.name or table.name
     counts: Counter[str] = Counter(dict.fromkeys(("rows", "extra_turns", "skipped_by_limit", "skipped_broken"), 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -52,8 +52,12 @@ class Renderer:
         DataError: see `PromptRenderer`; a chat template that omits text answers.
     """
 
-    def __init__(self, config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples") -> None:
-        self._tokenizer, self.prompts = tokenizer, PromptRenderer(config, tokenizer, key)
+    def __init__(
+        self, config: ExamplesConfig, tokenizer: Tokenizer, key: str = "examples",
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
+        self._tokenizer = tokenizer
+        self.prompts = PromptRenderer(config, tokenizer, key, tools or (), keep_messages=tools is not None)
         self._specials = special_texts(tokenizer)
         self._eos_text = str(getattr(tokenizer, "eos_token", None) or "")
         self._tail, self.end_text = self._probe() if config.chat_template and _has_answers(config) else ("", "")

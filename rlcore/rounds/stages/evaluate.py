@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlcore.data import tables
-from rlcore.data.batching.collate import collate
+from rlcore.data.batching.collate import collate_groups
 from rlcore.loops.evaluate import accuracy, by_set, evaluate
 from rlcore.problems import bounded
 from rlcore.rounds.context import StageContext
@@ -55,7 +55,7 @@ def run(context: StageContext) -> Artefact:
     if config.part:
         report["accuracy"] = mean_part(groups, config.part)
     if reward_model is not None and world.reward_model is not None:
-        rows = collate([t for group in groups for t in group.trajectories])
+        rows = collate_groups(groups)
         report["mean_reward"] = float(world.reward_model.rewards(rows).mean())
     return context.draft.finish_report(report)
 

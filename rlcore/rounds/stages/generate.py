@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -147,9 +147,17 @@ class Sampler:
         return Tally(len(samples), good)
 
 
-def sampled(context: StageContext, prompts: Sequence[Prompt], sampling: Sampling, score: bool) -> list[Group]:
-    """Groups in the order of the prompts, optionally scored with the reward of the config."""
+def sampled(
+    context: StageContext, prompts: Sequence[Prompt], sampling: Sampling, score: bool, turns: bool = True
+) -> list[Group]:
+    """Groups in the order of the prompts, optionally scored with the reward of the config.
+
+    Args:
+        turns: against the environment of the config, if there is one.
+    """
     world = context.live.world
+    if not turns:
+        world = replace(world, rollout=world.plain)
     if score:
         groups = sample_and_score(world, prompts, sampling, context.live.reward, phase="stage_gen")
     else:

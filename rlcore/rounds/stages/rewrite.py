@@ -165,7 +165,7 @@ class BatchGenerator:
             max_new_tokens=context.config.max_new_tokens,
         )
         self.turn += 1
-        groups = sampled(context, fitting, sampling, score=False) if fitting else []
+        groups = sampled(context, fitting, sampling, score=False, turns=False) if fitting else []
         replies = {group.prompt.uid: group.trajectories[0] for group in groups}
         truncated = {uid: t for uid, t in replies.items() if t.finish_reason == "length"}
         cut = {uid for uid, t in truncated.items() if whole is not None and _open(t, whole)}

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlcore.data import tables
-from rlcore.data.batching.collate import collate
+from rlcore.data.batching.collate import collate_groups
 from rlcore.data.batching.records import groups_of, samples_batch
 from rlcore.data.rewriting.question import QuestionConfig, questions
 from rlcore.data.tokenizer import encode
@@ -122,7 +122,7 @@ def _by_model(context: StageContext, samples: Sequence[Sample]) -> list[Sample]:
     """A reward with the weighted, normalised sum as score and every attribute as a part."""
     model = context.live.world.reward_model
     assert model is not None  # `load_reward_model` has checked this
-    batch = collate([t for group in groups_of(samples) for t in group.trajectories])
+    batch = collate_groups(groups_of(samples))
     scores = model.scores(batch)
     return [
         replace(s, reward=RewardResult(float(r), parts=dict(zip(model.attributes, map(float, row), strict=True))))

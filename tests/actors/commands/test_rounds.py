@@ -335,7 +335,7 @@ def changed(*more):
         "trainer.eval.every=3", "trainer.checkpoint.every=7", "trainer.parity.every=2", "rollout.max_restarts=1",
         "rollout.max_num_seqs=32", "rollout.sync_bucket_mb=8", "rollout.cpu_kv_cache_gib=2", "rollout.weight_sync=host",
         "rollout.gpu_memory_utilization=0.5", "reward.processes_per_worker=3", "data.num_eval=17",
-        "model.tiny.num_layers=2",
+        "model.tiny.num_layers=2", "environment.max_turns=3",  # there is none
     ],
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_in_no_key(override):
@@ -356,6 +356,7 @@ def test_what_cannot_change_a_result_is_in_no_key(override):
         ("trainer.steps=7", {"rl"}),
         ("algorithm=rloo", {"rl"}),
         ("data.shuffle=false", {"rl"}),
+        ("environment.fn=reasoning_gym", {"sample", "rl", "look"}),
     ],
 )
 def test_what_changes_a_result_is_in_the_keys_of_its_stages(override, stages):
@@ -370,6 +371,9 @@ def test_the_users_own_python_is_known_by_stage(tmp_path):
     found = {node.stage: code_of(node, config) for node in checked(config)}
     assert {stage for stage, code in found.items() if f"{tmp_path}/reward.py" in code} == {"sample", "rl", "look"}
     assert {stage for stage, code in found.items() if f"{tmp_path}/keep.py" in code} == {"keep"}
+    config.environment.fn = f"{tmp_path}/play.py:Play"
+    found = {node.stage: code_of(node, config) for node in checked(config)}
+    assert {stage for stage, code in found.items() if f"{tmp_path}/play.py" in code} == {"sample", "rl", "look"}
 
 
 def test_a_model_that_moved_is_the_same(model, tmp_path):
