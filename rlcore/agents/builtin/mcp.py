@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
-from anyio.from_thread import start_blocking_portal
-from mcp import ClientSession, StdioServerParameters, stdio_client
+try:
+    from anyio.from_thread import start_blocking_portal
+    from mcp import ClientSession, StdioServerParameters, stdio_client
+except ImportError as error:
+    raise ImportError(f"environment.fn=mcp needs the package mcp ({error}): pip install 'rlcore[agents]'") from error
 
 from rlcore.agents import environment
 
