@@ -103,10 +103,13 @@ class ReferenceModel(LogprobModel, Protocol):
 
 class TrainedModel(Protocol):
     def update(
-        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
-    ) -> Metrics:
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None,
+        computed: Rows | None = None,
+    ) -> Metrics:  # fmt: skip
         """One optimizer step on the whole batch, or on `rows` of it; the denominator of the loss is counted over all of
         them.
+
+        With `computed` only those of the rows are computed; the others must have no gradient.
 
         The batch's arrays must not change afterwards: they may be shared with workers for as long as they exist."""
         ...

@@ -90,15 +90,18 @@ class FakePolicy:
         self._new_optimizer()
 
     def update(
-        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
-    ) -> M.Metrics:
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None,
+        computed: Rows | None = None,
+    ) -> M.Metrics:  # fmt: skip
+        counted = objective.denominator(batch if rows is None else batch.select(rows))
+        rows = rows if computed is None else computed
         batch = batch if rows is None else batch.select(rows)
         self.before_update()
         self.updates.append(list(batch.sample_ids))
         self.objective = objective
         tensors = TensorBatch.from_train_batch(batch, torch.device("cpu"))
         logprobs, ent = self._forward(tensors)
-        loss, metrics = objective.loss(Outputs(logprobs, ent), tensors, objective.denominator(batch))
+        loss, metrics = objective.loss(Outputs(logprobs, ent), tensors, counted)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate
@@ -139,8 +142,9 @@ class FakeCritic:
         return batch.flat(self._forward(TensorBatch.from_train_batch(batch)).detach().numpy())
 
     def update(
-        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
-    ) -> M.Metrics:
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None,
+        computed: Rows | None = None,
+    ) -> M.Metrics:  # fmt: skip
         batch = batch if rows is None else batch.select(rows)
         self.rates.append(learning_rate)
         self.objective = objective
@@ -291,13 +295,16 @@ class FakeRewardModel:
         self.scale = scale
 
     def update(
-        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
-    ) -> M.Metrics:
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None,
+        computed: Rows | None = None,
+    ) -> M.Metrics:  # fmt: skip
+        counted = objective.denominator(batch if rows is None else batch.select(rows))
+        rows = rows if computed is None else computed
         batch = batch if rows is None else batch.select(rows)
         self.before_update()
         self.updates.append(list(batch.sample_ids))
         tensors = TensorBatch.from_train_batch(batch)
-        loss, metrics = objective.loss(Outputs(self._forward(batch)), tensors, objective.denominator(batch))
+        loss, metrics = objective.loss(Outputs(self._forward(batch)), tensors, counted)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.param_groups[0]["lr"] = learning_rate

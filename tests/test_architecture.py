@@ -114,7 +114,6 @@ COVERED_BY = {
     "rlcore/interfaces.py": "tests/actors/placement/test_gpu_sharing.py",
     "rlcore/loops/config.py": "tests/loops/test_schedule.py",
     "rlcore/loops/experience.py": "tests/loops/test_families.py",
-    "rlcore/loops/learning.py": "tests/loops/test_families.py",
     "rlcore/loops/stop.py": "tests/loops/test_online.py",
     "rlcore/processes/__init__.py": "tests/processes/test_zygote.py",
     "rlcore/processes/child.py": "tests/processes/test_zygote.py",

@@ -126,11 +126,12 @@ class ModelHandle:
         return result
 
     def update(
-        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None
-    ) -> M.Metrics:
+        self, batch: TrainBatch, learning_rate: float, objective: Objective, rows: Rows | None = None,
+        computed: Rows | None = None,
+    ) -> M.Metrics:  # fmt: skip
         counted = objective.denominator(batch if rows is None else trained_only(batch, rows))
-        args = (counted, learning_rate, objective)
-        return M.merge(self._scatter(ModelWorker.update, batch, args, "update", rows)[1])
+        args, chosen = (counted, learning_rate, objective), rows if computed is None else computed
+        return M.merge(self._scatter(ModelWorker.update, batch, args, "update", chosen)[1])
 
     def _scatter(
         self, method: Callable[..., Any], batch: TrainBatch, args: tuple[Any, ...], phase: str, rows: Rows | None = None

@@ -193,6 +193,7 @@ class LossInputs:
 
 # -> ([b, t] loss to be minimised, scalar metrics: means over the trained tokens, logged as actor/<name>)
 LossFunction = Callable[[LossInputs], tuple[Tensor, policy_losses.OpMetrics]]
+PROPORTIONAL = ("ppo_clip", "gspo", "cispo", "reinforce")  # losses whose gradient is a multiple of the advantage
 METRIC_NAMES = {
     "clipfrac": "actor/pg_clipfrac",
     "clipfrac_dual": "actor/pg_clipfrac_lower",
@@ -287,6 +288,13 @@ class PolicyGradientObjective:
     def __post_init__(self) -> None:
         files = [absolute(path) for path in self.config.files]  # a worker may have another working directory
         object.__setattr__(self, "config", replace(self.config, loss=absolute(self.config.loss), files=files))
+
+    @property
+    def only_advantages(self) -> bool:
+        """True if the gradient of every token is a multiple of its advantage."""
+        config = self.config
+        has_kl = bool(config.kl_coef) and config.kl_in is KLPlace.loss
+        return config.loss in PROPORTIONAL and not config.entropy_coef and not has_kl
 
     def denominator(self, batch: TrainBatch) -> float:
         if self.config.aggregation is Aggregation.token_mean:

@@ -76,6 +76,9 @@ class TrainerConfig:
     samples_per_prompt: int = bounded(8, ge=1)  # responses per prompt (the group)
     updates_per_step: int = bounded(1, ge=1)  # optimizer steps per batch of samples
     epochs_per_step: int = bounded(1, ge=1)  # passes over the batch
+    # leave rows whose advantages are all 0 out of the update: they have no gradient. The update is the same up to
+    # rounding, and actor/ metrics are of the other rows. Without effect if the loss has an entropy or KL term
+    skip_zero_advantages: bool = False
     # limit of one forward and backward pass; lower it if memory runs out
     max_tokens_per_micro_batch: int = bounded(4096, ge=1)
     # K: a step may begin to sample while the K steps before it still train, so that neither engines nor trainer wait;

@@ -91,6 +91,7 @@ def update(
     steps: Sequence[NDArray[np.int64]],
     rates: tuple[float | None, float],
     objectives: tuple[Objective, Objective],
+    skip: bool = False,
 ) -> list[M.Metrics]:
     """Runs all optimizer steps of one batch; critic and policy run in parallel on the same rows.
 
@@ -99,6 +100,7 @@ def update(
         steps: rows of each optimizer step.
         rates: learning rates of policy (None during the critic's warm-up: no update) and critic.
         objectives: of policy and critic.
+        skip: the policy computes only rows that have a gradient (`rows_with_gradient`).
     """
     parts: list[M.Metrics] = []
     (rate, critic_rate), (objective, value_objective) = rates, objectives
@@ -110,12 +112,27 @@ def update(
             if world.critic:
                 critic = beside.submit(world.critic.update, part, critic_rate, value_objective, rows)
             if rate is not None:
+                computed = rows_with_gradient(objective, batch, rows) if skip else None
                 with world.tracker.phase("update_actor"):
-                    parts.append(world.policy.update(part, rate, objective, rows))
+                    parts.append(world.policy.update(part, rate, objective, rows, computed))
+                if computed is not None:
+                    parts.append({"batch/rows_without_gradient": M.Sum(float(len(rows) - len(computed)))})
             if critic is not None:
                 with world.tracker.phase("update_critic"):  # time that remains after the policy has finished
                     parts.append(critic.result())
     return parts
+
+
+def rows_with_gradient(objective: Objective, batch: TrainBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows whose loss can have a gradient, at least one unit: the optimizer's step is taken in any case.
+
+    The gradient of a row is proportional to its advantages, if the loss is a known one and has no other term.
+    """
+    if not isinstance(objective, PolicyGradientObjective) or not objective.only_advantages or batch.advantages is None:
+        return rows
+    moved = [np.logical_or.reduceat(part.advantages != 0, part.offsets[:-1]) for _, part in batch.chunks()]
+    kept = rows[np.concatenate(moved)[rows]]
+    return kept if len(kept) else rows[: batch.rows_per_unit]
 
 
 def objectives_of(algorithm: AlgorithmConfig, sampling: Sampling) -> tuple[Objective, Objective]:

@@ -229,7 +229,8 @@ def learn(
     waiting = world.critic is not None and state.step < algorithm.critic_warmup_steps
     objectives = objectives_of(algorithm, run.sampling)
     with world.weights.changing():
-        return parts + update(world, batch, steps, (None if waiting else rate, critic_rate), objectives)
+        rates = (None if waiting else rate, critic_rate)
+        return parts + update(world, batch, steps, rates, objectives, trainer.skip_zero_advantages)
 
 
 def publish(world: World, state: LoopState, after: int = -1) -> M.Metrics:
