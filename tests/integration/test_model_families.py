@@ -11,7 +11,6 @@ import transformers
 from tests.integration.families import DENSE, EXPERT, add_to, build
 from tests.integration.test_end_to_end import rows, train
 
-USUAL = ("mixtral",)  # in the default suite
 LEFT_OUT = {  # why vLLM 0.32 on the CPU or transformers 5.19 cannot run them; their format is tested without engines
     "dbrx": "transformers fails in its forward pass: its config lacks rope_theta",
     "jamba": "the CPU build of vLLM lacks selective_scan_fwd",
@@ -40,7 +39,8 @@ def two_steps(tmp_path: Path, folder: Path, *overrides: str) -> dict[int, dict[s
     return rows(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in FAMILIES])
+@pytest.mark.slow  # by default test_loading.py checks names and shapes of each family, without engines
+@pytest.mark.parametrize("name", FAMILIES)
 def test_family(tmp_path: Path, name: str) -> None:
     build(name, tmp_path / "model")
     # what a published folder may hold: several end tokens, sampling defaults that transformers would not write

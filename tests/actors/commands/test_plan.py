@@ -171,6 +171,7 @@ def test_doctor_reports_missing_and_old_packages_with_a_cure(monkeypatch):
     assert found["ray"].cure == "pip install 'ray>=999'"
 
 
+@pytest.mark.slow
 def test_doctor_works_with_the_standard_library_alone():
     """As after an installation that failed half-way: every package outside the standard library is missing."""
     code = (
