@@ -73,6 +73,7 @@ def test_slurm_waits_for_the_checkpoint_and_queues_the_job_again(batch) -> None:
     assert log.read_text().splitlines()[-2:] == ["saved", "scontrol requeue 7"]
 
 
+@pytest.mark.slow
 def test_slurm_hands_on_the_exit_code_of_the_run(batch) -> None:
     process, log = batch(RESULT="3")
     assert process.wait(120) == 3

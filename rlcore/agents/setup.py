@@ -34,7 +34,7 @@ def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> D
     """
 
     async def ask() -> Description:
-        pool = EnvironmentPool(replace(config, concurrency=1), cwd)
+        pool = EnvironmentPool(replace(config, concurrency=1, memory_limit_mb=0), cwd)  # schemas import torch
         try:
             async with pool.environment() as environment:
                 return await environment.describe()

@@ -133,10 +133,8 @@ if __name__ == "__main__":
     assert all(plain)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "step"),
-    [([], 6), pytest.param(["eval.checkpoint=step-000004"], 4, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "step"), [([], 6), (["eval.checkpoint=step-000004"], 4)])
 def test_evaluation_needs_only_the_weights(whole, tmp_path, arguments, step):
     """`rlcore eval` has the accuracy that the run itself measured, without optimizer, critic and reference."""
     script = tmp_path / "evaluate.py"

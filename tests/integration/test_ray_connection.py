@@ -86,6 +86,7 @@ def test_a_local_start_leaves_no_token_behind(tmp_path: Path) -> None:
     assert not (tmp_path / ".ray" / "auth_token").exists()
 
 
+@pytest.mark.slow
 def test_the_environment_counts_and_not_what_ray_read_before(tmp_path: Path) -> None:
     """In one process: a cluster with a token, one without, and the variable back again, as tests and notebooks do."""
     changed = "import os\nos.environ['RAY_AUTH_MODE'] = 'token'\n"

@@ -325,7 +325,7 @@ def assert_equal(got: dict[str, Any], wanted: dict[str, Any]) -> None:
 # ---- tests
 
 
-@pytest.mark.parametrize(("size", "stage"), usual(itertools.product((1, 2), STAGES), (1, 0), (2, 0), (2, 3)))
+@pytest.mark.parametrize(("size", "stage"), usual(itertools.product((1, 2), STAGES), (2, 0), (2, 3)))
 def test_any_split_trains_as_one_plain_batch(request: Any, folders: Any, stage: int, size: int) -> None:
     ranks = request.getfixturevalue("one" if size == 1 else "two")
     splits = SPLITS_ONE if size == 1 else SPLITS_TWO
