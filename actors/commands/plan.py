@@ -66,7 +66,8 @@ def plan(config: Config) -> Plan:
     memory, problem = _memory(config)
     every += [problem] if problem else []
     parts = [
-        _checks(every), "" if found else _stages(nodes), placement, _batch(config), memory, _weight_sync(config),
+        _checks(every), "" if found else _stages(nodes), placement, _batch(config), _environment(config), memory,
+        _weight_sync(config),
     ]  # fmt: skip
     return Plan("\n\n".join(part for part in parts if part), every, fits)
 
@@ -78,6 +79,14 @@ def _checks(found: Sequence[Problem]) -> str:
     head = f"Checks: {plural(errors, 'error')}, {plural(len(found) - errors, 'warning')}"
     marks = [("  [warning]" if problem.warning else "  [error]") + "\n" + problem.render() for problem in found]
     return "\n".join([head, *marks])
+
+
+def _environment(config: Config) -> str:
+    e = config.environment
+    if e.fn is None:
+        return ""
+    processes = f"{plural(e.concurrency, 'process')} at once, up to {e.memory_limit_mb} MB each"
+    return f"Environment: {e.fn}; up to {plural(e.max_turns, 'turn')} and {config.longest} tokens; {processes}"
 
 
 def _stages(nodes: Sequence[Stage]) -> str:

@@ -11,6 +11,7 @@ from rlcore.algorithms.config import (
     AlgorithmConfig,
     Anchor,
     Baseline,
+    CorrectionConfig,
     CorrectionLevel,
     CorrectionMode,
     Family,
@@ -34,6 +35,11 @@ def algorithm_problems(c: Config) -> Iterator[Problem]:
     if a.correction.low > a.correction.high:
         cure = f"lower it below algorithm.correction.high={a.correction.high:g}"
         yield Problem("algorithm.correction.low", a.correction.low, "above the upper limit", cure)
+    plain = CorrectionConfig(level=CorrectionLevel.none)
+    if a.correction.level is CorrectionLevel.none and a.correction != plain:
+        text = "without effect: algorithm.correction.level=none uses no importance weights"
+        cure = "set level to token or sequence, or leave mode, low and high out"
+        yield Problem("algorithm.correction", a.correction, text, cure, True)
     if a.refill_rounds > 0 and not (a.filters.zero_variance or a.filters.truncated or a.family is Family.preference):
         text, cure = "no filter drops samples, so none are refilled", "set algorithm.filters.zero_variance=true"
         yield Problem("algorithm.refill_rounds", a.refill_rounds, text, cure, True)

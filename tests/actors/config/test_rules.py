@@ -117,6 +117,7 @@ def test_a_chain_of_colocation_is_refused():
         ("algorithm=ppo cluster=laptop_critic algorithm.scale=none", "algorithm.scale"),
         ("algorithm.step_kl_coef=0.1", "algorithm.step_kl_coef"),
         ("algorithm.kl_weighted=true", "algorithm.kl_weighted"),
+        ("algorithm.correction.level=none algorithm.correction.high=3", "algorithm.correction"),
         (
             "algorithm=dapo cluster=laptop_reference algorithm.kl_coef=0.01",
             "algorithm.filters.zero_variance",
