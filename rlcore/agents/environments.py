@@ -236,7 +236,8 @@ class EnvironmentPool:
             "fn": config.fn, "files": self._files, "options": dict(config.options),
             "max_result_chars": config.max_result_chars,
         }  # fmt: skip
-        return Zygote("environment", "rlcore.agents.process:serve", options, limit, self._cwd, ENV_LIST)
+        serve = "rlcore.agents.process:serve"
+        return Zygote("environment", serve, options, limit, self._cwd, ENV_LIST, config.python)
 
     async def close(self) -> None:
         """Lets idle environments close, then ends all processes. Safe to call twice."""

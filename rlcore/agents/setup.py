@@ -43,6 +43,8 @@ def describe(config: EnvironmentConfig, chat: bool, cwd: str | None = None) -> D
 
     try:
         found = asyncio.run(ask())
+    except OSError as error:
+        raise InvalidEnvironment(f"environment.python={config.python} cannot be started: {error}") from error
     except EnvironmentFailure as error:
         raise InvalidEnvironment(f"environment.fn={config.fn}: {error}") from error
     except InvalidEnvironment as error:

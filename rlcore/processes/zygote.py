@@ -34,11 +34,16 @@ class Zygote:
         memory_limit_mb: address space of a forked process (RLIMIT_AS), in MiB; 0: no limit.
         cwd: working directory, the base of relative paths; None: the caller's.
         env_list: environment variable with the names of additional variables to pass on, separated by commas.
+        python: another interpreter, with packages of its own; None: this one, with this process's sys.path.
+
+    Raises:
+        OSError: the interpreter cannot be started.
     """
 
     def __init__(
-        self, name: str, serve: str, options: Mapping[str, Any], memory_limit_mb: int, cwd: str | None, env_list: str
-    ) -> None:
+        self, name: str, serve: str, options: Mapping[str, Any], memory_limit_mb: int, cwd: str | None, env_list: str,
+        python: str | None = None,
+    ) -> None:  # fmt: skip
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = str(Path(rlcore.__file__).resolve().parent.parent)
         names = [*KEPT_ENV, *filter(None, os.environ.get(env_list, "").split(","))]
@@ -46,7 +51,7 @@ class Zygote:
         env |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rlcore.processes.child", str(theirs.fileno())],
+                [python or sys.executable, "-P", "-m", "rlcore.processes.child", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=env,
@@ -55,7 +60,7 @@ class Zygote:
             )
         self._name, self._control, self._lock = name, ours, threading.Lock()
         ours.settimeout(LOAD_TIMEOUT_S)
-        paths = [os.path.abspath(p) for p in (cwd or ".", *sys.path) if p is not None]
+        paths = [os.path.abspath(p) for p in (cwd or ".", *(() if python else sys.path)) if p is not None]
         settings = {
             "sys_path": paths, "memory_limit_mb": memory_limit_mb, "serve": serve, "options": dict(options),
         }  # fmt: skip

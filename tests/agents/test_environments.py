@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -219,3 +220,28 @@ def test_description_of_a_class():
 def test_what_cannot_play_is_refused_at_start(changes, chat, text):
     with pytest.raises(InvalidEnvironment, match=text):
         describe(replace(CONFIG, **changes), chat)
+
+
+def test_another_interpreter_has_its_own_packages(tmp_path):
+    """A wrapper of this one: what the environment sees of it, and not of this process's sys.path."""
+    python, file = tmp_path / "python", tmp_path / "env.py"
+    python.write_text(f'#!/bin/sh\nWRAPPED=yes exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    file.write_text(
+        "import os, sys\nclass Env:\n    def reset(self): pass\n"
+        "    def reply(self, text):\n        return f\"{os.environ.get('WRAPPED')} {'/nowhere' in sys.path}\"\n"
+    )
+
+    async def scenario(env):
+        await env.reset({})
+        return await env.reply("")
+
+    sys.path.append("/nowhere")
+    try:
+        config = replace(CONFIG, fn=f"{file}:Env")
+        assert play(scenario, config) == "None True"
+        assert play(scenario, replace(config, python=str(python))) == "yes False"
+    finally:
+        sys.path.remove("/nowhere")
+    with pytest.raises(InvalidEnvironment, match=r"environment\.python=/no/python cannot be started"):
+        describe(replace(config, python="/no/python"), chat=False)
