@@ -34,7 +34,7 @@ class EnvironmentConfig:
     # registered name or path/to/file.py:Class of an environment, or of a rollout function; None: one turn
     fn: str | None = None
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the environment's class
-    python: str | None = None  # another interpreter for its processes, with its own packages, numpy and regex among them
+    python: str | None = None  # another interpreter for its processes, with packages of its own; needs numpy and regex
     max_turns: int = bounded(8, ge=1)  # turns of the model in a rollout
     max_tokens: int | None = bounded(None, ge=1)  # of prompt and all turns; None: the engines' context
     on_overlong: Overlong = Overlong.mask  # treatment of rollouts that reach a limit
