@@ -150,7 +150,7 @@ def test_processes_are_reused_bounded_and_all_end():
                     at_once[1] = max(at_once)
                     pids.add(env._pid)
                     await env.reset({})
-                    await env.call("add", {"a": 1, "b": 1})
+                    await env.call("slow", {"seconds": 0.2})
                     at_once[0] -= 1
 
             await asyncio.gather(*(one() for _ in range(8)))

@@ -287,7 +287,8 @@ def test_the_switch_is_counted_per_sequence(rig: Rig) -> None:
     assert exact > 0.9 * checked
 
 
-@pytest.mark.parametrize("kv", [pytest.param(KvAfterUpdate.keep, marks=pytest.mark.slow), KvAfterUpdate.recompute])
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", KvAfterUpdate)
 def test_the_kv_cache_of_running_requests_after_an_update(tmp_path: Path, kv: KvAfterUpdate) -> None:
     """Recomputed, later tokens have the new weights' log-probs given all that came before; kept, they do not."""
     rig, prompts = Rig(tmp_path, tied=False, kv_after_update=kv, max_num_seqs=24), [*PROMPTS, LONG]

@@ -164,8 +164,8 @@ class Stand:
         rollout.before_group = lambda i: self.at("group")
         update = policy.update
 
-        def noted(batch: Any, rate: float, objective: Any, rows: Any = None) -> Any:
-            found = update(batch, rate, objective, rows)
+        def noted(batch: Any, rate: float, objective: Any, *rows: Any) -> Any:
+            found = update(batch, rate, objective, *rows)
             self.log.append(("update", repr(objective), tuple(policy.updates[-1]), rate))
             return found
 
