@@ -85,7 +85,7 @@ def _environment(config: Config) -> str:
     e = config.environment
     if e.fn is None:
         return ""
-    processes = f"{plural(e.concurrency, 'process')} at once, up to {e.memory_limit_mb} MB each"
+    processes = f"{e.concurrency} processes at once, up to {e.memory_limit_mb} MB each"
     return f"Environment: {e.fn}; up to {plural(e.max_turns, 'turn')} and {config.longest} tokens; {processes}"
 
 
