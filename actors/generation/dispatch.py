@@ -58,6 +58,7 @@ class Dispatcher:
         self._aborts: list[list[Abort]] = [[] for _ in range(len(group))]
         self._starts = [restarts.starts(rank) for rank in range(len(group))]  # at which the engines' work began
         self._collecting: set[int] = set()
+        self._nudged: set[int] = set()  # their `collect` is about to end
         self._calls, self._submissions = itertools.count(), itertools.count()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -166,7 +167,8 @@ class Dispatcher:
     def _wake(self, ranks: Iterable[int]) -> None:
         with self._changed:
             self._changed.notify_all()
-            waiting = self._collecting.intersection(ranks)
+            waiting = self._collecting.intersection(ranks) - self._nudged
+            self._nudged |= waiting
         for rank in waiting:
             with contextlib.suppress(Exception):  # a dead engine: its collector finds out
                 self._group.submit_one(rank, RolloutWorker.nudge, timeout_s=NUDGE_S, phase="nudge")
@@ -240,6 +242,7 @@ class Dispatcher:
         finally:
             with self._changed:
                 self._collecting.discard(rank)
+                self._nudged.discard(rank)
         self._route(rank, collected, time.monotonic() - begun)
 
     def _route(self, rank: int, collected: Collected, seconds: float) -> None:
