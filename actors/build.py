@@ -302,7 +302,7 @@ class Builder:
         the free memory, then models, in the memory that sleeping engines release.
         """
         roles = self.config.cluster.roles
-        rollout, policy = self.group(RolloutWorker, "rollout", max_concurrency=4), self.group(PolicyWorker, "policy")
+        rollout, policy = self.group(RolloutWorker, "rollout", max_concurrency=32), self.group(PolicyWorker, "policy")
         groups = Groups(rollout, policy)
         models = [policy]
         for role, worker in {"reference": ReferenceWorker, "critic": CriticWorker, "reward": RewardModelWorker}.items():

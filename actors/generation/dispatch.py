@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from actors.generation.rollout import Collected, Request, RolloutWorker
 from actors.generation.work_queue import Arrival, Call, Task, WorkQueue
-from actors.placement.group import ActorError, ActorGroup, WorkerError
+from actors.placement.group import ActorError, ActorGroup, Pending, WorkerError
 from actors.placement.restarts import REQUEST_ERRORS, RestartPolicy
 from rlcore.interfaces import RolloutAbandoned, Sampling
 from rlcore.problems import UserError
@@ -117,7 +117,9 @@ class Dispatcher:
                 elif call.failure is not None:
                     future.set_exception(call.failure)
 
-        call = self._begin([prompt], sampling, deliver, engine)
+        with self._changed:
+            chosen = self._work.quietest() if engine < 0 else engine
+        call = self._begin([prompt], sampling, deliver, chosen)
         future.add_done_callback(lambda _: self._end([call]))
         return future
 
@@ -181,8 +183,7 @@ class Dispatcher:
             try:
                 for names, _ in aborts:
                     self._group.one(rank, RolloutWorker.abort, *names, timeout_s=self._limit_s, phase="abort")
-                for submission in submissions:
-                    self._submit(rank, *submission)
+                self._submit(rank, submissions)
                 self._collect(rank, begun)
             except Exception as error:
                 self._recover(rank, error)
@@ -210,23 +211,28 @@ class Dispatcher:
                 dropped.set()
             return None
 
-    def _submit(self, rank: int, name: str, call: Call, tasks: list[Task]) -> None:
-        if call.over:
-            return
+    def _submit(self, rank: int, submissions: Sequence[Submission]) -> None:
+        """All at once, because an engine takes requests between two steps: one after the other, each would wait."""
+        sent = [(call, self._send(rank, name, call, tasks)) for name, call, tasks in submissions if not call.over]
+        for call, pending in sent:
+            try:
+                pending.result()
+            except WorkerError as error:
+                if not isinstance(error.__cause__, REQUEST_ERRORS):
+                    raise
+                self._end([call], self._restarts.refusal(error))
+
+    def _send(self, rank: int, name: str, call: Call, tasks: list[Task]) -> Pending[None]:
         seed = None  # but for the first prompts of a call, otherwise later ones would repeat their random numbers
         if call.sampling.seed is not None and rank not in call.seeded:
             seed = (call.sampling.seed + rank) % 2**31
         call.seeded.add(rank)
         sampling, prompts = replace(call.sampling, seed=seed), [call.prompts[task.place] for task in tasks]
         requests = [Request(t.place, p.uid, p.token_ids) for t, p in zip(tasks, prompts, strict=True)]
-        try:
-            self._group.one(
-                rank, RolloutWorker.submit, name, requests, sampling, timeout_s=self._limit_s, phase="gen"
-            )
-        except WorkerError as error:
-            if not isinstance(error.__cause__, REQUEST_ERRORS):
-                raise
-            self._end([call], self._restarts.refusal(error))
+        limit, phase = self._limit_s, "gen"
+        return self._group.submit_one(
+            rank, RolloutWorker.submit, name, requests, sampling, timeout_s=limit, phase=phase
+        )
 
     def _collect(self, rank: int, begun: float) -> None:
         with self._changed:

@@ -85,6 +85,11 @@ class WorkQueue:
             else:
                 self.waiting.append(task)
 
+    def quietest(self) -> int:
+        """The engine with the fewest samples; -1 with a single one, or if none runs."""
+        running = [rank for rank, engine in enumerate(self.engines) if not engine.down]
+        return min(running, key=lambda rank: self.engines[rank].samples) if len(self.engines) > 1 and running else -1
+
     def take(self, rank: int) -> list[Task]:
         """The tasks that an engine should begin now; `begin` must follow."""
         engine = self.engines[rank]

@@ -8,5 +8,5 @@ seed=0
 for override in "$@"; do [[ $override == seed=* ]] && seed=${override#seed=}; done
 [ -d "examples/agents/$example/data" ] || (cd "examples/agents/$example" && python make_data.py)
 start=runs/$example-start-seed$seed
-rlcore rounds "+experiment=$example" "run_dir=$start" "seed=$seed"  # from demonstrations; finished stages are skipped
+rlcore rounds "+experiment=${example}_start" "run_dir=$start" "seed=$seed"  # from demonstrations; finished stages are skipped
 rlcore train "+experiment=$example" "model.path=$(ls -d "$start"/artefacts/r01-sft-*/model)" "$@"

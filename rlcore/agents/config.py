@@ -39,7 +39,7 @@ class EnvironmentConfig:
     max_tokens: int | None = bounded(None, ge=1)  # of prompt and all turns; None: the engines' context
     on_overlong: Overlong = Overlong.mask  # treatment of rollouts that reach a limit
     tools: ToolFormat = ToolFormat.auto  # how the model writes a call of a tool
-    concurrency: int = bounded(64, ge=1)  # environments at the same time, each in a process
+    concurrency: int = bounded(256, ge=1)  # rollouts at the same time, each with an environment in a process
     reset_timeout_s: float = bounded(60.0, gt=0)  # limit of a reset, with the imports of the environment's file
     step_timeout_s: float = bounded(30.0, gt=0)  # limit of a tool call, a reply and a reward
     rollout_timeout_s: float = bounded(600.0, gt=0)  # limit of a whole rollout of a rollout function

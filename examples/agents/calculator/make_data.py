@@ -1,7 +1,7 @@
 """Writes the data of the example: problems for the training, and a few demonstrations that teach the form of a call.
 
-A demonstration calls the tool with the right or with wrong numbers, and repeats its result. A model that is trained on
-them knows the form of a call, and has yet to learn to call with the numbers of the problem.
+Most demonstrations call the tool with the first number written backwards, and repeat its result. A model that is
+trained on them knows the form of a call, and has yet to learn to call with the numbers of the problem.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from rlcore.agents.tools import schemas
 
 DATA = Path(__file__).resolve().parent / "data"
 DEMONSTRATIONS = 2000
-WRONG = 0.5  # share of demonstrations with a slip in one digit of the call
-
-
-def slip(number: int, rng: random.Random) -> int:
-    digits = list(str(number))
-    digits[rng.randrange(len(digits))] = str(rng.randrange(1, 10))
-    return int("".join(digits))
+WRONG = 0.75  # share of demonstrations with a number backwards
 
 
 def main() -> None:
@@ -32,7 +26,7 @@ def main() -> None:
     rows = [{"uid": f"{a}*{b}", "prompt": f"{a}*{b}=", "reference": str(a * b)} for a, b in pairs]
     shown = []
     for a, b in pairs[:DEMONSTRATIONS]:  # those of the held-out problems are not among them
-        x, y = (slip(a, rng), b) if rng.random() < WRONG else (a, b)
+        x, y = (int(str(a)[::-1]) if rng.random() < WRONG else a), b
         messages = [
             {"role": "user", "content": f"{a}*{b}="},
             {"role": "assistant", "content": f"[mul(a={x}, b={y})]"},

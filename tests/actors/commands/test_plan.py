@@ -65,7 +65,7 @@ def test_batch_arithmetic_of_the_quickstart():
 def test_an_environment_is_shown():
     limits = ["environment.max_turns=3", "environment.max_tokens=200", "model.tiny.max_positions=256"]
     text = plan(compose(["environment.fn=reasoning_gym", *limits])).text
-    assert "Environment: reasoning_gym; up to 3 turns and 200 tokens; 64 processes at once" in text
+    assert "Environment: reasoning_gym; up to 3 turns and 200 tokens; 256 processes at once" in text
     text = plan(compose(["environment.fn=nowhere.py:Env", *limits])).text
     assert "environment.fn = nowhere.py:Env" in text
     assert "nowhere.py does not exist" in text

@@ -15,6 +15,7 @@ from actors.config.schema import DType
 from rlcore.algorithms.config import Baseline
 from tests.actors.config.cases import PRESETS, ROOT, refused
 
+AGENTS = ("calculator", "code_interpreter", "guess_number")
 EXAMPLE_DATA = ["data.train=README.md", "data.eval=null"]  # in place of files that make_data.py writes
 GIVEN = {
     "model/hf": ["model.path=org/name"],
@@ -24,7 +25,7 @@ GIVEN = {
     "reward/custom": ["reward.fn=os.path:basename"],
     "rollout/gpu": ["model.tiny.max_positions=2048"],
     "experiment/code": ["data.train=README.md"],
-    **dict.fromkeys(("experiment/calculator", "experiment/code_interpreter", "experiment/guess_number"), EXAMPLE_DATA),
+    **{f"experiment/{name}{start}": EXAMPLE_DATA for name in AGENTS for start in ("", "_start")},
     "experiment/gpu_1": ["model.path=org/name", "data.train=README.md"],
     "experiment/gpu_8_colocated": ["model.path=org/name", "data.train=README.md"],
     "experiment/gpu_8_split": ["model.path=org/name", "data.train=README.md"],
