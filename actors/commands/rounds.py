@@ -245,8 +245,9 @@ def reads_of(node: Node, flat: Mapping[str, Any], config: Config) -> dict[str, A
 def code_of(node: Node, config: Config) -> dict[str, str]:
     """Python of the user that a stage runs: path -> digest."""
     targets = node.config.code(config.reward, config.algorithm)
-    if plays(node, config) and ":" in (fn := config.environment.fn or ""):
-        targets = [*targets, fn.rpartition(":")[0]]
+    if plays(node, config):
+        fn = config.environment.fn or ""
+        targets = [*targets, *config.environment.files, *([fn.rpartition(":")[0]] if ":" in fn else [])]
     return {target: code_digest(target) for target in targets}
 
 

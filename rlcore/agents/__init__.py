@@ -15,7 +15,8 @@ C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., object])
 
 # classes and rollout functions, by name
-ENVIRONMENTS = Registry("environment", "For a custom one, set environment.fn=path/to/file.py:Class", paths=True)
+_CURE = "For a custom one, name its file in environment.files, or set environment.fn=path/to/file.py:Class"
+ENVIRONMENTS = Registry("environment", _CURE, paths=True)
 
 
 def environment(name: str) -> Callable[[C], C]:

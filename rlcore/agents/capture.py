@@ -5,7 +5,7 @@
 
 A session is one rollout. A request that continues a recorded turn continues its exact tokens: the messages up to the
 assistant's last one are recognised, and only what follows is rendered. Any other request begins a new context, and so a
-new trajectory of the rollout: the first one, a subagent, a history that the agent has rewritten.
+new trajectory of the rollout: the first one, one of a second agent, a history that the agent has rewritten.
 
 Temperature and the like are the run's, because log-probs of other distributions could not be trained on; what a client
 asks for is ignored.
@@ -13,7 +13,6 @@ asks for is ignored.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
@@ -309,6 +308,5 @@ async def _stream(request: web.Request, found: dict[str, Any], usage: bool) -> w
     if usage:
         await response.write(f"data: {json.dumps({**base, 'choices': [], 'usage': found['usage']})}\n\n".encode())
     await response.write(b"data: [DONE]\n\n")
-    with_eof = response.write_eof()
-    await asyncio.shield(with_eof)
+    await response.write_eof()
     return response

@@ -33,6 +33,7 @@ class EnvironmentConfig:
 
     # registered name or path/to/file.py:Class of an environment, or of a rollout function; None: one turn
     fn: str | None = None
+    files: list[str] = field(default_factory=list)  # Python files to import first; they may register the name in fn
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the environment's class
     python: str | None = None  # another interpreter for its processes, with packages of its own; needs numpy and regex
     max_turns: int = bounded(8, ge=1)  # turns of the model in a rollout

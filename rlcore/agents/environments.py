@@ -116,7 +116,7 @@ class Environment:
         try:
             return await self._ask(operation, operation, limit_s, key, **arguments)
         except ToolError as error:
-            self.dead = True  # its state is unknown
+            await self.kill()  # its state is unknown
             raise EnvironmentFailure(f"{self._name}.{operation}: {error}", Status.ERROR) from None
 
     async def _ask(self, operation: str, what: str, limit_s: float, key: str, **arguments: Any) -> Any:
@@ -180,14 +180,13 @@ class EnvironmentPool:
 
     Args:
         cwd: working directory of the processes, the base of relative paths; None: the caller's.
-        files: Python files to import first, which may register the environment's name.
 
     The processes have only PATH, HOME, the locale and similar environment variables; list others that an environment
     needs in the variable RLCORE_ENVIRONMENT_ENV, separated by commas.
     """
 
-    def __init__(self, config: EnvironmentConfig, cwd: str | None = None, files: Sequence[str] = ()) -> None:
-        self._config, self._cwd, self._files = config, cwd, list(files)
+    def __init__(self, config: EnvironmentConfig, cwd: str | None = None) -> None:
+        self._config, self._cwd = config, cwd
         self._lock, self._zygote = threading.Lock(), self._start_zygote()
         self._free: list[Environment] = []
         self._slots = asyncio.Semaphore(config.concurrency)
@@ -233,7 +232,7 @@ class EnvironmentPool:
     def _start_zygote(self) -> Zygote:
         config, limit = self._config, self._config.memory_limit_mb
         options = {
-            "fn": config.fn, "files": self._files, "options": dict(config.options),
+            "fn": config.fn, "files": list(config.files), "options": dict(config.options),
             "max_result_chars": config.max_result_chars,
         }  # fmt: skip
         serve = "rlcore.agents.process:serve"

@@ -134,9 +134,17 @@ def test_a_reset_that_raises_is_a_failure():
     async def scenario(env):
         with pytest.raises(EnvironmentFailure, match=r"Broken\.reset: RuntimeError: no board"):
             await env.reset({})
-        return env.dead
+        return env.dead and not psutil.pid_exists(env._pid)
 
     assert play(scenario, replace(CONFIG, fn=f"{CASES}:Broken"))
+
+
+def test_a_registered_name_is_found_in_the_files():
+    async def scenario(env):
+        await env.reset({})
+        return await env.call("add", {"a": 1, "b": 1})
+
+    assert play(scenario, replace(CONFIG, fn="calculator", files=[str(CASES)])) == "2"
 
 
 def test_processes_are_reused_bounded_and_all_end():
